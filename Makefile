@@ -1,0 +1,2 @@
+run test:
+	@python3 dev.py $@

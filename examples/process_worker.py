@@ -1,0 +1,46 @@
+"""Tasks in processes of their own: they use another core, and a crash is theirs alone.
+
+Run it with `python examples/process_worker.py [seconds]`.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from pulse import PulseMiddleware
+
+
+def site(environ: dict[str, object], start_response: Callable[..., object]) -> Iterable[bytes]:
+    """Two pages with work to do: one that computes, and one that takes its process with it."""
+    if environ["PATH_INFO"] == "/jobs/crash":
+        os.abort()
+    total = sum(number * number for number in range(500_000))
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{total} in process {os.getpid()}".encode()]
+
+
+def main(seconds: float = 6.0) -> None:
+    """Run both for a while, and print what became of them."""
+    pulse = PulseMiddleware(
+        site,
+        task={"compute": {"interval": 1}, "crash": {"interval": 2}},
+        context="jobs",
+        mode="processing",
+        workers=2,
+        guard=True,
+        application="process_worker:site",  # what a child imports; a script itself cannot be sent to one
+    )
+    pulse.start()
+    time.sleep(seconds)
+    pulse.close()
+    print(f"this is process {os.getpid()}")
+    for task in pulse.config.tasks:
+        for run in reversed(pulse.run_store.history(task)):
+            print(f"{run.due:%H:%M:%S} {task:8} {run.outcome.value:8} {run.reason or run.body.decode()}")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.ERROR)
+    main(*map(float, sys.argv[1:2]))

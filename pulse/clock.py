@@ -1,0 +1,39 @@
+"""The only place that reads the time, and the only one that waits for it.
+
+Time is an argument everywhere else: what can be a function of an instant takes the
+instant, and only loops hold a `Clock`.
+"""
+
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What a loop needs to know about time; safe to use from any thread."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware UTC. It may step in either direction."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment; never steps back. For durations and deadlines."""
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Block until *event* is set, at most *seconds*; whether it is set."""
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds of `time.monotonic`."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Block until *event* is set, at most *seconds*; whether it is set."""
+        return event.wait(seconds)

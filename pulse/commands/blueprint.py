@@ -1,0 +1,182 @@
+"""The Pulse filters of an ini file, found without importing anything that the file names.
+
+PasteDeploy itself reads the file, so that each filter has the settings with which it will
+be built: `set`, `[DEFAULT]`, `use` and `config:` mean what they always mean. Only where
+PasteDeploy would import a factory, its name is taken instead.
+"""
+
+from collections.abc import Mapping
+from configparser import Error as IniError
+from dataclasses import dataclass
+from os.path import relpath
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+from paste.deploy.loadwsgi import APP, FILTER, FILTER_WITH, ConfigLoader, LoaderContext
+
+PULSE: Final = frozenset(
+    {
+        "egg:pulse",
+        "egg:pulse#main",
+        "egg:pulse#pulse_factory",
+        "factory:pulse.middleware:pulse_filter_app_factory",
+    }
+)
+_COMPOSITES: Final = ("composite", "composit")
+_KINDS: Final = {
+    **dict.fromkeys(("app", "application", "pipeline", "filter-app", *_COMPOSITES), APP),
+    "filter": FILTER,
+}
+_FACTORIES: Final = tuple(f"paste.{kind}_factory" for kind in ("app", "composite", "composit", "filter", "filter_app"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Blueprint:
+    """One Pulse filter as it will be built: where it stands, and what its factory is given."""
+
+    where: str
+    global_conf: Mapping[str, str]
+    local_conf: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """Why PasteDeploy cannot read a section, or a whole file."""
+
+    where: str
+    text: str
+
+
+def blueprints(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Problem]]:
+    """The Pulse filters of the ini *file*, or only those of its application *name*.
+
+    Nothing is raised: a section that cannot be read does not hide the others.
+    """
+    try:
+        drawing = _Drawing(file, {}, [])
+    except OSError as error:
+        return [], [Problem(where=file, text=str(error.strerror))]
+    except (UnicodeDecodeError, IniError) as error:
+        return [], [Problem(where=file, text=_said(error))]
+    problems = drawing.reach_all() if name is None else drawing.reach(APP, name)
+    found: list[Blueprint] = []
+    for context, where in drawing.reached.items():
+        blueprint = Blueprint(where=where, global_conf=context.global_conf, local_conf=context.local_conf)
+        if blueprint not in found:  # a filter in two pipelines is one, unless their settings differ
+            found.append(blueprint)
+    return found, problems
+
+
+class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
+    """Follows the sections of one file, and notes the Pulse filters that it comes by."""
+
+    def __init__(self, file: str, reached: dict[LoaderContext, str], opened: list[str]) -> None:
+        super().__init__(file)
+        self.reached = reached
+        self._opened = opened
+        self._seen: set[str] = set()
+        for section in self.parser.sections():
+            self._name_factory(section)
+
+    def reach_all(self) -> list[Problem]:
+        """Follow `main` first, then every section that nothing before it has led to."""
+        problems = []
+        for section in sorted(self.parser.sections(), key=lambda one: (_kind(one) is FILTER, _name(one) != "main")):
+            if _kind(section) and section not in self._seen:
+                problems += self.reach(_kind(section), _name(section))
+        return problems
+
+    def reach(self, object_type: Any, name: str) -> list[Problem]:
+        """Follow one section, and whatever it leads to."""
+        try:
+            self.get_context(object_type, name)
+        except (OSError, UnicodeDecodeError, IniError, LookupError, ImportError) as error:
+            where = self._opened[-1] if self._opened else relpath(self.filename)
+            self._opened.clear()
+            return [Problem(where=where, text=_said(error))]
+        return []
+
+    def get_context(self, object_type: Any, name: str | None = None, global_conf: Any = None) -> LoaderContext:
+        """What PasteDeploy calls for each `use`, each part of a pipeline and each `next`."""
+        if self.absolute_name(name):
+            return self._elsewhere(object_type, str(name), global_conf)
+        section = self.find_config_section(object_type, name=name)
+        place = self._place(section)
+        if place in self._opened:
+            raise LookupError("this section uses itself")
+        self._opened.append(place)
+        self._seen.add(section)
+        context = super().get_context(object_type, name, global_conf)
+        if section.startswith(_COMPOSITES):
+            self._follow(context)
+        self._opened.pop()
+        own = _own(context, section)
+        if own in self.reached:
+            self.reached[own] = place
+        return context
+
+    def _elsewhere(self, object_type: Any, uri: str, global_conf: Any) -> LoaderContext:
+        scheme, _, rest = uri.partition(":")
+        if scheme.lower() == "config":
+            return self._other_file(object_type, rest, global_conf)
+        context = LoaderContext(uri, object_type, None, global_conf or {}, {}, self)
+        if uri.lower() in PULSE and self._opened:
+            self.reached[context] = self._opened[-1]
+        return context
+
+    def _other_file(self, object_type: Any, rest: str, global_conf: Any) -> LoaderContext:
+        file, _, name = rest.partition("#")
+        other = _Drawing(str(Path(self.filename).parent / unquote(file)), self.reached, self._opened)
+        if global_conf:
+            other.update_defaults(global_conf, overwrite=False)
+        return other.get_context(object_type, name or "main", global_conf)
+
+    def _follow(self, composite: LoaderContext) -> None:
+        """The applications of a composite: only its factory knows which of its values name one."""
+        applications = {_name(section) for section in self.parser.sections() if _kind(section) is APP}
+        for word in " ".join(composite.local_conf.values()).split():
+            if word in applications or word.startswith("config:"):
+                self.get_context(APP, word, composite.global_conf)
+
+    def _name_factory(self, section: str) -> None:
+        """Write `paste.app_factory = x` as `use = factory:x`, which imports nothing."""
+        if self.parser.has_option(section, "use"):
+            return
+        for factory in _FACTORIES:
+            if self.parser.has_option(section, factory):
+                self.parser.set(section, "use", "factory:" + self.parser.get(section, factory, raw=True))
+                self.parser.remove_option(section, factory)
+                return
+
+    def _place(self, section: str) -> str:
+        return f"{relpath(self.filename)} [{section}]"
+
+
+def _own(context: LoaderContext, section: str) -> LoaderContext:
+    """The context that *section* itself configures."""
+    while context.object_type is FILTER_WITH:
+        context = context.next_context
+    return context.filter_context if section.startswith("filter-app:") else context
+
+
+def _kind(section: str) -> Any:
+    prefix, colon, _ = section.partition(":")
+    return _KINDS.get(prefix) if colon else None
+
+
+def _name(section: str) -> str:
+    return section.partition(":")[2].strip()
+
+
+def _said(error: Exception) -> str:
+    match error:
+        case OSError():
+            return f"{error.filename}: {error.strerror}"
+        case UnicodeDecodeError():
+            return "is no text file"
+        case KeyError():
+            return f"nothing sets {error}"
+        case ImportError():
+            return f"requires {error}"
+    return str(error)

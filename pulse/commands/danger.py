@@ -1,0 +1,146 @@
+"""What a sound configuration may still do to its owner: the warnings of `pulse check`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pulse import reader
+from pulse.commands.instant import clock_time, spoken, zone_of
+from pulse.config import CONFIG, DEFAULT, option_key
+from pulse.model import Config, Task
+from pulse.schedule import Schedule, schedule_of
+from pulse.zone import Stretch, instant_of, stretches_from
+
+YEAR: Final = timedelta(days=366)
+GUARD: Final = f"{CONFIG}guard"
+TOKEN: Final = f"{CONFIG}token"
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_DEVELOPMENT: Final = re.compile(r"(^|[^a-z])(dev|test|local)", re.IGNORECASE)
+
+
+def dangers(config: Config, written: Mapping[str, str], file: str, now: datetime) -> Iterator[str]:
+    """What *config* may do that nobody wants, a sentence each.
+
+    Args:
+        config: Without faults.
+        written: Its options as somebody wrote them.
+        file: The name of the file; it tells whether this is for development.
+        now: Aware.
+    """
+    if not config.tasks:
+        yield "there are no tasks: nothing will run"
+    elif not config.guard and not _is_open_on_purpose(written, file):
+        yield f"{GUARD} is off: whoever reaches the server can call the endpoints of the tasks"
+    if TOKEN in written and not str(written[TOKEN]).strip().startswith(("env:", "file:")):
+        yield f"{TOKEN} stands in the file itself: write env:NAME or file:/path instead"
+    yield from _doubles(config)
+    for name, task in config.tasks.items():
+        if task.enabled:
+            is_said = option_key(name, "timeout") in written or f"{DEFAULT}timeout" in written
+            yield from (f"{name}: {danger}" for danger in _dangers_of(task, now, is_timeout_said=is_said))
+
+
+def _is_open_on_purpose(written: Mapping[str, str], file: str) -> bool:
+    return GUARD in written and bool(_DEVELOPMENT.search(Path(file).name))
+
+
+def _doubles(config: Config) -> Iterator[str]:
+    def request(task: Task) -> tuple[str, str, bytes]:
+        return task.action, task.method, task.body
+
+    for (action, _, _), tasks in groupby(sorted(config.tasks.values(), key=request), request):
+        names = [task.name for task in tasks]
+        if len(names) > 1:
+            yield f"{' and '.join(names)} request the same path, {action}"
+
+
+def _dangers_of(task: Task, now: datetime, *, is_timeout_said: bool) -> Iterator[str]:
+    schedule = schedule_of(task)
+    if task.cron == reader.MANUALLY:
+        return
+    due = schedule.next_due(now)
+    if due is None:
+        yield _never(task, schedule, now)
+        return
+    if is_timeout_said:
+        yield from _long_timeout(task, due, schedule.next_due(due))
+    if not task.coalesce and task.misfire_grace_time == "auto":
+        yield (
+            "coalesce = false has no effect with misfire_grace_time = auto: "
+            "all missed instants but the last are recorded as missed, and never run"
+        )
+    if task.cron is not None:
+        yield from _clock_changes(task, schedule, now)
+    elif remark := schedule.remark(due):
+        yield f"at = {spoken(due, zone_of(task))}: {remark}"
+
+
+def _never(task: Task, schedule: Schedule, now: datetime) -> str:
+    for option in ("at", "end_date"):
+        moment = getattr(task, option)
+        if moment is not None and instant_of(moment, zone_of(task)) <= now:
+            return f"{option} = {moment.isoformat(' ', 'minutes')} has passed: it is never due again"
+    return f"it is never due ({schedule.describe()})"
+
+
+def _long_timeout(task: Task, due: datetime, following: datetime | None) -> Iterator[str]:
+    if following is None:
+        return
+    gap = following - due
+    if task.timeout is None:
+        yield "timeout = 0: a run that hangs keeps the task from running ever again"
+    elif task.timeout > gap:
+        yield (
+            f"timeout = {reader.spell(task.timeout)} is longer than the {reader.spell(gap)} from one instant "
+            "to the next: what is due while a run lasts is skipped"
+        )
+
+
+def _clock_changes(task: Task, schedule: Schedule, now: datetime) -> Iterator[str]:
+    """What the next change to summer time does to a cron task, and what the next one back does.
+
+    A task of every hour follows real time, and has nothing to fear.
+    """
+    if task.cron is None or task.cron.split()[-4] == "*":
+        return
+    zone = zone_of(task)
+    warned: set[bool] = set()
+    for stretch in stretches_from(zone, now, years=1):
+        is_forward = stretch.before < stretch.offset
+        is_near = now < stretch.begin <= now + YEAR
+        if is_near and is_forward not in warned and _is_within(task, stretch.begin, zone):
+            danger = _clock_change(task, schedule, stretch, zone)
+            warned.update([is_forward] if danger else [])
+            yield from danger
+
+
+def _is_within(task: Task, instant: datetime, zone: ZoneInfo) -> bool:
+    is_begun = task.start_date is None or instant_of(task.start_date, zone) <= instant
+    return is_begun and (task.end_date is None or instant <= instant_of(task.end_date, zone))
+
+
+def _clock_change(task: Task, schedule: Schedule, stretch: Stretch, zone: ZoneInfo) -> list[str]:
+    """What happens to the times that the clock skips, or shows twice, when *stretch* begins."""
+    change, before, after = stretch.begin, stretch.before, stretch.offset
+    # The same times by a clock that never jumps: UTC stands for the clock on the wall.
+    plain = schedule_of(replace(task, timezone=ZoneInfo("UTC"), start_date=None, end_date=None))
+    start, stop = change + min(before, after), change + max(before, after)
+    first, last = plain.next_due(start - _MICROSECOND), plain.previous_due(stop - _MICROSECOND)
+    if first is None or last is None or first >= stop:
+        return []
+    times = clock_time(first) if first == last else f"{clock_time(first)} to {clock_time(last)}"
+    day = f"on {first:%d %b %Y} in {zone}"
+    if before < after:
+        is_made_up = schedule.previous_due(change) == change
+        fate = f"runs at {clock_time(change.astimezone(zone))}" if is_made_up else "does not run then"
+        return [f"{times} does not exist {day}, {fate}"]
+    span = before - after
+    count = schedule.count(change - span - _MICROSECOND, change + span - _MICROSECOND)
+    is_repeated = count > plain.count(start - _MICROSECOND, stop - _MICROSECOND)
+    return [f"{times} comes twice {day}, {'runs both times' if is_repeated else 'runs once'}"]

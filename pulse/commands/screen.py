@@ -1,0 +1,74 @@
+"""Where a command writes: lines and tables for people, or one JSON document for programs."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import Final, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Screen:
+    """The standard output of a command.
+
+    On a terminal there are colours and ruled tables. Anywhere else, and with NO_COLOR,
+    there is plain text of any width, for `grep` and `awk`.
+
+    Attributes:
+        is_json: Whether the command was asked for a JSON document instead of text.
+    """
+
+    def __init__(self, stream: TextIO | None, *, is_json: bool = False) -> None:
+        """*stream*: None, for a process without a standard output, swallows everything."""
+        self.is_json = is_json
+        self._stream = stream
+        self._console = _console(stream)
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """Write *text*; it is seen at once, also through a pipe."""
+        if self._console:
+            self._console.print(Text(visible(text), style=style), soft_wrap=True)
+        else:
+            self._write(f"{visible(text)}\n")
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Write *rows* below *head*, each column as wide as its longest cell."""
+        shown = [[visible(cell) for cell in row] for row in rows]
+        if self._console:
+            table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+            for row in shown:
+                table.add_row(*map(Text, row))
+            self._console.print(table)
+            return
+        widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
+        for row in [list(head), *shown]:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            self._write("  ".join(cells).rstrip() + "\n")
+
+    def document(self, value: object) -> None:
+        """Write *value* as the JSON document of this command."""
+        self._write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def _write(self, text: str) -> None:
+        if self._stream is not None:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def visible(text: str) -> str:
+    """*text* with its control characters spelt out: a response must not command the terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def _console(stream: TextIO | None) -> Console | None:
+    """The console of a terminal that may be coloured; None for plain text."""
+    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR"):
+        return None
+    console = Console(file=stream, markup=False, highlight=False, emoji=False)
+    return None if console.is_dumb_terminal else console

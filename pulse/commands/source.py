@@ -1,0 +1,271 @@
+"""What the first argument of a command names: an ini file, or an object in a module.
+
+The filters of an ini file are read without building, or even importing, its application;
+an object has to be imported.
+"""
+
+import logging.config
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from configparser import Error as IniError
+from configparser import RawConfigParser
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+from paste.deploy import loadapp
+
+from pulse.commands.blueprint import Blueprint, Problem, blueprints
+from pulse.commands.exits import CommandError
+from pulse.config import read_paste_config
+from pulse.errors import ConfigError, Fault, UnknownTaskError
+from pulse.gateway import WsgiApp
+from pulse.middleware import PulseMiddleware
+from pulse.model import Config
+from pulse.start import VARIABLE
+from pulse.wsgi.lazy import collecting
+
+T = TypeVar("T")
+
+_OBJECT: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_TASK: Final = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filter:
+    """One Pulse filter, read.
+
+    Attributes:
+        where: File and section, or the object.
+        config: None if there are faults.
+        faults: What is wrong with its configuration.
+        written: The options as they were written; nothing is known of those of an object.
+    """
+
+    where: str
+    config: Config | None = None
+    faults: tuple[Fault, ...] = ()
+    written: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Application:
+    """A built application, and the Pulse filters in it."""
+
+    app: WsgiApp
+    middlewares: tuple[PulseMiddleware, ...]
+
+
+class Source(ABC):
+    """Where the tasks of a command are found.
+
+    Attributes:
+        name: As messages show it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def filters(self) -> tuple[list[Filter], list[Problem]]:
+        """Its Pulse filters, sound or not, and what kept others from being found.
+
+        Raises:
+            CommandError: an object cannot be imported.
+        """
+
+    @abstractmethod
+    def load(self) -> Application:
+        """Build the application.
+
+        Raises:
+            ConfigError: a Pulse filter refuses its configuration.
+            CommandError: anything else that keeps it from being built.
+        """
+
+    def configs(self) -> list[tuple[str, Config]]:
+        """Place and configuration of each filter.
+
+        Raises:
+            ConfigError: naming all faults of all filters.
+            CommandError: there are no filters, or they cannot be read.
+        """
+        filters, problems = self.filters()
+        if problems:
+            raise CommandError("\n".join(f"{problem.where}: {problem.text}" for problem in problems))
+        if faults := [fault for one in filters for fault in one.faults]:
+            raise ConfigError(dict.fromkeys(faults))
+        if not filters:
+            raise CommandError(f"{self.name}: {NO_FILTER}")
+        return [(one.where, one.config) for one in filters if one.config]
+
+
+NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse)"
+
+
+def source_of(written: str) -> Source:
+    """The source that *written* means: `file.ini`, `file.ini#name` or `module:object`."""
+    if _OBJECT.fullmatch(written) and not written.startswith("config:") and not Path(written).exists():
+        module, _, name = written.partition(":")
+        return ObjectSource(module, name)
+    path, _, name = written.removeprefix("config:").partition("#")
+    return IniSource(path, name or None)
+
+
+def is_task_name(word: str) -> bool:
+    """Whether *word* is a task rather than a source, which has a dot, a slash or a colon."""
+    return bool(_TASK.fullmatch(word))
+
+
+class IniSource(Source):
+    """An ini file, and which of its applications is meant.
+
+    Attributes:
+        path: As it was given.
+        section: The name of the application; `main` if none was given.
+        uri: As PasteDeploy wants it.
+    """
+
+    def __init__(self, path: str, section: str | None) -> None:
+        """Nothing is read yet."""
+        self.path = path
+        self.section = section or "main"
+        self.uri = f"config:{quote(str(Path(path).absolute()))}"
+        self.name = f"{path}#{section}" if section else path
+        self._section = section
+
+    def filters(self) -> tuple[list[Filter], list[Problem]]:
+        """See `Source.filters`; without a section those of the whole file."""
+        found, problems = blueprints(self.path, self._section)
+        return [_read(blueprint) for blueprint in found], problems
+
+    def load(self) -> Application:
+        """See `Source.load`."""
+        self.must_exist()
+        with collecting() as built:
+            app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
+        return Application(app=app, middlewares=tuple(built))
+
+    def must_exist(self) -> None:
+        """Complain in plain words.
+
+        Raises:
+            CommandError: there is no such file.
+        """
+        if not Path(self.path).is_file():
+            raise CommandError(f"{self.path}: there is no such file")
+
+    def set_up_logging(self) -> bool:
+        """Configure logging as the file says; whether it says anything.
+
+        Raises:
+            CommandError: what it says cannot be done.
+        """
+        parser = RawConfigParser()
+        try:
+            parser.read(self.path, encoding="utf-8")
+        except (IniError, UnicodeDecodeError) as error:
+            raise CommandError(f"{self.path}: {error}") from error
+        if not parser.has_section("loggers"):
+            return False
+        file = Path(self.path).absolute()
+        defaults = {"here": str(file.parent), "__file__": str(file)}
+        # Loggers that exist by now are those of Pulse itself, and must go on.
+        attempt(
+            f"{self.path}: the logging configuration",
+            lambda: logging.config.fileConfig(file, defaults, disable_existing_loggers=False),
+        )
+        return True
+
+
+class ObjectSource(Source):
+    """An object in a module: it is a `PulseMiddleware`, or its module builds one when it is imported."""
+
+    def __init__(self, module: str, attribute: str) -> None:
+        """Nothing is imported yet."""
+        self.name = f"{module}:{attribute}"
+        self._module = module
+        self._attribute = attribute
+
+    def filters(self) -> tuple[list[Filter], list[Problem]]:
+        """See `Source.filters`; imports the module."""
+        try:
+            with manual_start():
+                middlewares = self.load().middlewares
+        except ConfigError as error:
+            return [Filter(where=self.name, faults=error.faults)], []
+        return [Filter(where=self.name, config=one.config) for one in middlewares], []
+
+    def load(self) -> Application:
+        """See `Source.load`."""
+        with collecting() as built:
+            app = attempt(f"{self.name} cannot be loaded", self._import)
+        return Application(app=app, middlewares=tuple(_chain(app)) or tuple(built))
+
+    def _import(self) -> Any:
+        return attrgetter(self._attribute)(import_module(self._module))
+
+
+@contextmanager
+def manual_start() -> Iterator[None]:
+    """Inside, no application that is built begins to run its tasks."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "manual"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
+def find_task(name: str, tasks: Iterable[tuple[str, T]]) -> list[T]:
+    """What belongs to the task *name* in *tasks*, pairs of a name and anything.
+
+    Raises:
+        UnknownTaskError: there is none.
+    """
+    pairs = list(tasks)
+    found = [value for known, value in pairs if known == name]
+    if not found:
+        raise UnknownTaskError(name, dict.fromkeys(known for known, _ in pairs))
+    return found
+
+
+def attempt(name: str, build: Callable[[], T]) -> T:
+    """What *build* returns.
+
+    Raises:
+        ConfigError: as *build* raised it.
+        CommandError: about *name*, for anything else that *build* raised.
+    """
+    try:
+        return build()
+    except ConfigError:
+        raise
+    # Whatever an application raises while it is built is for its author to read, `sys.exit()` included.
+    except (Exception, SystemExit) as error:
+        raise CommandError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _read(blueprint: Blueprint) -> Filter:
+    shared = {key: value for key, value in blueprint.global_conf.items() if key.lower().startswith("pulse.")}
+    written = {**shared, **blueprint.local_conf}
+    try:
+        config = read_paste_config(blueprint.global_conf, blueprint.local_conf)
+    except ConfigError as error:
+        return Filter(where=blueprint.where, faults=error.faults, written=written)
+    return Filter(where=blueprint.where, config=config, written=written)
+
+
+def _chain(app: object) -> Iterator[PulseMiddleware]:
+    """The Pulse filters that stand directly one in another."""
+    while isinstance(app, PulseMiddleware):
+        yield app
+        app = app.app

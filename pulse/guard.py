@@ -1,0 +1,230 @@
+"""The guard: the first line of defence, before the wrapped application; it judges paths.
+
+Requests from outside to the paths of tasks are refused, however they are spelt
+(`pulse.spelling`). The second line is `pulse.mark.internal_only`, at the endpoint.
+"""
+
+import hmac
+import logging
+import re
+from collections import deque
+from collections.abc import Iterable
+from itertools import count
+from typing import Final
+
+from pulse.clock import Clock, SystemClock
+from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.mark import INTERNAL, Mark, is_internal, not_found, run_by_hand
+from pulse.model import Config, Trigger
+from pulse.spelling import LONGEST, ORDINARY, Paths
+
+# What Pulse says about a run, and nobody else may.
+SCRUBBED: Final = frozenset(
+    {INTERNAL, "pulse.info", "pulse.cancelled", "pulse.progress"}
+    | {f"HTTP_X_PULSE_{name}" for name in ("TASK", "RUN", "DUE", "ATTEMPT", "TRIGGER")}
+)
+
+# What proxies and their middleware tell an application about its path, and it may believe.
+MOVERS: Final = frozenset(
+    f"HTTP_{name}"
+    for name in """
+    PATH_INFO REQUEST_URI SCRIPT_NAME X_BASE_PATH X_BASE_URL X_ENVOY_ORIGINAL_PATH X_FORWARDED_CONTEXT
+    X_FORWARDED_PATH X_FORWARDED_PREFIX X_FORWARDED_SCRIPT_NAME X_FORWARDED_URI X_FORWARDED_URL
+    X_HTTP_DESTINATIONURL X_HTTP_PATH_OVERRIDE X_INGRESS_PATH X_ORIGINAL_PATH X_ORIGINAL_URI X_ORIGINAL_URL
+    X_OVERRIDE_URL X_PATH_INFO X_PROXYCONTEXTPATH X_PROXY_URL X_REPLACED_PATH X_REQUEST_URI X_REWRITE_URI
+    X_REWRITE_URL X_SCRIPT_NAME X_TRAVERSAL_PATH X_VHM_HOST X_VHM_ROOT
+    """.split()  # noqa: SIM905 - a table
+)
+
+FAILURES: Final = 5  # wrong tokens within FAILURE_SECONDS that are worth a warning
+FAILURE_SECONDS: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Keeps outsiders from guarded paths and all below them, however they are spelt.
+
+    Safe to use from any thread, and after a fork: it has no lock.
+
+    Attributes:
+        is_on: Whether guarded paths are refused; what only Pulse may say is removed in any case,
+            and a right token makes a call internal in any case.
+        denied: How many requests were answered with 404.
+        token_failures: How many requests to a guarded path had an `Authorization` that is not the token's.
+    """
+
+    REMEMBERED = 4096  # admitted paths; an outsider can make the guard forget them, but not make it grow
+    REMEMBERED_LENGTH = 512  # characters: 4096 longer ones would be megabytes for an outsider to fill
+
+    def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
+        """Wire the guard of *config*.
+
+        It guards the paths of all tasks, those that are not enabled too, and with
+        `guard_scope = context` all that is below the context. A task at `/` guards the root
+        alone, as everything else is below it.
+        """
+        paths = [task.path for task in config.tasks.values()]
+        if config.guard_scope == "context":
+            paths.append(f"/{config.context}")
+        self.is_on = config.guard
+        self.denied = 0
+        self.token_failures = 0
+        self._guarded = Paths(paths)
+        self._token = None if config.token is None else config.token.encode()
+        self._judges = bool(self._guarded) and (self.is_on or self._token is not None)
+        self._clock = clock or SystemClock()
+        self._open: set[tuple[str | None, ...]] = set()
+        self._denials = count(1)
+        self._failures = count(1)
+        self._failed_at: deque[float] = deque(maxlen=FAILURES)
+        self._quiet_until = 0.0
+        self._has_warned_of_forgery = False
+
+    def admits(self, environ: Environ) -> bool:
+        """Whether the application may see this request; if not, `answer` it.
+
+        What only Pulse may say about a request (`SCRUBBED`) is removed from *environ*, unless
+        it is the internal request of another Pulse further out.
+        """
+        # One pass over the keys stands for a look-up of each name in SCRUBBED and MOVERS.
+        if not _SUSPECTS.isdisjoint(environ):
+            return self._admits_suspect(environ)
+        if not self._judges:
+            return True
+        get = environ.get
+        target = get("REQUEST_URI")
+        raw = get("RAW_URI")
+        key = (
+            get("SCRIPT_NAME"),
+            get("PATH_INFO"),
+            target.partition("?")[0] if target else target,
+            raw.partition("?")[0] if raw else raw,
+        )
+        return key in self._open or self._admits_new(environ, key)
+
+    def answer(self, app: WsgiApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """The response to a request that `admits` refused: 404, or that of *app* when it has the token.
+
+        A call by hand carries a live mark whose trigger is `MANUAL` until its response is
+        exhausted or closed; its `Authorization` is removed, so that no error page shows it.
+        """
+        mark = self.by_hand(environ)
+        if mark is None:
+            return self.refuse(environ, start_response)
+        environ[INTERNAL] = mark
+        return run_by_hand(mark, app, environ, start_response)
+
+    def by_hand(self, environ: Environ) -> Mark | None:
+        """A live mark if *environ* has the token, which is removed from it; for doors that are not WSGI."""
+        if not self._has_token(environ):
+            if self._token is not None and "HTTP_AUTHORIZATION" in environ:
+                self._count_failure()
+            return None
+        del environ["HTTP_AUTHORIZATION"]
+        path = environ.get("PATH_INFO") or ""
+        return Mark(task="", due=self._clock.now(), trigger=Trigger.MANUAL, path=path)
+
+    def refuse(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """404, the same bytes whatever the reason; the body of the request is never read."""
+        self.denied = next(self._denials)
+        _log.debug("refused an outside request to a guarded path", extra={"pulse_event": "denied"})
+        return not_found(environ, start_response)
+
+    def _admits_suspect(self, environ: Environ) -> bool:
+        if is_internal(environ):
+            return True
+        self._scrub(environ)
+        if not self._judges or not (self._is_guarded(environ) or self._is_moved(environ)):
+            return True
+        return not self.is_on and not self._has_token(environ)
+
+    def _admits_new(self, environ: Environ, key: tuple[str | None, ...]) -> bool:
+        if self._is_guarded(environ):
+            return not self.is_on and not self._has_token(environ)
+        if sum(map(len, filter(None, key))) <= self.REMEMBERED_LENGTH:
+            if len(self._open) >= self.REMEMBERED:
+                self._open.clear()
+            self._open.add(key)
+        return True
+
+    def _scrub(self, environ: Environ) -> None:
+        forged = sorted(SCRUBBED & environ.keys())
+        for name in forged:
+            del environ[name]
+        if forged and not self._has_warned_of_forgery:
+            self._has_warned_of_forgery = True
+            _log.warning(
+                "removed %s from an outside request; further ones are removed in silence",
+                ", ".join(forged),
+                extra={"pulse_event": "scrubbed"},
+            )
+
+    def _is_guarded(self, environ: Environ) -> bool:
+        """Whether any path that the application may route on is guarded."""
+        script: str = environ.get("SCRIPT_NAME") or ""
+        path: str = environ.get("PATH_INFO") or ""
+        ways = {path, _joined(script, path)}
+        # A raw target still has the prefix under which the application is mounted; its router may not.
+        mounted = sum(map(bool, script.split("/")))
+        targets = {environ[name].partition("?")[0] for name in _TARGETS if environ.get(name)}
+        targets -= set() if mounted else ways
+        return any(map(self._guarded.has, ways)) or any(self._guarded.has(way, mounted) for way in targets)
+
+    def _is_moved(self, environ: Environ) -> bool:
+        """Whether a header names a guarded path, or makes one of the path of the request."""
+        path: str = environ.get("PATH_INFO") or ""
+        moves = _moves(environ)
+        # Each costs little, but an outsider may send as many headers as there are names for them.
+        if len(moves) > _MOST_MOVES or any(len(move) > LONGEST for move in moves):
+            return True
+        ways = moves | {_joined(move, rest) for move in moves for rest in {path, *moves}}
+        ways |= {_joined("/", path.removeprefix(move.rstrip("/"))) for move in moves}
+        if sum(len(way) for way in ways if not ORDINARY.fullmatch(way)) > 4 * LONGEST:
+            return True
+        return any(map(self._guarded.has, ways))
+
+    def _has_token(self, environ: Environ) -> bool:
+        """Whether there is one `Authorization: Bearer <token>`; repeated, it arrives with a comma."""
+        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if self._token is None or scheme.lower() != "bearer":
+            return False
+        return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token)
+
+    def _count_failure(self) -> None:
+        self.token_failures = next(self._failures)
+        now = self._clock.monotonic()
+        self._failed_at.append(now)
+        is_burst = len(self._failed_at) == FAILURES and now - self._failed_at[0] <= FAILURE_SECONDS
+        if is_burst and now >= self._quiet_until:
+            self._quiet_until = now + FAILURE_SECONDS
+            _log.warning(
+                "%d calls by hand with a wrong token within a minute, %d in all",
+                FAILURES,
+                self.token_failures,
+                extra={"pulse_event": "token_refused"},
+            )
+
+
+# Not the work of an ordinary request: one of these in an environ takes it off the short way.
+# UNENCODED_URL is the raw target as IIS has it, which no other server sends.
+_SUSPECTS: Final = SCRUBBED | MOVERS | {"UNENCODED_URL"}
+_MOST_MOVES: Final = 8  # different paths in the headers of one request; a few proxies agree on fewer
+_NAME: Final = re.compile(r"[\w.-]+(?:/|$)")  # a relative path, as headers may have it
+_TARGETS: Final = ("REQUEST_URI", "RAW_URI", "UNENCODED_URL")
+
+
+def _moves(environ: Environ) -> set[str]:
+    """The paths that headers name."""
+    moves = set()
+    for name in MOVERS & environ.keys():
+        value = str(environ[name])
+        # A repeated header arrives as one, with commas; who reads it takes all, the first or the last.
+        for part in {value, value.partition(",")[0], value.rpartition(",")[2]}:
+            way = part.partition("?")[0].strip()
+            moves.add(f"/{way}" if _NAME.match(way) else way)
+    return moves - {""}
+
+
+def _joined(prefix: str, path: str) -> str:
+    return f"{prefix.rstrip('/')}/{path.lstrip('/')}" if prefix else path

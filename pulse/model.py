@@ -1,0 +1,369 @@
+"""The words of Pulse: `Task`, `Config`, `Fire`, `Run` and what may be said of them.
+
+All are frozen and validated once, at the door; inside the house they are trusted.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final, Literal
+from uuid import NAMESPACE_URL, uuid5
+from zoneinfo import ZoneInfo
+
+from pulse import reader
+from pulse.errors import ConfigError, Fault
+from pulse.option import option, options_of, read_options, shown
+
+YEAR: Final = timedelta(days=366)
+DEFAULT_INTERVAL: Final = timedelta(seconds=300)
+SCHEDULES: Final = ("interval", "cron", "at")  # a task has one of these
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A definition: which endpoint is requested when, and within which limits.
+
+    Values may be given as an ini file would say them (`interval="5m"`) or as Python has
+    them (`interval=300`, `timedelta(minutes=5)`).
+
+    Raises:
+        ConfigError: (a ValueError) naming every option whose value is refused.
+    """
+
+    name: str = ""  # the key in `task={...}`, or of `pulse.task.<name>.*`
+    action: str = option(
+        "", reader.path, "path, query allowed", "The endpoint: below the context, or as it is when it starts with `/`."
+    )
+    interval: timedelta | None = option(
+        None,
+        reader.optional(reader.duration(0.1, YEAR)),
+        "duration, 0.1s to 366d",
+        "Due at multiples of this since 1970, UTC; 300 when no schedule is given.",
+    )
+    cron: str | None = option(
+        None,
+        reader.optional(reader.cron),
+        "5 or 6 fields, `@daily`, `@manually`",
+        "Due by the clock of the time zone; six fields begin with the seconds.",
+    )
+    at: datetime | None = option(None, reader.optional(reader.moment), "ISO 8601 date and time", "Due once.")
+    timezone: ZoneInfo | None = option(
+        None,
+        reader.optional(reader.zone),
+        "IANA name",
+        "For `cron`, `at`, `start_date` and `end_date`; that of `pulse.config.timezone` when not given.",
+    )
+    start_date: datetime | None = option(
+        None, reader.optional(reader.moment), "ISO 8601 date and time", "Nothing is due before it."
+    )
+    end_date: datetime | None = option(
+        None,
+        reader.optional(reader.last_moment),
+        "ISO 8601 date and time",
+        "Nothing is due after it; a date alone includes that day.",
+    )
+    offset: timedelta | Literal["hash"] = option(
+        "0s",
+        reader.phase(YEAR),
+        "duration or `hash`",
+        "Moves the instants of `interval`; `hash` spreads tasks by their names, the same on every host.",
+    )
+    jitter: timedelta = option(
+        "0s",
+        reader.duration(0, YEAR),
+        "duration",
+        "Starts each run up to this much later, by a hash of task and instant; never past the next one.",
+    )
+    enabled: bool = option(True, reader.boolean, "boolean", "Whether it runs by itself; it stays guarded when not.")
+    description: str = option("", reader.text, "text", "Shown wherever the task is.")
+    method: str = option("GET", reader.method, "HTTP method", "The method of the request.")
+    body: bytes = option("", reader.body, "text", "The body of the request.")
+    content_type: str = option("", reader.text, "media type", "The `Content-Type` of the body.")
+    headers: tuple[tuple[str, str], ...] = option(
+        (), reader.headers, "text", "A header of the request, one option a header.", is_secret=True, is_mapping=True
+    )
+    environ: tuple[tuple[str, str], ...] = option(
+        (), reader.environ, "text", "A key of the WSGI environ, one option a key.", is_secret=True, is_mapping=True
+    )
+    expect_status: frozenset[int] = option(
+        "200-299", reader.statuses, "statuses and ranges", "Which answers are a success; any other is a failure."
+    )
+    timeout: timedelta | None = option(
+        "1h", reader.limit(YEAR), "duration, 0 for none", "How long a run may take before it is given up."
+    )
+    kill_grace: timedelta = option(
+        "10s",
+        reader.duration(0, timedelta(hours=1)),
+        "duration, 0s to 1h",
+        "In mode `processing`, how long an overdue run may take to stop before it is killed.",
+    )
+    misfire_grace_time: timedelta | Literal["auto"] | None = option(
+        "auto",
+        reader.grace(YEAR),
+        "duration, `auto`, `none`",
+        "How late a run may still start: `auto` until the next instant, `none` at any time.",
+    )
+    coalesce: bool = option(True, reader.boolean, "boolean", "Whether many missed instants become one run.")
+    catchup_limit: int = option(
+        10, reader.integer(1, 1000), "whole number", "The most missed instants that are run without `coalesce`."
+    )
+
+    def __post_init__(self) -> None:
+        faults = read_options(self)
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]*", self.name):
+            faults.append(Fault(key="name", shown=shown(self.name), problem=TASK_NAME))
+        said = [name for name in SCHEDULES if getattr(self, name) is not None]
+        for name in said[1:]:
+            faults.append(self._conflict(name, f"excludes {said[0]}: a task has one schedule"))
+        if self.offset != options_of(Task)["offset"].value and said and "interval" not in said:
+            faults.append(self._conflict("offset", f"goes with interval only, not with {said[0]}"))
+        if self._ends_before_it_starts():
+            faults.append(self._conflict("end_date", f"want an instant after start_date ({self.start_date})"))
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def path(self) -> str:
+        """The path of the request, percent-encoded as it was written."""
+        return self.action.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        """The query of the request, without its question mark."""
+        return self.action.partition("?")[2]
+
+    def _conflict(self, name: str, problem: str) -> Fault:
+        value = getattr(self, name)
+        written = reader.spell(value) if isinstance(value, timedelta) else str(value)
+        return options_of(Task)[name].fault(written, problem)
+
+    def _ends_before_it_starts(self) -> bool:
+        start, end = self.start_date, self.end_date
+        if not (isinstance(start, datetime) and isinstance(end, datetime)):
+            return False
+        zone = self.timezone if isinstance(self.timezone, ZoneInfo) else ZoneInfo("UTC")
+        return _aware(end, zone) < _aware(start, zone)
+
+
+TASK_NAME: Final = "want a task name of letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
+
+
+def _aware(instant: datetime, zone: ZoneInfo) -> datetime:
+    return instant if instant.tzinfo else instant.replace(tzinfo=zone)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """What holds for all tasks of one filter, and the tasks themselves.
+
+    Raises:
+        ConfigError: (a ValueError) naming every option whose value is refused.
+    """
+
+    context: str = option(
+        "pulse", reader.context, "path", "The base path: a task is requested at `/<context>/<action>`."
+    )
+    mode: str = option(
+        "threading",
+        reader.choice("threading", "processing", "auto"),
+        "`threading`, `processing`, `auto`",
+        "What executes runs; `auto` is the best fit for the application.",
+    )
+    guard: bool = option(
+        False, reader.boolean, "boolean", "Whether requests from outside to the paths of tasks get 404."
+    )
+    guard_scope: str = option(
+        "tasks",
+        reader.choice("tasks", "context"),
+        "`tasks`, `context`",
+        "Guards the paths of tasks and all below them, or everything below the context.",
+    )
+    token: str | None = option(
+        None,
+        reader.optional(reader.token),
+        "text, `env:NAME`, `file:/path`",
+        "With `Authorization: Bearer <token>` a call by hand passes the guard; 16 characters at least.",
+        is_secret=True,
+    )
+    enabled: bool = option(True, reader.boolean, "boolean", "Whether anything runs; the guard stays on when not.")
+    start: str = option(
+        "auto",
+        reader.choice("auto", "now", "request", "manual"),
+        "`auto`, `now`, `request`, `manual`",
+        "When a process begins to run tasks; the environment variable `PULSE_START` wins.",
+    )
+    timezone: ZoneInfo = option("UTC", reader.zone, "IANA name", "The time zone of tasks that name none.")
+    workers: int = option(4, reader.integer(1, 256), "whole number, 1 to 256", "Concurrent runs of a process.")
+    host: str = option("localhost", reader.host, "host", "`Host` and `SERVER_NAME` of internal requests.")
+    scheme: str = option("http", reader.choice("http", "https"), "`http`, `https`", "Their URL scheme.")
+    shutdown_timeout: timedelta = option(
+        "30s",
+        reader.duration(0, timedelta(hours=1)),
+        "duration, 0s to 1h",
+        "How long running work may take at the end of the process before it is cancelled.",
+    )
+    history: int = option(
+        50, reader.integer(1, 10_000), "whole number, 1 to 10000", "Runs that are kept a task; totals stay for ever."
+    )
+    capture: int = option(
+        4096,
+        reader.integer(0, 1_048_576),
+        "bytes, 0 to 1048576",
+        "How much of a response and of `wsgi.errors` is kept with a run; 0 keeps nothing.",
+    )
+    store: str = option(
+        "auto",
+        reader.store,
+        "`auto`, `memory:`, `sqlite:<path>`",
+        "Where claims and runs are kept: in each process, or in a file that all processes of a host share.",
+    )
+    application: str = option(
+        "",
+        reader.specification,
+        "`config:file.ini#name`, `module:object`",
+        "Where a child process finds the application; the ini file itself when not given.",
+    )
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        faults = read_options(self)
+        if self.guard_scope == "context" and not self.context:
+            problem = "want a context that is not the root: the guard would refuse every request"
+            faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
+        if faults:
+            raise ConfigError(faults)
+
+
+class Trigger(Enum):
+    """Why a run was due."""
+
+    SCHEDULE = "schedule"
+    CATCHUP = "catchup"
+    MANUAL = "manual"
+
+
+class Outcome(Enum):
+    """What became of a due instant; every one ends as exactly one of these."""
+
+    SUCCESS = "success"  # answered with an expected status
+    FAILED = "failed"  # another status, an exception, or a breach of WSGI
+    TIMEOUT = "timeout"  # its deadline passed, whether it then stopped or was given up
+    CANCELLED = "cancelled"  # was asked to stop, and did
+    ABANDONED = "abandoned"  # was asked to stop, did not, and was left behind
+    LOST = "lost"  # its runner died, or froze for longer than its lease
+    MISSED = "missed"  # nobody ran it in time
+    SKIPPED = "skipped"  # not run, because the task was still running
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fire:
+    """One planned run, before anyone has claimed it.
+
+    Attributes:
+        task: The name of the task.
+        due: The planned instant, aware UTC.
+        latest: The last instant at which a start is useful; None for no such limit.
+        trigger: Why it is due. A `MANUAL` fire stands beside the schedule: it moves no
+            cursor, and its `due` is the instant of the call.
+        run_id: Of the run that it becomes; for a planned instant it is the same in every
+            process of the fleet, and for every attempt.
+    """
+
+    task: str
+    due: datetime
+    latest: datetime | None = None
+    trigger: Trigger = Trigger.SCHEDULE
+    run_id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.run_id:
+            object.__setattr__(self, "run_id", uuid5(_RUNS, f"{self.task} {self.due.isoformat()}").hex)
+
+
+_RUNS: Final = uuid5(NAMESPACE_URL, "urn:pulse:run")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One claimed fire and what became of it, or a span of instants that nobody ran.
+
+    Attributes:
+        id: `Fire.run_id`.
+        task: The name of the task.
+        due: The planned instant; of a span, the last one.
+        trigger: Why it was due.
+        attempt: 1, and one more for each time the same fire is run again.
+        owner: The process that claimed it; empty for a span.
+        started: When it was claimed, just before the request; None for a span.
+        expires: When its lease ends unless renewed; None for a span.
+        finished: When it ended; None while it runs.
+        outcome: None while it runs.
+        reason: Why the outcome is what it is, in a few words.
+        status: The HTTP status of the answer; None if there was none.
+        duration: Seconds from request to the end of the response, monotonic.
+        body: The first bytes of the response.
+        errors: The first bytes that were written to `wsgi.errors`, and the traceback.
+        first_due: Of a span, the first instant; else None.
+        count: How many instants this record stands for.
+    """
+
+    id: str
+    task: str
+    due: datetime
+    trigger: Trigger = Trigger.SCHEDULE
+    attempt: int = 1
+    owner: str = ""
+    started: datetime | None = None
+    expires: datetime | None = None
+    finished: datetime | None = None
+    outcome: Outcome | None = None
+    reason: str = ""
+    status: int | None = None
+    duration: float | None = None
+    body: bytes = b""
+    errors: bytes = b""
+    first_due: datetime | None = None
+    count: int = 1
+
+    @property
+    def lateness(self) -> timedelta:
+        """How long after its due instant it started."""
+        return (self.started or self.due) - self.due
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Consecutive due instants of one task: from *first* to *last*, *count* of them."""
+
+    first: datetime
+    last: datetime
+    count: int
+
+
+class Claim(Enum):
+    """How a store answers the wish to run a fire."""
+
+    WON = "won"  # it is yours: run it
+    TAKEN = "taken"  # this instant, or a later one, has been claimed or recorded already
+    BUSY = "busy"  # the task is still running: recorded as skipped
+    STALE = "stale"  # its latest useful start has passed: recorded as missed
+    REFUSED = "refused"  # the store does not know the task, so it may have lost its memory
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claimed:
+    """The answer to a claim.
+
+    Attributes:
+        answer: One of `Claim`.
+        run: The run that was won, or the record that was made instead; None if there is none.
+        missed: The record of the instants that this claim passed over, if there were any.
+        lost: The records of runs of the task whose leases it found to have ended.
+    """
+
+    answer: Claim
+    run: Run | None = None
+    missed: Run | None = None
+    lost: tuple[Run, ...] = ()

@@ -1,0 +1,105 @@
+"""The configuration table: each option is a field of the record that it configures.
+
+A field made by `option` carries its reader, default, unit and sentence. The ini loader,
+the keywords of `PulseMiddleware`, `pulse check` and the README's table all read them from
+the records (`options_of`), so nothing has to be kept in step.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from reprlib import Repr
+from types import MappingProxyType
+from typing import Any
+
+from pulse.errors import Fault
+
+_short = Repr()
+_short.maxstring = _short.maxother = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One line of the configuration table.
+
+    Attributes:
+        name: As it follows `pulse.config.` or `pulse.task.<name>.`.
+        read: Turns what was written into the value; a ValueError says what is wanted.
+        written: The default as one would write it; empty when the option is off.
+        value: The default as it is used.
+        unit: What kind of thing to write.
+        sentence: What it means, in one sentence.
+        is_secret: The value must never be shown.
+        is_mapping: Written as one key an entry, `headers.<Name>`.
+    """
+
+    name: str
+    read: Callable[[object], Any]
+    written: str
+    value: Any
+    unit: str
+    sentence: str
+    is_secret: bool = False
+    is_mapping: bool = False
+
+    def fault(self, value: object, problem: str) -> Fault:
+        """What to say when *value* was refused."""
+        return Fault(key=self.name, shown=shown(value, is_secret=self.is_secret), problem=problem)
+
+
+def shown(value: object, *, is_secret: bool = False) -> str:
+    """*value* as a message may show it: short, and without secrets."""
+    if is_secret:
+        return "***"
+    # A password in an address (redis://user:pass@host) is a secret wherever it turns up. It
+    # may hold / and @ itself, and is masked before the text is shortened around it.
+    text = re.sub(r"://\S*@", "://***@", value) if isinstance(value, str) else value
+    return _short.repr(text)
+
+
+def option(
+    default: object,
+    read: Callable[[object], Any],
+    unit: str,
+    sentence: str,
+    *,
+    is_secret: bool = False,
+    is_mapping: bool = False,
+) -> Any:
+    """A field that is an option: *default* is given as one would write it."""
+    value = read(default) if default is not None else None
+    column = {"read": read, "unit": unit, "sentence": sentence, "is_secret": is_secret, "is_mapping": is_mapping}
+    written = "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    return field(default=value, repr=not is_secret, metadata={"written": written, "option": column})
+
+
+@cache
+def options_of(record: type[Any]) -> Mapping[str, Option]:
+    """The options of the dataclass *record* by name, in the order of the table."""
+    return MappingProxyType(
+        {
+            item.name: Option(
+                name=item.name,
+                value=item.default,
+                written=item.metadata["written"],
+                **item.metadata["option"],
+            )
+            for item in fields(record)
+            if "option" in item.metadata
+        }
+    )
+
+
+def read_options(record: Any) -> list[Fault]:
+    """Replace what was written by what is meant, and say which values were refused."""
+    faults = []
+    for entry in options_of(record.__class__).values():
+        value = getattr(record, entry.name)
+        if value is entry.value:
+            continue
+        try:
+            object.__setattr__(record, entry.name, entry.read(value))
+        except ValueError as error:
+            faults.append(entry.fault(value, str(error)))
+    return faults

@@ -1,0 +1,422 @@
+"""Readers: what people write, as the value that the house works with.
+
+A reader takes whatever stood in an ini file or in Python and returns the value, or raises
+a `ValueError` whose message completes the sentence "want ...". Reading a value that has
+been read before gives it back unchanged, so `dataclasses.replace` may read twice.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+T = TypeVar("T")
+Reader = Callable[[object], T]
+
+CRON_NICKNAMES: Final = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+MANUALLY: Final = "@manually"
+TOKEN_LENGTH: Final = 16  # below this a bearer token can be guessed over the network
+
+_TRUE: Final = frozenset({"true", "yes", "on", "y", "t", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "n", "f", "0"})
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
+_UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_SPANS: Final = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER.pattern}){unit})?" for unit in _UNITS))
+_TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_OWN_ENVIRON: Final = frozenset(
+    {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
+    | {"SERVER_PROTOCOL", "CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_HOST", "HTTP_CONTENT_LENGTH"}
+)
+
+
+def boolean(value: object) -> bool:
+    """PasteDeploy's words for yes and no, in any case; everything else is refused."""
+    if isinstance(value, bool):
+        return value
+    written = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if written in _TRUE:
+        return True
+    if written in _FALSE:
+        return False
+    raise ValueError("want true or false")
+
+
+def choice(*words: str) -> Reader[str]:
+    """One of *words*, in any case."""
+
+    def read(value: object) -> str:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word in words:
+            return str(word)
+        raise ValueError(f"want {_either(words)}")
+
+    return read
+
+
+def integer(least: int, most: int) -> Reader[int]:
+    """A whole number from *least* to *most*."""
+
+    def read(value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        elif isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value.strip()):
+            number = int(value)
+        else:
+            raise ValueError(f"want a whole number from {least} to {most}")
+        if not least <= number <= most:
+            raise ValueError(f"want a whole number from {least} to {most}")
+        return number
+
+    return read
+
+
+def spell(span: timedelta) -> str:
+    """*span* in the words that `duration` reads: `1h30m`, `0.25s`, `0s`."""
+    rest = span
+    words = ""
+    for unit, seconds in list(_UNITS.items())[:-1]:
+        count, rest = divmod(rest, timedelta(seconds=seconds))
+        words += f"{count}{unit}" if count else ""
+    if rest or not words:
+        words += f"{rest.total_seconds():.6f}".rstrip("0").rstrip(".") + "s"
+    return words
+
+
+def _seconds(value: object) -> float:
+    """The seconds that *value* says; NaN for what is no duration at all."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return float("inf")
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if text and (parts := _SPANS.fullmatch(text)):
+        return sum(float(parts[unit] or 0) * seconds for unit, seconds in _UNITS.items())
+    return float("nan")
+
+
+def duration(least: float, most: timedelta) -> Reader[timedelta]:
+    """A `timedelta` from seconds (`300`, `0.25`) or `90s 5m 1h30m 1d`.
+
+    Args:
+        least: The smallest one allowed, in seconds.
+        most: The largest one allowed.
+    """
+    wanted = (
+        f"want {spell(timedelta(seconds=least))} to {spell(most)}, as seconds (300) or with units (90s 5m 1h30m 1d)"
+    )
+
+    def read(value: object) -> timedelta:
+        seconds = _seconds(value)
+        # A comparison with NaN is False: what is no duration is refused here too.
+        if not least <= seconds <= most.total_seconds():
+            raise ValueError(wanted)
+        return timedelta(seconds=seconds)
+
+    return read
+
+
+def limit(most: timedelta) -> Reader[timedelta | None]:
+    """A duration of 0.1 s to *most*, or 0 (None in Python) for no limit at all."""
+    within = duration(0.1, most)
+
+    def read(value: object) -> timedelta | None:
+        if value is None or _seconds(value) == 0:
+            return None
+        try:
+            return within(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or 0 for no limit") from None
+
+    return read
+
+
+def phase(most: timedelta) -> Reader[timedelta | Literal["hash"]]:
+    """A duration of 0 to *most*, or `hash` for one that is derived from the task's name."""
+    within = duration(0, most)
+
+    def read(value: object) -> timedelta | Literal["hash"]:
+        if isinstance(value, str) and value.strip().lower() == "hash":
+            return "hash"
+        try:
+            return within(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or hash") from None
+
+    return read
+
+
+def grace(most: timedelta) -> Reader[timedelta | Literal["auto"] | None]:
+    """How late is still useful: a duration, `auto` (until the next due), `none` (any time)."""
+    within = duration(0.1, most)
+
+    def read(value: object) -> timedelta | Literal["auto"] | None:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word == "auto":
+            return "auto"
+        if word is None or word == "none":
+            return None
+        try:
+            return within(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or auto, or none") from None
+
+    return read
+
+
+def text(value: object) -> str:
+    """One line of text."""
+    if not isinstance(value, str) or _CONTROL.search(value):
+        raise ValueError("want one line of text")
+    return value.strip()
+
+
+def host(value: object) -> str:
+    """The name of a host, perhaps with a port."""
+    name = value.strip() if isinstance(value, str) else ""
+    known = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", name)
+    if not known or int(known[1] or 1) not in range(1, 65_536):
+        raise ValueError("want a host such as www.example.org or localhost:8080")
+    return name
+
+
+def optional(read: Reader[T]) -> Reader[T | None]:
+    """*read*, but None stays None: not said."""
+    return lambda value: None if value is None else read(value)
+
+
+def path(value: object) -> str:
+    """A path of the application, perhaps with a query; runs of slashes become one."""
+    if not isinstance(value, str):
+        raise ValueError("want a path, as text")
+    stripped = value.strip()
+    if "://" in stripped.partition("?")[0]:
+        raise ValueError("want a path of this application, not the address of a server")
+    if "#" in stripped or re.search(r"[\s\x00-\x1f\x7f\\]", stripped):
+        raise ValueError("want a path without blanks, backslashes and #")
+    way, mark, query = stripped.partition("?")
+    if {".", ".."} & set(way.split("/")):
+        raise ValueError("want a path without . and .. in it")
+    return re.sub("/{2,}", "/", way) + mark + query
+
+
+def context(value: object) -> str:
+    """The base path of all tasks, without slashes at its ends; empty for the root."""
+    base = path(value)
+    if "?" in base:
+        raise ValueError("want a path without a query")
+    return base.strip("/")
+
+
+def zone(value: object) -> ZoneInfo:
+    """A time zone by its IANA name."""
+    if isinstance(value, ZoneInfo):
+        return value
+    name = value.strip() if isinstance(value, str) else ""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("want an IANA time zone such as UTC or Europe/Berlin") from None
+
+
+def moment(value: object) -> datetime:
+    """An ISO 8601 date and time; without an offset it is local time of the task's zone."""
+    return _moment(value, time.min)
+
+
+def last_moment(value: object) -> datetime:
+    """As `moment`, but a date alone means its last microsecond: that day still counts."""
+    return _moment(value, time.max)
+
+
+def _moment(value: object, when_only_a_date: time) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, date):
+        return datetime.combine(value, when_only_a_date)
+    written = value.strip() if isinstance(value, str) else ""
+    # Dates first, in all spellings of ISO 8601: read as a date and time, `20270328` would be
+    # the midnight with which the last day begins.
+    with suppress(ValueError):
+        return datetime.combine(date.fromisoformat(written), when_only_a_date)
+    try:
+        return datetime.fromisoformat(written)
+    except ValueError:
+        raise ValueError("want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00") from None
+
+
+def cron(value: object) -> str:
+    """A cron expression of 5 fields, or of 6 with the seconds first; nicknames are spelt out."""
+    expression = " ".join(value.split()) if isinstance(value, str) else ""
+    nickname = expression.lower()
+    if nickname in CRON_NICKNAMES:
+        return CRON_NICKNAMES[nickname]
+    if nickname == MANUALLY:
+        return MANUALLY
+    if expression.startswith("@"):
+        raise ValueError(f"want one of {' '.join([*CRON_NICKNAMES, MANUALLY])}, or 5 or 6 fields")
+    # cronsim reads `5-5/10` as `5/10`: a range of one is that one, whatever the step.
+    expression = re.sub(r"\b(\w+)-\1/0*[1-9][0-9]*", r"\1", expression, flags=re.IGNORECASE)
+    try:
+        pattern = CronSim(expression, datetime(2001, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        raise ValueError(f"want 5 cron fields, or 6 with the seconds first ({str(error).lower()})") from None
+    # cronsim asserts, or takes min() of an empty set, for some malformed fields.
+    except (AssertionError, ValueError, TypeError):
+        raise ValueError("want 5 cron fields, or 6 with the seconds first") from None
+    # Two day fields may exclude each other (`LW` and a Sunday). The search for a date takes
+    # up to 30 ms, so it is left out where a `*` makes it needless.
+    if "*" not in expression.split()[-3::2] and next(pattern, None) is None:
+        raise ValueError("want day fields that some date matches")
+    return expression
+
+
+def statuses(value: object) -> frozenset[int]:
+    """A set of HTTP statuses from ranges: `200-299 304`."""
+    wanted = "want HTTP statuses, as 200-299 304"
+    if isinstance(value, frozenset) and value and all(status in range(100, 600) for status in value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    ranges = value.replace(",", " ").split() if isinstance(value, str) else []
+    allowed: set[int] = set()
+    for item in ranges:
+        first, dash, last = item.partition("-")
+        if not (first.isdecimal() and first.isascii() and (last.isdecimal() and last.isascii() if dash else True)):
+            raise ValueError(wanted)
+        low, high = int(first), int(last or first)
+        if not 100 <= low <= high <= 599:
+            raise ValueError(wanted)
+        allowed.update(range(low, high + 1))
+    if not allowed:
+        raise ValueError(wanted)
+    return frozenset(allowed)
+
+
+def specification(value: object) -> str:
+    """Where an application is: `config:production.ini#main` or `module:object`; empty for nowhere."""
+    place = value.strip() if isinstance(value, str) else None
+    if place == "" or (place and re.fullmatch(r"config:[^#]+(#[^#\s]+)?|[^\W\d][\w.]*:[^\W\d][\w.]*", place)):
+        return place
+    raise ValueError("want config:file.ini#name or module:object")
+
+
+def store(value: object) -> str:
+    """The address of a run store: `auto`, `memory:` or `sqlite:<path>`."""
+    address = value.strip() if isinstance(value, str) else ""
+    if address in ("auto", "memory:") or re.fullmatch(r"sqlite:[^:\x00-\x1f][^\x00-\x1f]*", address):
+        return address
+    raise ValueError("want auto, memory: or sqlite:/path/to/file")
+
+
+def method(value: object) -> str:
+    """An HTTP method, in capitals."""
+    if not isinstance(value, str) or not _TCHAR.fullmatch(value.strip()):
+        raise ValueError("want an HTTP method such as GET or POST")
+    return value.strip().upper()
+
+
+def body(value: object) -> bytes:
+    """The body of a request; text becomes UTF-8."""
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes):
+        raise ValueError("want text or bytes")
+    return value
+
+
+def headers(value: object) -> tuple[tuple[str, str], ...]:
+    """Request headers by name, from a mapping."""
+    named = tuple((_header_name(name), _header_value(text)) for name, text in _pairs(value))
+    keys = [name.lower().replace("_", "-") for name, _ in named]
+    if len(set(keys)) < len(keys):
+        raise ValueError("want each header once: names differ in more than letters' case, and _ is read as -")
+    return named
+
+
+def _header_name(name: str) -> str:
+    plain = name.strip()
+    if not _TCHAR.fullmatch(plain):
+        raise ValueError(f"want the name of a header, not {plain!r}")
+    # In the environ `X_Pulse-Task` and `X-Pulse-Task` are one.
+    key = plain.lower().replace("_", "-")
+    if key.startswith("x-pulse-"):
+        raise ValueError("want another name: X-Pulse-* belongs to Pulse")
+    if key in ("content-type", "content-length"):
+        raise ValueError("want the option content_type; the length follows from body")
+    return plain
+
+
+def _header_value(value: object) -> str:
+    written = value.strip() if isinstance(value, str) else None
+    if written is None or _CONTROL.search(written) or not written.isascii():
+        raise ValueError("want one line of ASCII text for a header")
+    return written
+
+
+def environ(value: object) -> tuple[tuple[str, str], ...]:
+    """Further keys of the WSGI environ by name, from a mapping."""
+    pairs = []
+    for name, entry in _pairs(value):
+        if name in _OWN_ENVIRON or name.startswith(("wsgi.", "pulse.", "HTTP_X_PULSE_")) or not name:
+            raise ValueError(f"want another key: {name!r} is set by Pulse itself")
+        if not isinstance(entry, str):
+            raise ValueError("want text for an environ key")
+        pairs.append((name, entry))
+    return tuple(pairs)
+
+
+def _pairs(value: object) -> Iterable[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    if not isinstance(value, tuple | list) or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        raise ValueError("want a mapping of names and texts")
+    if not all(isinstance(name, str) for name, _ in value):
+        raise ValueError("want names that are text")
+    return value
+
+
+def token(value: object) -> str:
+    """A bearer token: itself, or `env:NAME`, or `file:/path`; empty is refused, not "no token".
+
+    Raises:
+        ValueError: it is too short, or cannot be read; the message never shows it.
+    """
+    written = value.strip() if isinstance(value, str) else ""
+    source, colon, place = written.partition(":")
+    if colon and source == "env":
+        if place not in os.environ:
+            raise ValueError(f"want a token in the environment variable {place}, which is not set")
+        written = os.environ[place].strip()
+    elif colon and source == "file":
+        try:
+            written = Path(place).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"want a token in {place}: {getattr(error, 'strerror', None) or 'not text'}") from None
+    if len(written) < TOKEN_LENGTH or not written.isascii() or re.search(r"[\s\x00-\x1f\x7f]", written):
+        raise ValueError(f"want at least {TOKEN_LENGTH} ASCII characters without blanks, or env:NAME, or file:/path")
+    return written
+
+
+def _either(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last

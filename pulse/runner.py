@@ -1,0 +1,335 @@
+"""The heart: one fire from claim to record.
+
+    claim -> dispatch -> finish
+
+Read `Runner.run` and you know what Pulse does. Whoever executes it, a thread, a process or
+a loop, only decides where the request runs.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from pulse.clock import Clock
+from pulse.dispatch import Dispatch, Reply
+from pulse.errors import StoreUnavailableError
+from pulse.instance import short
+from pulse.model import Claim, Claimed, Fire, Outcome, Run, Span, Task
+from pulse.outage import Outage
+from pulse.runstores.base import Passed, RunStore
+from pulse.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+LEASE: Final = timedelta(seconds=30)
+RENEWALS: Final = 3  # a lease is renewed this often in its time, so that one late beat loses nothing
+# How long after its deadline a run is given up: a response that is still flowing is cut by
+# the dispatcher itself between two chunks, which keeps what was captured.
+PATIENCE: Final = 0.5
+
+
+UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
+
+
+@dataclass(slots=True)
+class _Active:
+    """A run that is under way in this process; the runner's lock guards `given_up`."""
+
+    run: Run
+    cancelled: threading.Event
+    deadline: float | None  # monotonic seconds
+    given_up: Run | None = None  # the record, when it was made before the run came back
+
+
+class Runner:
+    """Runs fires, one a call; safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        schedules: Mapping[str, Schedule],
+        *,
+        store: RunStore,
+        dispatch: Dispatch,
+        clock: Clock,
+        owner: str,
+        patience: float = PATIENCE,
+        on_finished: Callable[[Run], None] | None = None,
+    ) -> None:
+        """Wire a runner; it does nothing by itself.
+
+        Args:
+            tasks: The tasks by name.
+            schedules: Their schedules by name; they tell what a claim passes over.
+            store: The referee.
+            dispatch: Performs the request of a run.
+            clock: For the instants of records, and the deadlines.
+            owner: The identity of this process in the store.
+            patience: Seconds after its deadline at which a run is given up; PATIENCE before
+                that it is asked to stop.
+            on_finished: Told of each record that this runner makes, in its thread.
+        """
+        self._tasks = tasks
+        self._schedules = schedules
+        self._store = store
+        self._dispatch = dispatch
+        self._clock = clock
+        self._owner = owner
+        self._patience = patience
+        self._on_finished = on_finished or (lambda _: None)
+        self._active: dict[str, _Active] = {}
+        self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
+        self._outage = Outage(clock)
+        self._is_ending = False
+        self._lock = threading.Lock()
+
+    def run(self, fire: Fire) -> Run | None:
+        """Bring *fire* from claim to record.
+
+        None if it, or its record, is somebody else's, or if the store did not answer: then
+        nothing runs, and the next claim that it answers records the instant as missed.
+        """
+        task = self._tasks[fire.task]
+        claimed = self._claim(fire)
+        if claimed.answer is not Claim.WON or claimed.run is None:
+            return claimed.run
+        with self._underway(task, claimed.run) as active:
+            reply = self._dispatch(task, active.run, active.cancelled)
+        return self._finish(active, reply)
+
+    def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
+        """Record that *fire* is not run; None if somebody else has claimed it."""
+        return self._noted(
+            self._store.dismiss(fire, outcome=outcome, reason=reason, now=self._clock.now(), passed=self._passed(fire))
+        ).run
+
+    def renew(self) -> None:
+        """Extend the leases of all runs of this process in one batch, and record the dead of others.
+
+        Records what ended while the store did not answer, too.
+        """
+        now = self._clock.now()
+        with self._lock:
+            runs = [active.run for active in self._active.values()]
+        with self._store_in_doubt("leases are not renewed"):
+            for run in self._store.renew(runs, now + LEASE):
+                if run.id in self._active:  # not one that has ended meanwhile
+                    self._lost(run)
+            for run in self._store.reap(now):
+                self._record(run)
+        self.record_late()
+
+    def record_late(self) -> None:
+        """Record what ended while the store did not answer, if it answers now."""
+        if not self._unrecorded:
+            return
+        with self._store_in_doubt("what has ended is recorded later"):
+            while self._unrecorded:
+                self._complete(self._unrecorded[0])
+                self._unrecorded.popleft()
+
+    def give_up_overdue(self) -> list[Run]:
+        """Record the runs that did not come back by their deadline; these records.
+
+        Their threads cannot be ended: whoever executes them has to go on without.
+        """
+        now, last_call = self._clock.monotonic(), self._patience - PATIENCE
+        with self._lock:
+            timed = [(one, one.deadline) for one in self._active.values() if one.deadline is not None]
+        overdue = [(one, deadline) for one, deadline in timed if now > deadline + last_call]
+        for one, _ in overdue:
+            one.cancelled.set()
+        patient = [one for one, deadline in overdue if now > deadline + self._patience]
+        reason = "it did not come back by its deadline"
+        return self._give_up(patient, Outcome.TIMEOUT, reason)
+
+    def cancel(self) -> None:
+        """Ask every run of this process to stop, and all that are still to begin.
+
+        Those that answer in chunks will, and those that look at `pulse.cancelled`.
+        """
+        with self._lock:
+            self._is_ending = True
+            active = list(self._active.values())
+        for one in active:
+            one.cancelled.set()
+
+    def abandon(self) -> list[Run]:
+        """Record every run that is still under way as left behind; these records."""
+        with self._lock:
+            active = list(self._active.values())
+        reason = "it did not stop when the process ended"
+        return self._give_up(active, Outcome.ABANDONED, reason)
+
+    # The steps of `run`
+
+    def _claim(self, fire: Fire) -> Claimed:
+        with self._store_in_doubt("nothing is run unclaimed"):
+            claimed = self._noted(
+                self._store.claim(
+                    fire, owner=self._owner, now=self._clock.now(), lease=LEASE, passed=self._passed(fire)
+                )
+            )
+            return self._unless_late(fire, claimed)
+        return Claimed(answer=Claim.REFUSED)
+
+    def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
+        """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
+        run, now = claimed.run, self._clock.now()
+        if claimed.answer is not Claim.WON or run is None or fire.latest is None or now <= fire.latest:
+            return claimed
+        late = replace(run, started=None, finished=now, outcome=Outcome.MISSED, reason="the claim came back too late")
+        return Claimed(answer=Claim.STALE, run=self._complete(late))
+
+    def _passed(self, fire: Fire) -> Passed:
+        """What the schedule says about the instants between a cursor and *fire*."""
+        schedule = self._schedules[fire.task]
+
+        def passed(cursor: datetime) -> Span | None:
+            first = schedule.next_due(cursor)
+            if first is None or first >= fire.due:
+                return None
+            last = schedule.previous_due(fire.due - _INSTANT) or first
+            return Span(first=first, last=last, count=schedule.count(cursor, last))
+
+        return passed
+
+    @contextmanager
+    def _underway(self, task: Task, run: Run) -> Iterator[_Active]:
+        """Renew the lease of *run*, and watch its deadline, as long as this lasts."""
+        seconds = task.timeout.total_seconds() if task.timeout else None
+        deadline = None if seconds is None else self._clock.monotonic() + seconds
+        active = _Active(run, threading.Event(), deadline)
+        with self._lock:
+            if self._is_ending:  # the claim took its time: nothing begins any more
+                active.cancelled.set()
+            self._active[run.id] = active
+        try:
+            yield active
+        finally:
+            with self._lock:
+                self._active.pop(run.id, None)
+
+    def _finish(self, active: _Active, reply: Reply) -> Run | None:
+        run = active.run
+        if active.given_up:
+            _say(logging.WARNING, f"task={run.task} run={run.id} came back after it was given up", run, "came_back")
+            return active.given_up
+        finished = replace(
+            run,
+            finished=self._clock.now(),
+            outcome=reply.outcome,
+            reason=reply.reason,
+            status=reply.status,
+            duration=reply.duration,
+            body=reply.body,
+            errors=reply.errors,
+        )
+        recorded = self._settle(finished)
+        if reply.traceback:
+            _say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
+        return recorded
+
+    def _settle(self, ended: Run) -> Run | None:
+        """Record *ended* now, or as soon as the store answers; None if it is not ours any more."""
+        if not self._outage.is_on:  # else each would wait for the store again, and the end of the process with it
+            with self._store_in_doubt("what ends now is recorded later"):
+                return self._complete(ended)
+        self._unrecorded.append(ended)
+        return ended
+
+    def _complete(self, ended: Run) -> Run | None:
+        if self._store.finish(ended):
+            return self._record(ended)
+        self._lost(ended)
+        return None
+
+    def _give_up(self, overdue: Iterable[_Active], outcome: Outcome, reason: str) -> list[Run]:
+        given_up = []
+        for active in overdue:
+            now = self._clock.now()
+            duration = (now - (active.run.started or now)).total_seconds()
+            record = replace(active.run, finished=now, outcome=outcome, reason=reason, duration=duration)
+            with self._lock:
+                if self._active.pop(active.run.id, None) is not active:
+                    continue  # it came back meanwhile
+                active.given_up = record
+            self._settle(record)
+            given_up.append(record)
+        return given_up
+
+    @contextmanager
+    def _store_in_doubt(self, consequence: str) -> Iterator[None]:
+        """Go on behind this block when the store does not answer in it, and say so now and then."""
+        try:
+            yield
+        except StoreUnavailableError as error:
+            self._outage.failed(error, consequence)
+        else:
+            self._outage.ended()
+
+    # What is said about it
+
+    def _noted(self, claimed: Claimed) -> Claimed:
+        for record in (*claimed.lost, claimed.missed, claimed.run):
+            if record and record.outcome:
+                self._record(record)
+        return claimed
+
+    def _record(self, run: Run) -> Run:
+        _log_run(run)
+        self._on_finished(run)
+        return run
+
+    def _lost(self, run: Run) -> None:
+        said = f"task={run.task} run={run.id} lost its lease: its result changes nothing any more"
+        _say(logging.WARNING, said, run, "lease_lost")
+
+
+_INSTANT: Final = timedelta(microseconds=1)
+_QUIET: Final = frozenset({Outcome.SUCCESS, Outcome.CANCELLED})
+
+
+def _log_run(run: Run) -> None:
+    """One line a record: what became of which due instant, and why."""
+    level = logging.INFO if run.outcome in _QUIET else logging.WARNING
+    if not log.isEnabledFor(level):
+        return
+    line = f"task={run.task} run={run.id} trigger={run.trigger.value} attempt={run.attempt}"
+    line += f" outcome={run.outcome.value if run.outcome else '-'}"
+    if run.status is not None:
+        line += f" status={run.status}"
+    if run.duration is not None:
+        line += f" duration={run.duration:.3f}"
+    if run.started:
+        line += f" late={run.lateness.total_seconds():.3f}"
+    if run.count > 1 and run.first_due:
+        line += f" count={run.count} first={run.first_due.isoformat()}"
+    line += f" due={run.due.isoformat()}"
+    if run.owner:
+        line += f" worker={short(run.owner)}"
+    _say(level, line + (f" reason={run.reason!r}" if run.reason else ""), run, "run_finished")
+
+
+def _say(level: int, line: str, run: Run, event: str) -> None:
+    # A handler may raise, say because an endpoint has closed stderr: what is said must not
+    # decide what becomes of a run, or of the thread that it shares with others.
+    with suppress(Exception):
+        log.log(level, "%s", line, extra=_facts(run, event))
+
+
+def _facts(run: Run, event: str) -> dict[str, object]:
+    return {
+        "pulse_event": event,
+        "pulse_task": run.task,
+        "pulse_run": run.id,
+        "pulse_due": run.due,
+        "pulse_outcome": run.outcome.value if run.outcome else None,
+        "pulse_status": run.status,
+        "pulse_duration": run.duration,
+    }

@@ -1,0 +1,224 @@
+"""The bell: turns due instants into fires, and hands them to the workers.
+
+APScheduler keeps time. It is given one job, whose trigger is the head of a heap of all
+tasks, and an executor that rings for every task that is due by then: ten thousand tasks
+start in milliseconds, and a fire costs a heap operation instead of a job. The instants
+themselves come from `pulse.schedule` alone, so every process of a fleet finds the same.
+"""
+
+import heapq
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from apscheduler.executors.base import BaseExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from pulse.clock import Clock
+from pulse.errors import ClosedError
+from pulse.model import Fire, Task, Trigger
+from pulse.schedule import Schedule, delay_of, latest_start
+
+log = logging.getLogger(__name__)
+_timer_log = log.getChild("timer")
+_timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its one job, not about tasks
+
+# The longest sleep: while a machine is suspended its monotonic clock stands still, and a
+# wall clock that steps ahead wakes nobody. Then a task rings at most this much late.
+NAP: Final = timedelta(seconds=10)
+STEP: Final = timedelta(seconds=1)  # a step of the wall clock that is worth a line in the log
+INSTANT: Final = timedelta(microseconds=1)
+# The least rest between two rings: waking up costs more than a fire, so what is due within
+# it rings together.
+REST: Final = timedelta(milliseconds=2)
+
+JOIN: Final = 1.0  # seconds; a ring takes milliseconds, and does nothing once the workers are closed
+
+Submit = Callable[[Sequence[Fire], int], None]
+
+
+class _Planned(NamedTuple):
+    """An entry of the heap: when to ring for which due instant of a task."""
+
+    when: datetime
+    task: str
+    due: datetime
+
+
+class Scheduler:
+    """Rings for the tasks of one process; a new object is needed after a fork."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        schedules: Mapping[str, Schedule],
+        *,
+        submit: Submit,
+        clock: Clock,
+    ) -> None:
+        """Wire a scheduler; `plan` fills it, and `start` makes its thread.
+
+        Args:
+            tasks: Those that are to ring, by name.
+            schedules: Their schedules by name.
+            submit: Takes the fires of a task, oldest first, and how many may wait.
+            clock: For what counts as due; APScheduler itself sleeps by the system's clock.
+        """
+        self._tasks = tasks
+        self._schedules = schedules
+        self._submit = submit
+        self._clock = clock
+        self._heap: list[_Planned] = []
+        self._lock = threading.Lock()
+        self._last_ring: datetime | None = None
+        self._timer: BackgroundScheduler | None = None
+
+    def plan(self, cursors: Mapping[str, datetime]) -> None:
+        """Note what is due after the cursor of each task; before `start`.
+
+        What became due between a cursor and now is handled as any other late ring.
+        """
+        for name, task in self._tasks.items():
+            due = self._schedules[name].next_due(cursors[name])
+            if due is not None:
+                self._heap.append(self._entry(task, due))
+        heapq.heapify(self._heap)
+
+    def start(self) -> None:
+        """Ring for everything that is planned, from now on."""
+        timer = _Timer(timezone=UTC, daemon=True, logger=_timer_log)
+        timer.add_executor(_Bell(self.ring))
+        timer.add_job(_rung_by_the_executor, _Head(self.next_ring), misfire_grace_time=None, coalesce=True, id="pulse")
+        timer.start()
+        self._timer = timer
+
+    def stop(self) -> None:
+        """Ring no more; idempotent. Fires that were submitted are not taken back."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.shutdown(wait=False)
+
+    def next_ring(self) -> datetime | None:
+        """When the next task is due; None if none ever is."""
+        with self._lock:
+            return self._heap[0].when if self._heap else None
+
+    def ring(self) -> None:
+        """Submit the fires of every task whose time has come."""
+        now = self._clock.now()
+        self._watch_the_wall_clock(now)
+        for planned in self._take(now):
+            # One task that cannot be planned or submitted must not silence the others.
+            try:
+                self._ring_for(planned, now)
+            except ClosedError:
+                return
+            except Exception:
+                log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
+                self._put(planned._replace(when=now + NAP))
+
+    # What is due
+
+    def _ring_for(self, planned: _Planned, now: datetime) -> None:
+        task, schedule = self._tasks[planned.task], self._schedules[planned.task]
+        following = schedule.next_due(planned.due)
+        dues = [planned.due]
+        if following is not None and following <= now:  # late: more than one instant has passed
+            dues = self._missed(task, planned.due, now)
+            following = schedule.next_due(dues[-1])
+        fires = [self._fire(task, due, is_last=due is dues[-1]) for due in dues]
+        self._submit(fires, 1 if task.coalesce else task.catchup_limit)
+        if following is not None:
+            self._put(self._entry(task, following))
+
+    def _missed(self, task: Task, first: datetime, now: datetime) -> list[datetime]:
+        """Which of the instants from *first* until *now* are run: the last, or the last few."""
+        schedule = self._schedules[task.name]
+        last = schedule.previous_due(now) or first
+        if self._entry(task, last).when > now:  # its jitter has not passed yet
+            last = schedule.previous_due(last - INSTANT) or first
+        dues = [last]
+        while not task.coalesce and dues[0] > first and len(dues) < task.catchup_limit:
+            dues.insert(0, schedule.previous_due(dues[0] - INSTANT) or first)
+        return dues
+
+    def _fire(self, task: Task, due: datetime, *, is_last: bool) -> Fire:
+        return Fire(
+            task=task.name,
+            due=due,
+            latest=latest_start(task, due, self._schedules[task.name].next_due(due)),
+            trigger=Trigger.SCHEDULE if is_last else Trigger.CATCHUP,
+        )
+
+    def _entry(self, task: Task, due: datetime) -> _Planned:
+        when = due
+        if task.jitter:
+            when += delay_of(task, due, self._schedules[task.name].next_due(due))
+        return _Planned(when, task.name, due)
+
+    # The heap
+
+    def _take(self, now: datetime) -> list[_Planned]:
+        """Everything whose time has come, earliest first."""
+        taken = []
+        with self._lock:
+            while self._heap and self._heap[0].when <= now:
+                taken.append(heapq.heappop(self._heap))
+        return taken
+
+    def _put(self, planned: _Planned) -> None:
+        with self._lock:
+            heapq.heappush(self._heap, planned)
+
+    def _watch_the_wall_clock(self, now: datetime) -> None:
+        last, self._last_ring = self._last_ring, now
+        if last is not None and now < last - STEP:
+            log.warning(
+                "the wall clock was set back by %.1f s: what has run does not run again",
+                (last - now).total_seconds(),
+                extra={"pulse_event": "clock_set_back"},
+            )
+
+
+class _Timer(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types
+    """APScheduler's own, but for its end, which waits for its thread without a limit.
+
+    Under gevent the thread may be of a kind whose end nobody is ever told of.
+    """
+
+    def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        super(BackgroundScheduler, self).shutdown(*args, **kwargs)
+        self._thread.join(JOIN)
+
+
+class _Head(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """The trigger of the one job: the time of the first entry of the heap."""
+
+    __slots__ = ("_next_ring",)
+
+    def __init__(self, next_ring: Callable[[], datetime | None]) -> None:
+        self._next_ring = next_ring
+
+    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
+        """Later than *now*, whatever the heap says, or APScheduler would ask for ever."""
+        ring = self._next_ring()
+        return max(min(ring or now + NAP, now + NAP), now + REST)
+
+
+class _Bell(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """The executor of the one job: it rings in the timer's own thread, and never blocks."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        super().__init__()
+        self._ring = ring
+
+    def _do_submit_job(self, job: Any, _run_times: list[datetime]) -> None:
+        self._ring()
+        self._run_job_success(job.id, [])
+
+
+def _rung_by_the_executor() -> None:
+    """What APScheduler takes for the job's function; `_Bell` never calls it."""

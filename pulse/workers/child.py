@@ -1,0 +1,112 @@
+"""What runs in a child process: `python -m pulse.workers.child`.
+
+It loads the application, and then answers one request after another over the connection
+that its parent gave it. It never rings, and it dies with its parent, whatever it is doing.
+"""
+
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Final
+
+from pulse.dispatch import Dispatcher
+from pulse.errors import ApplicationError
+from pulse.gateway import WsgiApp
+from pulse.model import Config, Run
+from pulse.workers.protocol import Answer, Application, Ready, Startup, receive, send
+from pulse.wsgi.lazy import collecting, load_application
+
+LOOK: Final = 1.0  # seconds between two looks at who the parent is
+
+
+def main(connection: Connection, lifeline: int, stopper: int) -> int:
+    """Answer requests until the connection ends; the exit code of the process."""
+    _die_with_parent(lifeline)
+    stop = _Stop(stopper)
+    signal.signal(signal.SIGTERM, stop.now)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains
+    try:
+        application, dispatch = _loaded(receive(connection))
+    # The parent tells: whatever keeps an application from loading is a fault of its runs.
+    except BaseException:  # noqa: BLE001 - see above
+        send(connection, Ready(problem=traceback.format_exc()))
+        return 1
+    send(connection, Ready())
+    while not stop.event.is_set():
+        try:
+            run: Run = receive(connection).run
+        except (EOFError, ConnectionResetError):
+            return 0
+        reply = dispatch(application.config.tasks[run.task], run, stop.event)
+        send(connection, Answer(run_id=run.id, attempt=run.attempt, reply=reply))
+    return 0
+
+
+class _Stop:
+    """What SIGTERM does: it tells the endpoint, and unwinds it, so that its `finally` runs.
+
+    Only if the parent has sent it, which closes *stopper* first. A service manager sends
+    it to every process of a service; then it is the parent that drains, and decides.
+    """
+
+    def __init__(self, stopper: int) -> None:
+        self.event = threading.Event()
+        self._stopper = stopper
+
+    def now(self, _signal: int, _frame: FrameType | None) -> None:
+        ready, _, _ = select.select([self._stopper], [], [], 0)
+        if not ready:
+            return
+        self.event.set()
+        raise SystemExit("stopped by Pulse")
+
+
+def _loaded(startup: Startup) -> tuple[Application, Dispatcher]:
+    sys.path[:] = startup.sys_path
+    application: Application = pickle.loads(startup.body)  # noqa: S301 - from the parent that made this process
+    wrapped = _load(application) if application.wrapped is None else application.wrapped
+    return application, Dispatcher(wrapped, application.config)
+
+
+def _load(application: Application) -> WsgiApp:
+    """The application inside the Pulse filter that has the tasks; without one, as it is loaded."""
+    with collecting() as built:
+        loaded = load_application(application.specification)
+    built = built or [loaded]
+    for candidate in built:
+        config = getattr(candidate, "config", None)
+        if isinstance(config, Config) and config.tasks == application.config.tasks:
+            wrapped: WsgiApp = candidate.app
+            return wrapped
+    if any(isinstance(getattr(candidate, "config", None), Config) for candidate in built):
+        raise ApplicationError(application.specification, "none of its Pulse filters has the tasks of this one")
+    whole: WsgiApp = loaded
+    return whole
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """End this process when the other end of *lifeline* is closed, or the parent is another.
+
+    A daemon thread: an endpoint that hangs must not keep the process alive. The second
+    look is for a parent whose forked children hold the other end open.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            ready, _, _ = select.select([lifeline], [], [], LOOK)
+            if ready:
+                break
+        os._exit(1)
+
+    threading.Thread(target=watch, name="pulse-lifeline", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,353 @@
+"""mode = processing: runs in child processes, which can be killed.
+
+Each thread of the pool minds the child that runs its fire: it claims, sends the request
+over a pipe, waits, and finishes. A child that is overdue is asked to stop (TERM), and then
+killed with all that it started; its successor is loading by then. Children are made by
+`subprocess` and not by `multiprocessing`, whose spawn never answers under uWSGI.
+"""
+
+import logging
+import os
+import pickle
+import pickletools
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
+from threading import Event
+from typing import IO, Final
+
+from pulse.clock import Clock
+from pulse.dispatch import Reply
+from pulse.errors import ClosedError, ConfigError, Fault
+from pulse.gateway import WsgiApp
+from pulse.model import Config, Outcome, Run, Task
+from pulse.runner import Runner
+from pulse.workers.protocol import Answer, Application, Ready, Request, Startup, receive, send
+from pulse.workers.threads import ThreadWorkers
+
+log = logging.getLogger(__name__)
+
+LOAD_LIMIT: Final = 60.0  # seconds that an application may take to load in a child
+LOOK: Final = 0.05  # seconds between two looks whether a run was cancelled
+# After a deadline the child has this long to cut a flowing response itself: it keeps what was captured.
+PATIENCE: Final = 0.1
+LAST_WORD: Final = 0.15  # seconds from TERM to KILL when the parent itself is ending
+LONGEST_LINE: Final = 65_536  # bytes of output that become one line of the log
+
+
+class ProcessWorkers(ThreadWorkers):
+    """Runs fires in child processes, each minded by a thread of the pool."""
+
+    def __init__(self, runner: Runner, *, workers: int, clock: Clock, children: "Children") -> None:
+        """*children*: those that *runner* dispatches to; they are closed with the pool."""
+        super().__init__(runner, workers=workers, clock=clock)
+        self._children = children
+
+    def close(self, seconds: float) -> int:
+        """See `Workers.close`."""
+        waiting = super().close(seconds)
+        self._children.close()
+        return waiting
+
+
+class Children:
+    """A `Dispatch` into child processes, made when they are needed and kept for the next run.
+
+    Safe to use from many threads; each call has a child of its own.
+    """
+
+    def __init__(self, application: bytes, *, clock: Clock) -> None:
+        """Wire the pool; nothing is started. *application*: of `application_for_children`."""
+        self._startup = pickle.dumps(Startup(sys_path=tuple(sys.path), body=application))
+        self._clock = clock
+        self._idle: list[_Child] = []
+        self._busy: set[_Child] = set()
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __call__(self, task: Task, run: Run, cancelled: Event) -> Reply:
+        """Request the endpoint of *task* in a child, and kill it when it is overdue."""
+        try:
+            child = self._take()
+        except (OSError, RuntimeError) as error:  # no process, thread or descriptor left, or the pool is closed
+            return Reply(outcome=Outcome.FAILED, reason=f"no process could be started for it: {error}")
+        try:
+            problem = child.problem(self._clock, cancelled)
+            if not problem:
+                return self._ask(child, task, run, cancelled)
+            child.kill()
+            outcome = Outcome.CANCELLED if cancelled.is_set() else Outcome.FAILED
+            return Reply(outcome=outcome, reason=_last_line(problem), traceback=problem)
+        finally:
+            self._give_back(child)
+
+    def close(self) -> None:
+        """End all children, also those that still answer; idempotent."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+            busy = list(self._busy)
+        for child in busy:
+            child.signal(signal.SIGKILL)  # the thread that minds it sees its end, and clears up
+        for child in idle:
+            child.kill()
+
+    # The children
+
+    def _take(self) -> "_Child":
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError("the workers were closed")
+            idle, self._idle = self._idle, []
+            alive = [child for child in idle if child.is_alive()]
+            child = alive.pop() if alive else None
+            self._idle = alive
+        for other in idle:
+            if other is not child and other not in alive:
+                other.kill()  # it has ended, and left what it was held by
+        child = child or self._make()
+        with self._lock:
+            self._busy.add(child)
+        return child
+
+    def _make(self) -> "_Child":
+        child = _Child(self._startup)
+        threading.Thread(target=_copy_output, args=(child,), name="pulse-output", daemon=True).start()
+        return child
+
+    def _give_back(self, child: "_Child") -> None:
+        """Keep *child* for the next run, or begin to make its successor."""
+        kept: _Child | None = child
+        if not child.is_alive():
+            child.kill()
+            kept = self._successor()
+        with self._lock:
+            self._busy.discard(child)
+            if kept is not None and not self._is_closed:
+                self._idle.append(kept)
+                return
+        if kept is not None:
+            kept.kill()
+
+    def _successor(self) -> "_Child | None":
+        if self._is_closed:
+            return None
+        try:
+            return self._make()
+        except (OSError, RuntimeError):  # the next run tries again, and fails if that does
+            log.exception("a child process could not be started", extra={"pulse_event": "child_failed"})
+            return None
+
+    # One request
+
+    def _ask(self, child: "_Child", task: Task, run: Run, cancelled: Event) -> Reply:
+        started = self._clock.monotonic()
+        child.run = run
+        try:
+            send(child.connection, Request(run=run))
+            outcome = self._wait(child, task, started, cancelled)
+            if outcome is None:
+                return child.receive(run)
+            return self._stop(child, task, run, outcome, started)
+        except (EOFError, OSError):
+            reason = child.ending()
+        # Anything else that comes out of the pipe, an endpoint has put there.
+        except Exception as error:  # noqa: BLE001
+            child.kill()
+            reason = f"its process spoilt the pipe to Pulse, and was killed: {type(error).__name__}"
+        return Reply(outcome=Outcome.FAILED, reason=reason, duration=self._clock.monotonic() - started)
+
+    def _wait(self, child: "_Child", task: Task, started: float, cancelled: Event) -> Outcome | None:
+        """Wait for the answer of *child*; why not, if it does not come."""
+        seconds = task.timeout.total_seconds() + PATIENCE if task.timeout else float("inf")
+        while True:
+            left = seconds - (self._clock.monotonic() - started)
+            if child.connection.poll(max(0.0, min(LOOK, left))):
+                return None
+            if cancelled.is_set():
+                return Outcome.CANCELLED
+            if left <= 0:
+                return Outcome.TIMEOUT
+
+    def _stop(self, child: "_Child", task: Task, run: Run, outcome: Outcome, started: float) -> Reply:
+        """End *child*, with what it still has to say about its run."""
+        grace = task.kill_grace.total_seconds() if outcome is Outcome.TIMEOUT else LAST_WORD
+        child.ask_to_stop()
+        said = Reply(outcome=outcome)
+        has_answered = child.connection.poll(grace)
+        if has_answered:
+            with suppress(Exception):  # what it can still say is welcome, and no more than that
+                said = child.receive(run)
+        child.kill()
+        what = "timed out" if outcome is Outcome.TIMEOUT else "was cancelled"
+        how = "its process stopped when it was asked to" if has_answered else "its process was killed"
+        duration = self._clock.monotonic() - started
+        return replace(said, outcome=outcome, reason=f"{what}: {how}", duration=duration, traceback="")
+
+
+class _Child:
+    """One child process; used by one thread at a time."""
+
+    def __init__(self, startup: bytes) -> None:
+        """Start it; it loads the application while the parent goes on."""
+        self.run: Run | None = None  # what it is doing, for those who read its output
+        self.connection, theirs = Pipe()
+        their_lifeline, self._lifeline = os.pipe()
+        their_stopper, self._stopper = os.pipe()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [_python(), "-m", "pulse.workers.child", *map(str, (theirs.fileno(), their_lifeline, their_stopper))],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(), their_lifeline, their_stopper),
+                env=_environment(),
+                start_new_session=True,  # so that it can be killed with all that it started
+            )
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            theirs.close()
+            os.close(their_lifeline)
+            os.close(their_stopper)
+        self._is_ready = False
+        with suppress(OSError):  # it died at once: `problem` will say so
+            self.connection.send_bytes(startup)
+
+    @property
+    def output(self) -> IO[bytes]:
+        """What it writes to its stdout and stderr."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def problem(self, clock: Clock, cancelled: Event) -> str:
+        """Wait until it has loaded the application; why it has not, if it has not."""
+        if self._is_ready:
+            return ""
+        end = clock.monotonic() + LOAD_LIMIT
+        try:
+            while not self.connection.poll(LOOK):
+                if cancelled.is_set():
+                    return "it was cancelled while its process was loading the application"
+                if clock.monotonic() > end:
+                    return f"the application was not loaded in its process after {LOAD_LIMIT:g} s"
+            ready: Ready = receive(self.connection)
+        except (EOFError, OSError):
+            return f"the application could not be loaded: {self.ending()}"
+        self._is_ready = not ready.problem
+        return ready.problem
+
+    def receive(self, run: Run) -> Reply:
+        """Its answer to the request of *run*.
+
+        Raises:
+            EOFError, OSError: it died.
+            ValueError: that is the answer of another run.
+            Exception: that is no answer at all.
+        """
+        answer: Answer = receive(self.connection)
+        if (answer.run_id, answer.attempt) != (run.id, run.attempt):
+            raise ValueError("an answer of another run")
+        return answer.reply
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, with the sign that it is from here."""
+        os.close(self._stopper)
+        self._stopper = -1
+        self.signal(signal.SIGTERM)
+
+    def is_alive(self) -> bool:
+        """Whether it runs and can be asked."""
+        return self._process.poll() is None and not self.connection.closed
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to all that it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, with all that it started; idempotent."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.connection.close()
+        held, self._lifeline, self._stopper = (self._lifeline, self._stopper), -1, -1
+        for descriptor in held:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def ending(self) -> str:
+        """How it ended, in words; it is killed if it only closed its pipe."""
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.kill()
+        if code is None:
+            return "its process closed the pipe to Pulse, and was killed"
+        if code < 0:
+            return f"its process was killed by {signal.Signals(-code).name}"
+        return f"its process ended with exit code {code}"
+
+
+def application_for_children(wrapped: WsgiApp, config: Config) -> bytes:
+    """How children get at the application: by its specification, or the object itself, pickled.
+
+    Raises:
+        ConfigError: there is no specification, and the object cannot be pickled.
+    """
+    config = replace(config, token=None, tasks=dict(config.tasks))
+    if config.application:
+        return pickle.dumps(Application(specification=config.application, config=config))
+    try:
+        body = pickle.dumps(Application(wrapped=wrapped, config=config))
+        if not any(name == "__main__" for _, name, _ in pickletools.genops(pickle.dumps(wrapped))):
+            return body
+        problem = "it is defined in the script that was started, which is not there in another process"
+    except Exception as error:  # noqa: BLE001 - an object may refuse in any way it likes
+        problem = str(error)
+    wanted = "set pulse.config.application = module:object or config:file.ini, or wrap a LazyWsgi"
+    raise ConfigError(
+        [
+            Fault(
+                key="pulse.config.mode",
+                shown="'processing'",
+                problem=f"the application cannot be sent ({problem}); {wanted}",
+            )
+        ]
+    )
+
+
+def _copy_output(child: _Child) -> None:
+    """The thread that copies what *child* writes into the log, with the run it belongs to."""
+    with child.output as output:
+        for line in iter(lambda: output.readline(LONGEST_LINE), b""):
+            text, run = line.decode("utf-8", "backslashreplace").rstrip(), child.run
+            facts = {"pulse_event": "child_output", "pulse_task": run and run.task, "pulse_run": run and run.id}
+            log.info("task=%s run=%s says: %s", run and run.task, run and run.id, text, extra=facts)
+
+
+def _python() -> str:
+    """The interpreter: under uWSGI and other embedding servers `sys.executable` is the server."""
+    if Path(sys.executable).name.startswith("python"):
+        return sys.executable
+    return str(Path(sys.prefix) / "bin" / "python3")
+
+
+def _environment() -> dict[str, str]:
+    """That of this process; the child never rings, and finds Pulse where this process did."""
+    home = str(Path(__file__).parents[2])
+    paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PULSE_START": "manual", "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _last_line(problem: str) -> str:
+    return problem.strip().rpartition("\n")[2]

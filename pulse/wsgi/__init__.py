@@ -1,0 +1,1 @@
+"""Asynchronous and lazy WSGI: how an application is reached, here and in other processes."""

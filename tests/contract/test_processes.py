@@ -1,0 +1,257 @@
+"""What is particular to processes: they can be killed, crash alone, and die with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import endpoints
+import pytest
+from bench import Bench, benches, wait_until
+
+from pulse.config import read_config
+from pulse.errors import ConfigError
+from pulse.middleware import PulseMiddleware
+from pulse.model import Outcome
+from pulse.workers.processes import application_for_children
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    monkeypatch.setenv(endpoints.RELEASE, str(tmp_path / "release"))
+    with benches("processing") as make:
+        yield make
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def pid_of(bench: Bench) -> int:
+    """The child that answers."""
+    before = len(bench.outcomes("where"))
+    bench.submit("where")
+    wait_until(lambda: len(bench.outcomes("where")) > before)
+    last = [run for run in bench.records if run.task == "where"][-1]
+    return int(last.body.split()[0])
+
+
+def test_a_run_happens_in_another_process_that_is_kept_for_the_next(make):
+    bench = make(workers=1, timeout=60)
+
+    first, second = pid_of(bench), pid_of(bench)
+
+    assert first == second != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("dies", "its process ended with exit code 7"),
+        ("crashes", "its process was killed by SIGSEGV"),
+        ("closes_its_pipes", "its process "),  # closed the pipe and was killed, or ended for want of its lifeline
+    ],
+)
+def test_a_crash_is_the_failure_of_its_run_and_has_a_successor(make, task, reason):
+    bench = make(workers=1, timeout=60)
+
+    run = bench.run(task)
+
+    assert run.outcome is Outcome.FAILED
+    assert run.reason.startswith(reason)
+    assert bench.run("ok").outcome is Outcome.SUCCESS
+
+
+def test_an_endpoint_that_spoils_the_pipe_fails_alone(make):
+    bench = make(workers=1, timeout=60)
+
+    assert bench.run("spoils_the_pipe").outcome is Outcome.FAILED
+
+    run = bench.run("ok")
+    assert (run.outcome, run.body) == (Outcome.SUCCESS, b"ok ok")
+
+
+def test_a_signal_from_a_service_manager_leaves_the_run_to_the_parent(make):
+    bench = make(workers=1, timeout=60)
+    child = pid_of(bench)
+    bench.submit("slow")
+    wait_until(lambda: bench.workers.busy == 1)
+
+    os.kill(child, signal.SIGTERM)
+
+    wait_until(lambda: bench.outcomes("slow"))
+    assert bench.outcomes("slow") == [Outcome.SUCCESS]
+    assert pid_of(bench) == child
+
+
+def test_children_that_end_leave_no_descriptor_open(make):
+    bench = make(workers=1, timeout=60)
+    bench.run("ok")
+    wait_until(lambda: bench.workers.busy == 0)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    for count in range(1, 6):
+        bench.submit("dies")
+        wait_until(lambda count=count: len(bench.outcomes("dies")) == count)
+    pid_of(bench)
+
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)  # noqa: PTH208
+
+
+def test_closing_kills_a_child_that_is_in_its_grace(make):
+    bench = make(workers=1, timeout=0.2, kill_grace=600)
+    child = pid_of(bench)
+    bench.submit("ignores_term")
+    wait_until(lambda: bench.workers.busy == 1)
+
+    bench.workers.close(0.5)
+
+    wait_until(lambda: not is_alive(child))
+
+
+def test_an_endpoint_that_fills_its_memory_fails_alone(make):
+    bench = make(workers=1, timeout=60)
+
+    assert bench.run("fills_memory").outcome is Outcome.FAILED
+
+
+def test_a_hung_child_is_killed_after_its_grace_and_its_successor_answers(make):
+    bench = make(workers=1, timeout=0.3, kill_grace=0.2)
+    hung = pid_of(bench)
+
+    run = bench.run("ignores_term")
+
+    assert (run.outcome, run.reason) == (Outcome.TIMEOUT, "timed out: its process was killed")
+    assert not is_alive(hung)
+    assert bench.run("ok").outcome is Outcome.SUCCESS
+
+
+def test_a_child_that_stops_when_it_is_asked_says_what_it_had(make):
+    run = make(workers=1).run("hangs")
+
+    assert (run.outcome, run.status) == (Outcome.TIMEOUT, 200)
+    assert run.reason == "timed out: its process stopped when it was asked to"
+    assert b"SystemExit" in run.errors
+
+
+def test_what_an_endpoint_started_dies_with_it(make, tmp_path):
+    bench = make(workers=1, kill_grace=0)
+
+    bench.run("spawns")
+
+    pid = int((tmp_path / "release.pid").read_text())
+    wait_until(lambda: not is_alive(pid))
+
+
+def test_hung_tasks_do_not_delay_the_others(make):
+    bench = make(workers=2, timeout=60)
+    bench.submit("hangs")
+    wait_until(lambda: bench.workers.busy == 1)
+
+    assert bench.run("ok").outcome is Outcome.SUCCESS
+
+
+def test_what_a_child_writes_reaches_the_log_with_its_run(make, caplog):
+    caplog.set_level("INFO")
+    bench = make(workers=1, timeout=60)
+
+    run = bench.run("speaks")
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if getattr(record, "pulse_run", "") == run.id]
+
+    wait_until(lambda: f"task=speaks run={run.id} says: to stderr" in said())
+    assert f"task=speaks run={run.id} says: to stdout" in said()
+
+
+def test_closing_ends_the_children(make):
+    bench = make(workers=1, timeout=60)
+    pid = pid_of(bench)
+
+    bench.workers.close(1)
+
+    assert not is_alive(pid)
+
+
+PARENT = """
+import sys, time
+sys.path[:0] = {path!r}
+from bench import Bench, wait_until
+bench = Bench("processing", workers=2, timeout=600)
+bench.submit("where")
+wait_until(lambda: bench.outcomes("where"))
+bench.submit("hangs")
+wait_until(lambda: bench.workers.busy == 1)
+print(bench.records[0].body.split()[0].decode(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_children_die_with_their_parent_also_when_it_is_killed(make):
+    with subprocess.Popen([sys.executable, "-c", PARENT.format(path=sys.path)], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        assert is_alive(child)
+
+        parent.send_signal(signal.SIGKILL)
+
+        wait_until(lambda: not is_alive(child))
+
+
+def test_an_application_that_does_not_load_fails_its_runs_and_says_why(make, monkeypatch, tmp_path):
+    (tmp_path / "broken_site.py").write_text("import no_such_module_anywhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bench = make(workers=1, options={"application": "broken_site:app"})
+
+    run = bench.run("ok")
+
+    assert run.outcome is Outcome.FAILED
+    assert "no_such_module_anywhere" in run.reason
+
+
+SITE = """
+from pulse import PulseMiddleware
+
+def site(environ, start_response):
+    start_response("200 OK", [])
+    return [b"the wrapped one"]
+
+app = PulseMiddleware(site, task={"ok": {"interval": 3600, "timeout": 0.3}}, mode="processing",
+                      application="named_site:app")
+"""
+
+
+def test_a_child_finds_the_wrapped_application_in_what_it_loads(monkeypatch, tmp_path):
+    (tmp_path / "named_site.py").write_text(SITE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import named_site  # noqa: PLC0415 - made above
+
+    try:
+        run = named_site.app.run_now("ok")
+    finally:
+        named_site.app.close()
+
+    assert (run.outcome, run.body) == (Outcome.SUCCESS, b"the wrapped one")
+
+
+def test_a_lazy_application_is_sent_to_a_child_before_and_after_its_first_call():
+    site = endpoints.LateSite()
+
+    for _ in range(2):
+        middleware = PulseMiddleware(site, task={"ok": {"interval": 3600}}, mode="processing", start="manual")
+        run = middleware.run_now("ok")
+        middleware.close()
+        assert (run.outcome, run.body) == (Outcome.SUCCESS, b"ok ok")
+        site({"PATH_INFO": "/pulse/ok", "pulse.info": {"task": "ok"}}, lambda status, headers: None)
+
+
+@pytest.mark.parametrize("app", [lambda environ, start_response: [], threading.Lock()])
+def test_an_application_that_cannot_reach_a_child_is_a_configuration_error_that_says_what_to_do(app):
+    with pytest.raises(ConfigError, match=r"set pulse\.config\.application = module:object or config:file\.ini"):
+        application_for_children(app, read_config(tasks={"a": {}}))

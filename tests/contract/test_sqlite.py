@@ -1,0 +1,236 @@
+"""What is particular to the file of SQLite: many processes, forks, and everything that befalls files."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pulse.errors import StoreUnavailableError
+from pulse.model import Claim, Fire, Outcome
+from pulse.runstores.sqlite import TRIM_EVERY, SqliteRunStore
+
+NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+def claim(store: SqliteRunStore, second: int, task: str = "a"):
+    fire = Fire(task=task, due=NOON + second * SECOND)
+    return store.claim(fire, owner="me", now=fire.due, lease=30 * SECOND, passed=lambda cursor: None, limit=None)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture
+def store(path: Path):
+    store = SqliteRunStore(path, history=10)
+    store.register(["a", "b"], NOON)
+    yield store
+    store.close()
+
+
+def test_the_file_stays_where_it_was_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = SqliteRunStore("runs.db")
+    store.register(["a"], NOON)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert store.register(["a"], NOON + SECOND) == {"a": NOON}
+    store.close()
+
+
+def test_the_file_is_for_its_owner_alone(store, path):
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_constructing_opens_nothing(path):
+    SqliteRunStore(path)
+
+    assert not path.exists()
+
+
+def test_what_one_process_claimed_another_finds_taken(store, path):
+    claim(store, 1)
+    other = SqliteRunStore(path)
+
+    assert claim(other, 1).answer is Claim.TAKEN
+    assert other.register(["a"], NOON + 9 * SECOND) == {"a": NOON + SECOND}
+    other.close()
+
+
+RACER = """
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pulse.model import Claim, Fire, Outcome
+from pulse.runstores.sqlite import SqliteRunStore
+
+store = SqliteRunStore(sys.argv[1])
+terms = {"owner": sys.argv[2], "lease": timedelta(days=1), "passed": lambda cursor: None, "limit": None}
+noon = datetime(2027, 5, 1, 12, tzinfo=UTC)
+print("ready", flush=True)
+sys.stdin.readline()
+for second in range(1, 501):
+    fire = Fire(task="a", due=noon + timedelta(seconds=second))
+    claimed = store.claim(fire, now=fire.due, **terms)
+    if claimed.answer is Claim.WON:
+        print(second, flush=True)
+        assert store.finish(replace(claimed.run, outcome=Outcome.SUCCESS, finished=fire.due))
+"""
+
+
+def racers(path: Path, count: int) -> list[subprocess.Popen]:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(path), str(number)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return processes
+
+
+def test_four_processes_that_race_for_500_instants_win_each_once(store, path):
+    won: list[int] = []
+    for process in racers(path, 4):
+        out, err = process.communicate(timeout=120)
+        assert err == ""
+        won += map(int, out.split())
+
+    assert len(won) == len(set(won))
+    assert max(won) == 500
+    assert store.totals("a").counts == {Outcome.SUCCESS: len(won)}
+
+
+def test_a_racer_that_is_killed_leaves_a_file_that_the_others_use(store, path):
+    victim, *others = racers(path, 3)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate(timeout=120)
+
+    for process in others:
+        _, err = process.communicate(timeout=120)
+        assert err == ""
+
+    assert claim(store, 501).answer is Claim.WON
+
+
+CLAIMER = """
+import sys, time
+from datetime import UTC, datetime, timedelta
+from pulse.instance import this_instance
+from pulse.model import Fire
+from pulse.runstores.sqlite import SqliteRunStore
+noon = datetime(2027, 5, 1, 12, tzinfo=UTC)
+fire = Fire(task="a", due=noon + timedelta(seconds=1))
+claimed = SqliteRunStore(sys.argv[1]).claim(
+    fire, owner=this_instance(), now=fire.due, lease=timedelta(days=1), passed=lambda cursor: None)
+print(claimed.answer.value, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_run_of_a_killed_process_is_lost_at_once_and_that_of_a_live_one_is_not(store, path):
+    with subprocess.Popen([sys.executable, "-c", CLAIMER, str(path)], stdout=subprocess.PIPE, text=True) as claimer:
+        assert claimer.stdout.readline() == "won\n"
+        assert store.reap(NOON + 2 * SECOND) == []
+
+        claimer.kill()
+        claimer.wait()
+
+    assert [(run.outcome, run.reason) for run in store.reap(NOON + 2 * SECOND)] == [
+        (Outcome.LOST, "its process has ended")
+    ]
+
+
+def test_a_forked_child_opens_the_file_anew(store):
+    claim(store, 1)
+
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if claim(store, 1).answer is Claim.TAKEN and claim(store, 2).answer is Claim.WON else 1)
+    _, status = os.waitpid(pid, 0)
+
+    assert status == 0
+    assert claim(store, 2).answer is Claim.TAKEN
+
+
+def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
+    for second in range(1, 5 * TRIM_EVERY):
+        for task in ("a", "b"):
+            fire = Fire(task=task, due=NOON + second * SECOND)
+            store.dismiss(fire, outcome=Outcome.SKIPPED, reason="", now=fire.due, passed=lambda cursor: None)
+
+    with sqlite3.connect(path) as file:
+        rows = dict(file.execute("SELECT task, count(*) FROM records GROUP BY task"))
+    file.close()
+
+    assert max(rows.values()) <= 10 + TRIM_EVERY
+    assert len(store.history("a")) == 10
+
+
+def test_a_file_that_vanished_or_was_replaced_knows_nothing_and_gives_out_nothing_old(store, path):
+    claim(store, 1)
+    for leftover in path.parent.glob("runs.db*"):
+        leftover.unlink()
+
+    assert claim(store, 1).answer is Claim.REFUSED
+    assert claim(store, 1).answer is Claim.TAKEN
+    assert claim(store, 2).answer is Claim.WON
+
+
+def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
+    store.close()
+    for leftover in path.parent.glob("runs.db-*"):
+        leftover.unlink()
+    path.write_bytes(b"this is no database, whatever its name says" * 100)
+
+    with pytest.raises(StoreUnavailableError, match=r"runs\.db cannot be used"):
+        claim(store, 1)
+
+    path.unlink()
+    assert store.register(["a"], NOON) == {"a": NOON}
+
+
+def test_a_file_of_a_later_release_is_not_touched(path):
+    file = sqlite3.connect(path)
+    file.execute("PRAGMA user_version = 99")
+    file.close()
+
+    with pytest.raises(StoreUnavailableError, match="another release"):
+        SqliteRunStore(path).register(["a"], NOON)
+
+
+def test_a_file_that_somebody_locks_is_unavailable_in_bounded_time_and_usable_after(store, path):
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("BEGIN EXCLUSIVE")
+    begun = time.monotonic()
+
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        claim(store, 1)
+    waited = time.monotonic() - begun
+    locker.execute("ROLLBACK")
+    locker.close()
+
+    assert waited < 20
+    assert claim(store, 1).answer is Claim.WON
+
+
+def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(StoreUnavailableError):
+        SqliteRunStore(tmp_path / "file" / "runs.db").register(["a"], NOON)

@@ -1,0 +1,159 @@
+"""Applications that are loaded where they are called: once, again after a failure, again in a copy."""
+
+import copy
+import pickle
+import sys
+import threading
+
+import pytest
+
+from pulse.errors import ApplicationError
+from pulse.middleware import PulseMiddleware
+from pulse.wsgi.lazy import LazyWsgi, LoadedWsgi, collecting, load_application
+
+
+def page(environ, start_response):
+    start_response("200 OK", [])
+    return [b"page"]
+
+
+class Lazy(LazyWsgi):
+    """Notes its setups; `fails` of them raise first."""
+
+    setups = 0
+    fails = 0
+    seen = None
+
+    def setup(self, environ=None):
+        type(self).setups += 1
+        type(self).seen = environ
+        if type(self).setups <= type(self).fails:
+            raise OSError("not yet")
+        return page
+
+
+@pytest.fixture
+def lazy():
+    Lazy.setups = Lazy.fails = 0
+    Lazy.seen = None
+    return Lazy()
+
+
+def call(app):
+    return b"".join(app({"REQUEST_METHOD": "GET"}, lambda status, headers: None))
+
+
+def test_setup_is_called_at_the_first_call_and_only_then(lazy):
+    assert Lazy.setups == 0
+
+    assert [call(lazy), call(lazy)] == [b"page", b"page"]
+
+    assert (Lazy.setups, Lazy.seen) == (1, {"REQUEST_METHOD": "GET"})
+
+
+def test_setup_is_called_once_when_many_threads_call_first(lazy):
+    ready = threading.Barrier(8)
+    answers = []
+
+    def caller():
+        ready.wait()
+        answers.append(call(lazy))
+
+    threads = [threading.Thread(target=caller) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (answers, Lazy.setups) == ([b"page"] * 8, 1)
+
+
+def test_a_setup_that_fails_is_tried_again_at_the_next_call(lazy):
+    Lazy.fails = 1
+
+    with pytest.raises(OSError, match="not yet"):
+        call(lazy)
+
+    assert call(lazy) == b"page"
+
+
+def test_the_base_does_not_know_what_to_set_up():
+    with pytest.raises(NotImplementedError, match="LazyWsgi must implement setup"):
+        call(LazyWsgi())
+
+
+@pytest.mark.parametrize("duplicate", [lambda app: pickle.loads(pickle.dumps(app)), copy.copy, copy.deepcopy])
+def test_copies_set_themselves_up_before_and_after_the_first_call(lazy, duplicate):
+    lazy.greeting = "kept"
+    early = duplicate(lazy)
+    call(lazy)
+    late = duplicate(lazy)
+
+    assert [call(early), call(late)] == [b"page", b"page"]
+    assert (Lazy.setups, early.greeting, late.greeting) == (3, "kept", "kept")
+
+
+def test_setup_may_give_an_application_whose_answer_is_awaitable():
+    answer = object()
+
+    class Awaiting(LazyWsgi):
+        def setup(self, environ=None):
+            return lambda environ, start_response: answer
+
+    assert Awaiting()({}, None) is answer
+
+
+def test_an_application_is_found_by_module_and_object():
+    assert load_application(f"{__name__}:page") is page
+    assert load_application(f"{__name__}:Lazy.setup") is Lazy.setup
+    assert call(LoadedWsgi(f"{__name__}:page")) == b"page"
+
+
+@pytest.mark.parametrize(
+    ("specification", "problem"),
+    [
+        ("no_such_module_here:app", "there is no module no_such_module_here"),
+        ("pulse.nowhere:app", "there is no module pulse.nowhere"),
+        ("pulse.clock:nothing", "pulse.clock has no nothing"),
+        ("config:/no/such/file.ini", "there is no file /no/such/file.ini"),
+    ],
+)
+def test_a_specification_that_leads_nowhere_says_where_it_ended(specification, problem):
+    with pytest.raises(ApplicationError, match="is no application") as caught:
+        load_application(specification)
+
+    assert problem in str(caught.value)
+    assert caught.value.specification == specification
+
+
+def test_a_module_that_misses_another_says_which(tmp_path, monkeypatch):
+    (tmp_path / "misses_another.py").write_text("import this_one_is_missing\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(ModuleNotFoundError, match="this_one_is_missing"):
+        load_application("misses_another:app")
+
+
+def test_an_application_is_loaded_from_an_ini_file(tmp_path, monkeypatch):
+    (tmp_path / "ini_site.py").write_text(
+        "def app_factory(conf):\n"
+        "    def app(environ, start_response):\n"
+        "        start_response('200 OK', [])\n"
+        "        return [b'from ini']\n"
+        "    return app\n"
+    )
+    (tmp_path / "site.ini").write_text("[app:main]\npaste.app_factory = ini_site:app_factory\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert call(LoadedWsgi(f"config:{tmp_path}/site.ini")) == b"from ini"
+    assert call(LoadedWsgi(f"config:{tmp_path}/site.ini#main")) == b"from ini"
+    del sys.modules["ini_site"]
+
+
+def test_whoever_loads_can_find_the_middlewares_that_were_built():
+    with collecting() as built:
+        inner = PulseMiddleware(page, start="manual")
+        outer = PulseMiddleware(inner, start="manual")
+    PulseMiddleware(page, start="manual")
+
+    assert built == [inner, outer]

@@ -1,0 +1,62 @@
+"""What the README says is so: its table, its ini files and its Python."""
+
+import configparser
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pulse.config import read_paste_config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of one language, without their indentation."""
+    found = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README)
+    return [re.sub("^    ", "", block, flags=re.MULTILINE) for block in found]
+
+
+def test_the_configuration_table_is_made_from_the_options():
+    options = runpy.run_path(str(ROOT / "docs" / "options.py"))
+
+    assert options["renewed"](README) == README, "run: python docs/options.py"
+
+
+@pytest.mark.parametrize("block", blocks("ini"))
+def test_the_ini_blocks_are_valid(block):
+    parser = configparser.RawConfigParser()
+    parser.read_string(block)
+    keys = dict(parser["filter:pulse"])
+    assert keys.pop("use") == "egg:pulse"
+
+    config = read_paste_config({}, keys)
+
+    assert config.tasks["cleanup"].path == "/sessions/cleanup"
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_the_python_blocks_run(block):
+    names: dict[str, object] = {}
+
+    exec(compile(block, "README.rst", "exec"), names)
+
+    assert callable(names.get("application") or names.get("cleanup"))
+
+
+def test_there_are_blocks_to_look_at():
+    assert (len(blocks("ini")), len(blocks("python"))) == (2, 2)
+
+
+def test_the_ini_of_the_example_is_valid():
+    parser = configparser.RawConfigParser()
+    parser.optionxform = str
+    parser.read(ROOT / "development.ini")
+    keys = dict(parser["filter:pulse"])
+    del keys["use"]
+
+    config = read_paste_config({}, keys)
+
+    assert list(config.tasks) == ["cleanup", "report", "feed", "digest"]

@@ -1,0 +1,334 @@
+"""The heart: claim, dispatch, finish, and what happens when one of them goes wrong."""
+
+import logging
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pulse.config import read_config
+from pulse.dispatch import Reply
+from pulse.errors import StoreUnavailableError
+from pulse.model import Fire, Outcome, Run
+from pulse.runner import Runner
+from pulse.runstores.memory import MemoryRunStore
+from pulse.schedule import schedule_of
+from pulse.testing import ManualClock
+
+NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
+
+
+class Bench:
+    """A runner of one every-minute task, whose endpoint is `self.endpoint`."""
+
+    def __init__(self, **task) -> None:
+        self.clock = ManualClock(NOON)
+        self.store = MemoryRunStore()
+        self.store.register(["a"], NOON)
+        self.records: list[Run] = []
+        self.reply = Reply(outcome=Outcome.SUCCESS, status=200, duration=0.5, body=b"ok")
+        self.during = lambda run, cancelled: None
+        tasks = read_config(tasks={"a": {"interval": 60, **task}}).tasks
+        self.runner = Runner(
+            tasks, {"a": schedule_of(tasks["a"])}, store=self.store, dispatch=self._dispatch, clock=self.clock,
+            owner="here:1", on_finished=self.records.append,
+        )  # fmt: skip
+
+    def _dispatch(self, task, run, cancelled) -> Reply:
+        self.during(run, cancelled)
+        return self.reply
+
+    def fire(self, minute: int = 1, **more) -> Fire:
+        due = NOON + timedelta(minutes=minute)
+        if self.clock.now() < due:
+            self.clock.advance(due - self.clock.now())
+        return Fire(task="a", due=due, **more)
+
+
+def test_a_won_fire_is_dispatched_and_recorded():
+    bench = Bench()
+
+    run = bench.runner.run(bench.fire())
+
+    assert (run.outcome, run.status, run.duration, run.body, run.owner) == (Outcome.SUCCESS, 200, 0.5, b"ok", "here:1")
+    assert (run.due, run.lateness) == (NOON + timedelta(minutes=1), timedelta(0))
+    assert bench.store.history("a") == [run] == bench.records
+    assert bench.store.running() == []
+
+
+def test_a_fire_that_somebody_has_taken_is_not_dispatched():
+    bench = Bench()
+    fire = bench.fire()
+    bench.runner.run(fire)
+    bench.during = lambda run, cancelled: pytest.fail("dispatched twice")
+
+    assert bench.runner.run(fire) is None
+
+
+def test_the_reply_of_a_failure_is_in_the_record_and_its_traceback_in_the_log(caplog):
+    bench = Bench()
+    bench.reply = Reply(outcome=Outcome.FAILED, reason="ValueError: x", errors=b"Trace", traceback="Traceback...\n")
+
+    run = bench.runner.run(bench.fire())
+
+    assert (run.outcome, run.reason, run.errors) == (Outcome.FAILED, "ValueError: x", b"Trace")
+    assert [record.pulse_event for record in caplog.records] == ["run_finished", "raised"]
+    assert "Traceback..." in caplog.text
+
+
+def test_what_a_claim_passed_over_is_counted_by_the_schedule():
+    bench = Bench()
+
+    bench.runner.run(bench.fire(5))
+
+    missed = bench.records[0]
+    assert (missed.outcome, missed.count) == (Outcome.MISSED, 4)
+    assert (missed.first_due, missed.due) == (NOON + timedelta(minutes=1), NOON + timedelta(minutes=4))
+
+
+def test_a_fire_that_comes_too_late_is_recorded_as_missed_and_not_dispatched():
+    bench = Bench()
+    fire = bench.fire(1, latest=NOON + timedelta(seconds=90))
+    bench.clock.advance(31)
+    bench.during = lambda run, cancelled: pytest.fail("dispatched too late")
+
+    run = bench.runner.run(fire)
+
+    assert run.outcome is Outcome.MISSED
+    assert bench.records == [run]
+
+
+def test_lateness_is_judged_again_after_a_claim_that_blocked():
+    bench = Bench()
+    claim = bench.store.claim
+
+    def slow_claim(*args, **kwargs):
+        claimed = claim(*args, **kwargs)
+        bench.clock.advance(300)
+        return claimed
+
+    bench.store.claim = slow_claim
+    bench.during = lambda run, cancelled: pytest.fail("dispatched too late")
+
+    run = bench.runner.run(bench.fire(1, latest=NOON + timedelta(seconds=90)))
+
+    assert (run.outcome, run.reason) == (Outcome.MISSED, "the claim came back too late")
+    assert bench.store.history("a") == [run]
+
+
+def test_leases_are_renewed_while_a_run_lasts():
+    bench = Bench()
+
+    def renew_for_an_hour(run, cancelled):
+        for _ in range(360):
+            bench.clock.advance(10)
+            bench.runner.renew()
+
+    bench.during = renew_for_an_hour
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
+
+
+def test_a_runner_that_lost_its_lease_records_nothing(caplog):
+    bench = Bench()
+    bench.during = lambda run, cancelled: bench.store.reap(NOON + timedelta(hours=1))
+
+    assert bench.runner.run(bench.fire()) is None
+
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.LOST]
+    assert [record.pulse_event for record in caplog.records] == ["lease_lost"]
+
+
+def test_renewing_records_the_lost_runs_of_others():
+    bench = Bench()
+    fire = bench.fire()
+    bench.store.claim(fire, owner="dead:2", now=fire.due, lease=timedelta(seconds=30), passed=lambda cursor: None)
+    bench.clock.advance(31)
+
+    bench.runner.renew()
+
+    assert [run.outcome for run in bench.records] == [Outcome.LOST]
+
+
+def test_a_run_that_does_not_come_back_by_its_deadline_is_given_up(caplog):
+    bench = Bench(timeout=10)
+    seen = []
+
+    def hang(run, cancelled):
+        bench.clock.advance(10)
+        assert bench.runner.give_up_overdue() == []
+        bench.clock.advance(0.4)
+        assert bench.runner.give_up_overdue() == []  # asked to stop, and given a moment
+        seen.append(cancelled.is_set())
+        bench.clock.advance(0.2)
+        seen.extend(bench.runner.give_up_overdue())
+
+    bench.during = hang
+
+    run = bench.runner.run(bench.fire())
+
+    assert seen[0] is True
+    assert seen[1].outcome is Outcome.TIMEOUT
+    assert seen[1].duration == pytest.approx(10.6)
+    assert run == seen[1]
+    assert bench.store.history("a") == [seen[1]]
+    assert "came_back" in [record.pulse_event for record in caplog.records]
+
+
+def test_a_task_without_a_timeout_is_never_given_up():
+    bench = Bench(timeout=0)
+
+    def hang(run, cancelled):
+        bench.clock.advance(10**7)
+        assert bench.runner.give_up_overdue() == []
+
+    bench.during = hang
+
+    bench.runner.run(bench.fire())
+
+
+def test_what_does_not_stop_at_the_end_is_recorded_as_abandoned():
+    bench = Bench()
+
+    def hang(run, cancelled):
+        bench.runner.cancel()
+        assert cancelled.is_set()
+        assert [one.outcome for one in bench.runner.abandon()] == [Outcome.ABANDONED]
+
+    bench.during = hang
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.ABANDONED
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.ABANDONED]
+
+
+def test_a_dismissed_fire_is_recorded_once():
+    bench = Bench()
+    fire = bench.fire()
+
+    assert bench.runner.dismiss(fire, Outcome.SKIPPED, "because").reason == "because"
+    assert bench.runner.dismiss(fire, Outcome.SKIPPED, "because") is None
+    assert len(bench.records) == 1
+
+
+def test_each_run_is_one_line_in_the_log(caplog):
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    fire = bench.fire()
+    bench.clock.advance(0.25)
+
+    run = bench.runner.run(fire)
+
+    assert caplog.messages == [
+        f"task=a run={run.id} trigger=schedule attempt=1 outcome=success status=200 duration=0.500 late=0.250 "
+        "due=2027-05-01T12:01:00+00:00 worker=here:1"
+    ]
+    assert caplog.records[0].pulse_outcome == "success"
+
+
+def test_a_missed_instant_is_a_warning_with_its_reason(caplog):
+    bench = Bench()
+    bench.runner.run(bench.fire(3))
+
+    assert caplog.records[0].levelno == logging.WARNING
+    assert "outcome=missed" in caplog.messages[0]
+    assert "count=2" in caplog.messages[0]
+    assert "reason=" in caplog.messages[0]
+
+
+class Flaky(MemoryRunStore):
+    """A store that does not answer while it is down."""
+
+    is_down = False
+
+    @contextmanager
+    def _step(self):
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        with super()._step():
+            yield
+
+
+@pytest.fixture
+def flaky():
+    bench = Bench()
+    bench.store = bench.runner._store = Flaky()
+    bench.store.register(["a"], NOON)
+    return bench
+
+
+def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
+    flaky.during = lambda run, cancelled: pytest.fail("dispatched unclaimed")
+    flaky.store.is_down = True
+
+    assert flaky.runner.run(flaky.fire()) is None
+
+    assert [record.pulse_event for record in caplog.records] == ["store_unavailable"]
+
+
+def test_an_outage_is_said_once_a_minute_and_when_it_is_over(flaky, caplog):
+    flaky.store.is_down = True
+    for minute in range(1, 4):
+        flaky.runner.run(flaky.fire(minute))
+        flaky.runner.renew()
+    flaky.store.is_down = False
+    flaky.runner.run(flaky.fire(4))
+
+    events = [record.pulse_event for record in caplog.records]
+    assert events.count("store_unavailable") == 3
+    assert events.count("store_back") == 1
+
+
+def test_instants_of_an_outage_are_recorded_as_missed_when_it_is_over(flaky):
+    flaky.store.is_down = True
+    flaky.runner.run(flaky.fire(1))
+    flaky.runner.run(flaky.fire(2))
+    flaky.store.is_down = False
+
+    flaky.runner.run(flaky.fire(3))
+
+    assert [(run.outcome, run.count) for run in flaky.records] == [(Outcome.MISSED, 2), (Outcome.SUCCESS, 1)]
+
+
+def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time(flaky):
+    asked = []
+    finish = flaky.store.finish
+    flaky.store.finish = lambda run: asked.append(run) or finish(run)
+
+    def hang(run, cancelled):
+        flaky.store.is_down = True
+        flaky.runner.abandon()
+
+    flaky.during = hang
+    for minute in (1, 2, 3):
+        flaky.store.is_down = False
+        flaky.runner.run(flaky.fire(minute))
+    flaky.runner.run(flaky.fire(4))
+
+    assert len(asked) <= 3
+
+
+def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
+    bench = Bench()
+    seen = []
+    bench.during = lambda run, cancelled: seen.append(cancelled.is_set())
+    bench.runner.cancel()
+
+    bench.runner.run(bench.fire())
+
+    assert seen == [True]
+
+
+def test_what_ended_during_an_outage_is_recorded_when_it_is_over(flaky):
+    def go_down(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = go_down
+    ended = flaky.runner.run(flaky.fire())
+    flaky.runner.renew()
+    assert flaky.records == []
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+
+    assert flaky.records == [ended] == flaky.store.history("a")
+    assert ended.outcome is Outcome.SUCCESS

@@ -1,0 +1,188 @@
+"""Due instants become fires: once each, in order, and never a flood."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pulse.config import read_config
+from pulse.errors import ClosedError
+from pulse.model import Fire, Trigger
+from pulse.schedule import schedule_of
+from pulse.scheduler import Scheduler
+from pulse.testing import ManualClock
+
+NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
+
+
+class Bench:
+    """A scheduler whose timer is the test."""
+
+    def __init__(self, start: datetime = NOON, cursor: datetime | None = None, **tasks) -> None:
+        self.clock = ManualClock(start)
+        self.fires: list[Fire] = []
+        self.keep: dict[str, int] = {}
+        known = read_config(tasks=tasks).tasks
+        self.scheduler = Scheduler(
+            known, {name: schedule_of(task) for name, task in known.items()}, submit=self._submit, clock=self.clock
+        )
+        self.scheduler.plan(dict.fromkeys(known, cursor or start))
+
+    def _submit(self, fires, keep) -> None:
+        self.fires.extend(fires)
+        self.keep[fires[0].task] = keep
+
+    def pass_time(self, seconds: float) -> list[tuple[str, int]]:
+        """Let time pass, ring once, and return what was newly fired: task, seconds after noon."""
+        self.clock.advance(seconds)
+        return self.ring()
+
+    def ring(self) -> list[tuple[str, int]]:
+        before = len(self.fires)
+        self.scheduler.ring()
+        return [(fire.task, round((fire.due - NOON).total_seconds())) for fire in self.fires[before:]]
+
+
+def test_nothing_is_fired_before_it_is_due():
+    bench = Bench(a={"interval": 60})
+
+    assert bench.ring() == []
+    assert bench.pass_time(59.9) == []
+    assert bench.pass_time(0.1) == [("a", 60)]
+    assert bench.ring() == []
+
+
+def test_an_interval_does_not_drift_with_late_rings():
+    bench = Bench(a={"interval": 10})
+
+    assert [bench.pass_time(13), bench.pass_time(8), bench.pass_time(9)] == [[("a", 10)], [("a", 20)], [("a", 30)]]
+
+
+def test_tasks_ring_independently():
+    bench = Bench(a={"interval": 10}, b={"interval": 15}, c={"cron": "*/1 * * * *"})
+
+    fired = [item for _ in range(60) for item in bench.pass_time(1)]
+
+    assert fired == [("a", 10), ("b", 15), ("a", 20), ("a", 30), ("b", 30), ("a", 40), ("b", 45), ("a", 50), ("a", 60),
+                     ("b", 60), ("c", 60)]  # fmt: skip
+
+
+def test_a_task_by_hand_never_rings():
+    bench = Bench(a={"cron": "@manually"})
+
+    assert bench.pass_time(10**8) == []
+    assert bench.scheduler.next_ring() is None
+
+
+def test_many_missed_instants_are_one_fire_for_the_last():
+    bench = Bench(a={"interval": 10})
+
+    assert bench.pass_time(3605) == [("a", 3600)]
+    assert bench.fires[0].trigger is Trigger.SCHEDULE
+    assert bench.pass_time(5) == [("a", 3610)]
+
+
+def test_a_sleep_of_years_costs_no_time():
+    bench = Bench(a={"interval": 0.1}, b={"cron": "* * * * * *", "coalesce": False})
+
+    fired = bench.pass_time(timedelta(days=3 * 366).total_seconds())
+
+    assert len(fired) == 11
+
+
+def test_without_coalesce_the_last_missed_instants_are_all_fired():
+    bench = Bench(a={"interval": 10, "coalesce": False, "catchup_limit": 3, "misfire_grace_time": "none"})
+
+    assert bench.pass_time(65) == [("a", 40), ("a", 50), ("a", 60)]
+    assert [fire.trigger for fire in bench.fires] == [Trigger.CATCHUP, Trigger.CATCHUP, Trigger.SCHEDULE]
+    assert bench.keep == {"a": 3}
+
+
+def test_what_became_due_since_the_cursor_is_fired_at_the_start():
+    bench = Bench(cursor=NOON - timedelta(seconds=25), a={"interval": 10})
+
+    assert bench.ring() == [("a", 0)]
+
+
+@pytest.mark.parametrize(
+    ("grace", "latest"), [("auto", 120), ("30s", 90), ("none", None)]
+)  # fmt: skip
+def test_a_fire_says_until_when_it_is_useful(grace, latest):
+    bench = Bench(a={"interval": 60, "misfire_grace_time": grace})
+
+    bench.pass_time(60)
+
+    assert bench.fires[0].latest == (None if latest is None else NOON + timedelta(seconds=latest))
+
+
+def test_jitter_delays_the_ring_and_not_the_due_instant():
+    bench = Bench(a={"interval": 60, "jitter": 50})
+
+    fired = [(second, due) for second in range(1, 601) for _, due in bench.pass_time(1)]
+
+    assert [due for _, due in fired] == [60 * minute for minute in range(1, len(fired) + 1)]
+    delays = [second - due for second, due in fired]
+    assert len(fired) >= 9
+    assert max(delays) <= 51
+    assert len(set(delays)) > 3
+
+
+def test_jitter_holds_for_late_rings_too():
+    bench = Bench(a={"interval": 60, "jitter": 59})
+
+    fired = bench.pass_time(600)
+
+    assert fired in ([("a", 600)], [("a", 540)])
+    assert bench.pass_time(59) == ([] if fired == [("a", 600)] else [("a", 600)])
+
+
+def test_the_wall_clock_stepping_ahead_gives_one_run():
+    bench = Bench(a={"interval": 10})
+
+    bench.clock.step(90)
+
+    assert bench.ring() == [("a", 90)]
+
+
+def test_the_wall_clock_stepping_back_gives_none_twice(caplog):
+    bench = Bench(a={"interval": 10})
+    bench.pass_time(20)
+
+    bench.clock.step(-15)
+
+    assert bench.ring() == []
+    assert [record.pulse_event for record in caplog.records] == ["clock_set_back"]
+    assert bench.pass_time(15) == []
+    assert bench.pass_time(10) == [("a", 30)]
+
+
+def test_a_task_that_cannot_be_submitted_silences_no_other(caplog):
+    bench = Bench(a={"interval": 10}, b={"interval": 10})
+    submit, bench.scheduler._submit = bench.scheduler._submit, lambda fires, keep: 1 / 0
+
+    bench.pass_time(10)
+    bench.scheduler._submit = submit
+
+    assert {record.pulse_event for record in caplog.records} == {"ring_failed"}
+    assert sorted(bench.pass_time(10)) == [("a", 20), ("b", 20)]
+    assert sorted(bench.pass_time(10)) == [("a", 30), ("b", 30)]
+
+
+def test_closed_workers_end_the_ring_in_silence(caplog):
+    bench = Bench(a={"interval": 10})
+
+    def closed(fires, keep):
+        raise ClosedError("closed")
+
+    bench.scheduler._submit = closed
+    bench.pass_time(10)
+
+    assert caplog.records == []
+
+
+def test_ten_thousand_tasks_are_planned_and_fired_once_each():
+    bench = Bench(**{f"t{number}": {"interval": 60} for number in range(10_000)})
+
+    fired = bench.pass_time(60)
+
+    assert len(fired) == len({task for task, _ in fired}) == 10_000
+    assert bench.scheduler.next_ring() == NOON + timedelta(seconds=120)
