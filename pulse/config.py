@@ -85,7 +85,7 @@ def read_paste_config(global_conf: Mapping[str, str] | None, local_conf: Mapping
     shared = {key: value for key, value in (global_conf or {}).items() if key.lower().startswith("pulse.")}
     settings = [Setting(key=key, value=value, where=ini.place(key)) for key, value in {**shared, **local_conf}.items()]
     config = _Reading(settings, {}, faults=ini.overridden()).config()
-    return replace(config, application=config.application or ini.application())
+    return replace(config, application=config.application or ini.application(), origin=ini.path)
 
 
 def option_key(task: str, name: str) -> str:

@@ -26,6 +26,13 @@ def short(owner: str) -> str:
     return owner.partition("/")[0]
 
 
+def this_place(scope: str) -> str:
+    """Where this process is, for tasks of *scope* (`Task.scope`); empty for the whole fleet."""
+    if scope == "process":
+        return this_instance()
+    return socket.gethostname() if scope == "host" else ""
+
+
 def is_gone(owner: str) -> bool:
     """Whether *owner* is certainly no more: it was here, and its pid is free or somebody else's."""
     known = _OWNER.fullmatch(owner)

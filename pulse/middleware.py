@@ -4,22 +4,26 @@ import atexit
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
 from pulse.clock import Clock, SystemClock
 from pulse.config import read_config, read_paste_config
 from pulse.dispatch import Dispatch, Dispatcher
-from pulse.errors import ConfigError, Fault, UnknownTaskError
+from pulse.errors import ConfigError, Fault, StoreUnavailableError, UnknownTaskError
+from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.guard import Guard
-from pulse.instance import this_instance
-from pulse.model import Config, Fire, Run, Task, Trigger
+from pulse.instance import this_instance, this_place
+from pulse.model import Config, Fire, Pause, Run, Task, Trigger, track_of
 from pulse.option import shown
-from pulse.runner import Runner
+from pulse.runner import RENEWALS, Runner
 from pulse.runstores import open_run_store
+from pulse.runstores.automatic import automatic_store
 from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler
@@ -40,6 +44,7 @@ class _Engine:
 
     workers: Workers
     scheduler: Scheduler
+    fleet: Fleet
 
 
 class PulseMiddleware:
@@ -94,7 +99,7 @@ class PulseMiddleware:
         self.config = config
         self._clock = clock or SystemClock()
         self._given_store = run_store
-        self.run_store = run_store or open_run_store(config.store, history=config.history)
+        self.run_store = run_store or _store_of(config, self._clock)
         self._schedules = {name: schedule_of(one) for name, one in config.tasks.items()}
         self._guard = Guard(config, clock=self._clock)
         # Worked out now: an application that cannot reach a child process must not start.
@@ -139,11 +144,16 @@ class PulseMiddleware:
         if self._given_store is None:
             self.run_store.close()
 
-    def run_now(self, name: str) -> Run | None:
+    def run_now(self, name: str, *, force: bool = False) -> Run | None:
         """Run the task *name* by hand, in this process, and wait for what becomes of it.
 
         It is an internal request like any other, with the trigger `manual`; it stands
-        beside the schedule, and does not start while the task is running.
+        beside the schedule, starts also when the task is paused, and does not start while
+        `max_instances` runs of the task are under way anywhere in the fleet.
+
+        Args:
+            name: Of the task.
+            force: Start whatever is running.
 
         Returns:
             The record, `SKIPPED` if the task was running; None if the run store did not
@@ -154,29 +164,63 @@ class PulseMiddleware:
             ClosedError: `close` was called meanwhile.
             StoreUnavailableError: the run store does not answer.
         """
-        if name not in self.config.tasks:
-            raise UnknownTaskError(name, self.config.tasks)
+        self._must_know(name)
         now = self._clock.now()
-        fire = Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex)
+        place = this_place(self.config.tasks[name].scope)
+        fire = Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force)
         engine = self._engine
         if engine is not None:
             return engine.workers.run_apart(fire).result()
-        workers = self._build_workers()
-        self.run_store.register([name], now)
+        workers = self._build_workers(self._clock)
+        self.run_store.register([fire.track], now)
         workers.start()
         try:
             return workers.run_apart(fire).result()
         finally:
             workers.close(0)
 
+    def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
+        """Run the task *name* by hand only, in the whole fleet, until `resume`.
+
+        Every instant that passes meanwhile is recorded as skipped, with *note*.
+
+        Args:
+            name: Of the task.
+            until: When it ends by itself, aware; None for never.
+            note: Why; shown wherever the task is.
+            by: Who pauses it.
+
+        Raises:
+            UnknownTaskError: (a LookupError) there is no such task.
+            StoreUnavailableError: the run store does not answer.
+        """
+        self._must_know(name)
+        self.run_store.pause(name, Pause(since=self._clock.now(), until=until, note=note, by=by))
+
+    def resume(self, name: str) -> bool:
+        """Run the task *name* by its schedule again, from now on; whether it was paused.
+
+        Raises:
+            UnknownTaskError: (a LookupError) there is no such task.
+            StoreUnavailableError: the run store does not answer.
+        """
+        self._must_know(name)
+        return self.run_store.resume(name)
+
+    def _must_know(self, name: str) -> None:
+        if name not in self.config.tasks:
+            raise UnknownTaskError(name, self.config.tasks)
+
     # What the start rule asks for
 
     def _ring(self, reason: str) -> None:
         if not (self.config.enabled and self.config.tasks):
             return  # PULSE_START and start() say when, not whether
-        engine = self._build_engine()
+        clock = FleetClock(self._clock)
+        engine = self._build_engine(clock)
         names = [name for name, task in self.config.tasks.items() if task.enabled]
-        engine.scheduler.plan(self.run_store.register(self.config.tasks, self._clock.now()))
+        engine.fleet.join(reason)
+        engine.scheduler.plan(self._cursors(clock.now()))
         try:
             engine.workers.start()
             engine.scheduler.start()
@@ -185,7 +229,8 @@ class PulseMiddleware:
             raise
         self._engine = engine
         _ringing.add(self)
-        log.info("ringing for %d tasks: %s", len(names), reason, extra={"pulse_event": "ringing"})
+        said = (len(names), self.run_store, reason)
+        log.info("ringing for %d tasks, claimed in %s: %s", *said, extra={"pulse_event": "ringing"})
         if not self.config.guard:
             log.warning(
                 "guard is off: whoever reaches this server can call the endpoints of the tasks "
@@ -200,6 +245,8 @@ class PulseMiddleware:
             return
         engine.scheduler.stop()
         waiting = engine.workers.close(self._seconds)
+        with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
+            engine.fleet.leave()
         log.info("silent; %d fires had not begun", waiting, extra={"pulse_event": "silent"})
 
     def _forget(self) -> None:
@@ -208,37 +255,71 @@ class PulseMiddleware:
         _ringing.discard(self)
         self.run_store.after_fork()
 
-    def _build_engine(self) -> _Engine:
-        workers = self._build_workers()
+    def _cursors(self, now: datetime) -> Mapping[str, datetime]:
+        """How far each task has got, where this process is."""
+        tracks = {name: track_of(name, place) for name, place in self._places().items()}
+        # A task of a place is known by its own name, too, since that is what people pause and purge.
+        cursors = self.run_store.register({*tracks, *tracks.values()}, now)
+        return {name: cursors[track] for name, track in tracks.items()}
+
+    def _places(self) -> Mapping[str, str]:
+        return {name: this_place(task.scope) for name, task in self.config.tasks.items()}
+
+    def _build_engine(self, clock: FleetClock) -> _Engine:
+        beat = self.config.lease / RENEWALS
+        fleet = Fleet(self.config, store=self.run_store, clock=clock, beat=beat, beside=partial(_digests_beside, self))
+        workers = self._build_workers(clock, fleet)
         scheduler = Scheduler(
             {name: task for name, task in self.config.tasks.items() if task.enabled},
             self._schedules,
             submit=lambda fires, keep: workers.submit(fires, keep=keep),
-            clock=self._clock,
+            clock=clock,
+            places=self._places(),
         )
-        return _Engine(workers, scheduler)
+        return _Engine(workers, scheduler, fleet)
 
-    def _build_workers(self) -> Workers:
+    def _build_workers(self, clock: Clock, fleet: Fleet | None = None) -> Workers:
         if self.config.mode != "processing":
-            dispatch = Dispatcher(self.app, self.config, clock=self._clock)
-            return ThreadWorkers(self._build_runner(dispatch), workers=self.config.workers, clock=self._clock)
-        children = Children(self._application, clock=self._clock)
+            dispatch = Dispatcher(self.app, self.config, clock=clock)
+            return ThreadWorkers(self._build_runner(dispatch, clock, fleet), workers=self.config.workers, clock=clock)
+        children = Children(self._application, clock=clock)
         # Children are killed when they are overdue; if one is even so not heard of, as when half
         # an answer is in its pipe, the thread that waits for it is given up like any other.
         grace = max((task.kill_grace for task in self.config.tasks.values()), default=timedelta(0))
-        runner = self._build_runner(children, patience=grace.total_seconds() + CHILD_PATIENCE)
-        return ProcessWorkers(runner, workers=self.config.workers, clock=self._clock, children=children)
+        runner = self._build_runner(children, clock, fleet, patience=grace.total_seconds() + CHILD_PATIENCE)
+        return ProcessWorkers(runner, workers=self.config.workers, clock=clock, children=children)
 
-    def _build_runner(self, dispatch: Dispatch, **more: Any) -> Runner:
+    def _build_runner(self, dispatch: Dispatch, clock: Clock, fleet: Fleet | None, **more: Any) -> Runner:
         return Runner(
             self.config.tasks,
             self._schedules,
             store=self.run_store,
             dispatch=dispatch,
-            clock=self._clock,
+            clock=clock,
             owner=this_instance(),
+            lease=self.config.lease,
+            fleet=fleet,
             **more,
         )
+
+
+def _digests_beside(own: PulseMiddleware) -> list[str]:
+    """Of the configurations by which other filters of this process ring."""
+    engines = [other._engine for other in list(_ringing) if other is not own]  # noqa: SLF001 - one of us
+    return [engine.fleet.digest for engine in engines if engine]
+
+
+def _store_of(config: Config, clock: Clock) -> RunStore:
+    """The run store that *config* asks for; nothing is opened.
+
+    Raises:
+        ConfigError: the library that it needs is not there.
+    """
+    address = automatic_store(config) if config.store == "auto" else config.store
+    try:
+        return open_run_store(address, name=config.name, history=config.history, clock=clock)
+    except ImportError as error:
+        raise ConfigError([Fault(key="pulse.config.store", shown=shown(config.store), problem=str(error))]) from error
 
 
 def _merged(task: object, tasks: object) -> Any:

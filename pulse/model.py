@@ -109,6 +109,24 @@ class Task:
     catchup_limit: int = option(
         10, reader.integer(1, 1000), "whole number", "The most missed instants that are run without `coalesce`."
     )
+    overlap: str = option(
+        "skip",
+        reader.choice("skip", "queue", "allow"),
+        "`skip`, `queue`, `allow`",
+        "What is due while `max_instances` runs are under way: is skipped, waits for its turn, or runs beside them.",
+    )
+    max_instances: int = option(
+        1, reader.integer(1, 1000), "whole number", "How many runs may be under way at once over the `scope`."
+    )
+    scope: str = option(
+        "fleet",
+        reader.choice("fleet", "host", "process"),
+        "`fleet`, `host`, `process`",
+        "Each instant is run once in the fleet, once on each host, or once in each process.",
+    )
+    recover: bool = option(
+        False, reader.boolean, "boolean", "Whether a run whose process died or froze is run again by another one."
+    )
 
     def __post_init__(self) -> None:
         faults = read_options(self)
@@ -152,6 +170,9 @@ TASK_NAME: Final = "want a task name of letters, digits, _ and - (no dots): puls
 
 def _aware(instant: datetime, zone: ZoneInfo) -> datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=zone)
+
+
+SHARED_STORES: Final = frozenset({"redis", "rediss", "unix", "postgres", "postgresql"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,11 +234,31 @@ class Config:
         "bytes, 0 to 1048576",
         "How much of a response and of `wsgi.errors` is kept with a run; 0 keeps nothing.",
     )
+    name: str = option(
+        "",
+        reader.name,
+        "text",
+        "The application's name in its store; the ini file and the context when not given. Required for Redis "
+        "and PostgreSQL.",
+    )
     store: str = option(
         "auto",
         reader.store,
-        "`auto`, `memory:`, `sqlite:<path>`",
-        "Where claims and runs are kept: in each process, or in a file that all processes of a host share.",
+        "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`",
+        "Where claims, runs and pauses are kept; `auto` is a file of this application that all processes of "
+        "the host share.",
+    )
+    lease: timedelta = option(
+        "30s",
+        reader.duration(1, timedelta(hours=1)),
+        "duration, 1s to 1h",
+        "How long the right to a run lasts unless it is renewed, which is done each third; then the run is lost.",
+    )
+    max_clock_skew: timedelta = option(
+        "5s",
+        reader.duration(0, timedelta(hours=1)),
+        "duration, 0s to 1h",
+        "How far the clock of a host may be from that of the store before the host runs nothing.",
     )
     application: str = option(
         "",
@@ -226,9 +267,14 @@ class Config:
         "Where a child process finds the application; the ini file itself when not given.",
     )
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    origin: str = ""  # the ini file that it was read from
 
     def __post_init__(self) -> None:
         faults = read_options(self)
+        if self.store.partition(":")[0] in SHARED_STORES and not self.name:
+            faults.append(
+                Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
+            )
         if self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
@@ -242,6 +288,8 @@ class Trigger(Enum):
     SCHEDULE = "schedule"
     CATCHUP = "catchup"
     MANUAL = "manual"
+    RETRY = "retry"
+    RECOVER = "recover"
 
 
 class Outcome(Enum):
@@ -254,7 +302,7 @@ class Outcome(Enum):
     ABANDONED = "abandoned"  # was asked to stop, did not, and was left behind
     LOST = "lost"  # its runner died, or froze for longer than its lease
     MISSED = "missed"  # nobody ran it in time
-    SKIPPED = "skipped"  # not run, because the task was still running
+    SKIPPED = "skipped"  # not run on purpose: the task was still running, or paused
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,6 +317,9 @@ class Fire:
             cursor, and its `due` is the instant of the call.
         run_id: Of the run that it becomes; for a planned instant it is the same in every
             process of the fleet, and for every attempt.
+        place: The host or process whose own instant this is; empty for one of the fleet.
+        attempt: 1, or which further attempt of the run this is; such a one waits in the store.
+        is_forced: A call by hand that observes no limits.
     """
 
     task: str
@@ -276,10 +327,23 @@ class Fire:
     latest: datetime | None = None
     trigger: Trigger = Trigger.SCHEDULE
     run_id: str = ""
+    place: str = ""
+    attempt: int = 1
+    is_forced: bool = False
 
     def __post_init__(self) -> None:
         if not self.run_id:
-            object.__setattr__(self, "run_id", uuid5(_RUNS, f"{self.task} {self.due.isoformat()}").hex)
+            object.__setattr__(self, "run_id", uuid5(_RUNS, f"{self.track} {self.due.isoformat()}").hex)
+
+    @property
+    def track(self) -> str:
+        """What has a cursor of its own in the store: the task, or the task at one place."""
+        return track_of(self.task, self.place)
+
+
+def track_of(task: str, place: str) -> str:
+    """The name of the cursor of *task* at *place*; a task's own name has no @."""
+    return f"{task}@{place}" if place else task
 
 
 _RUNS: Final = uuid5(NAMESPACE_URL, "urn:pulse:run")
@@ -307,6 +371,8 @@ class Run:
         errors: The first bytes that were written to `wsgi.errors`, and the traceback.
         first_due: Of a span, the first instant; else None.
         count: How many instants this record stands for.
+        place: `Fire.place`.
+        recovers: Whether it is run again when it is lost.
     """
 
     id: str
@@ -326,6 +392,18 @@ class Run:
     errors: bytes = b""
     first_due: datetime | None = None
     count: int = 1
+    place: str = ""
+    recovers: bool = False
+
+    @property
+    def track(self) -> str:
+        """`Fire.track`."""
+        return track_of(self.task, self.place)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether this is a further attempt that nobody has begun; its time comes at `expires`."""
+        return self.started is None and self.outcome is None
 
     @property
     def lateness(self) -> timedelta:
@@ -342,13 +420,39 @@ class Span:
     count: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a claim has to observe beside the schedule.
+
+    Attributes:
+        instances: How many runs of the task may be under way at once; None for any.
+        waits: At the limit the fire is to wait for its turn, and not to be skipped.
+        recovers: A lost run is to be run again.
+    """
+
+    instances: int | None = 1
+    waits: bool = False
+    recovers: bool = False
+
+    @classmethod
+    def of(cls, task: Task, fire: Fire) -> "Limits":
+        """What *task* says about the run of *fire*."""
+        return cls(
+            instances=None if task.overlap == "allow" or fire.is_forced else task.max_instances,
+            waits=task.overlap == "queue",
+            recovers=task.recover and fire.trigger is not Trigger.MANUAL,
+        )
+
+
 class Claim(Enum):
     """How a store answers the wish to run a fire."""
 
     WON = "won"  # it is yours: run it
     TAKEN = "taken"  # this instant, or a later one, has been claimed or recorded already
     BUSY = "busy"  # the task is still running: recorded as skipped
+    PAUSED = "paused"  # the task is paused: recorded as skipped
     STALE = "stale"  # its latest useful start has passed: recorded as missed
+    WAIT = "wait"  # not now, and not for ever: ask again; there is no record
     REFUSED = "refused"  # the store does not know the task, so it may have lost its memory
 
 
@@ -367,3 +471,50 @@ class Claimed:
     run: Run | None = None
     missed: Run | None = None
     lost: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pause:
+    """A task is not run by the schedule for a while; calls by hand go on.
+
+    Attributes:
+        since: When it was paused.
+        until: When it ends by itself; None for never.
+        note: Why.
+        by: Who did it.
+    """
+
+    since: datetime
+    until: datetime | None = None
+    note: str = ""
+    by: str = ""
+
+    def holds(self, now: datetime) -> bool:
+        """Whether it has not ended by itself."""
+        return self.until is None or now < self.until
+
+    @property
+    def reason(self) -> str:
+        """What the records of instants say that it took."""
+        return f"the task is paused: {self.note}" if self.note else "the task is paused"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """A process that rings, as it tells the others of its fleet.
+
+    Attributes:
+        owner: Its identity (`pulse.instance`).
+        started: When it began to ring.
+        seen: When it was last heard of.
+        digest: The fingerprint of its whole configuration.
+        server: What serves in it, or why it rings, in a few words.
+        version: Of Pulse.
+    """
+
+    owner: str
+    started: datetime
+    seen: datetime
+    digest: str
+    server: str = ""
+    version: str = ""

@@ -37,6 +37,9 @@ _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SPANS: Final = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER.pattern}){unit})?" for unit in _UNITS))
 _TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_STORE: Final = re.compile(
+    r"auto|memory:|sqlite:[^:\x00-\x1f][^\x00-\x1f]*|(rediss?|unix|postgres(ql)?)://[^\s\x00-\x1f]+"
+)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
@@ -321,11 +324,21 @@ def specification(value: object) -> str:
 
 
 def store(value: object) -> str:
-    """The address of a run store: `auto`, `memory:` or `sqlite:<path>`."""
+    """The address of a run store."""
     address = value.strip() if isinstance(value, str) else ""
-    if address in ("auto", "memory:") or re.fullmatch(r"sqlite:[^:\x00-\x1f][^\x00-\x1f]*", address):
+    if _STORE.fullmatch(address):
         return address
-    raise ValueError("want auto, memory: or sqlite:/path/to/file")
+    raise ValueError(
+        "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket "
+        "or postgresql://host/database"
+    )
+
+
+def name(value: object) -> str:
+    """What an application is called in its store."""
+    if not isinstance(value, str) or not re.fullmatch(r"[^\x00-\x1f\x7f{}]{0,200}", value.strip()):
+        raise ValueError("want a name of at most 200 characters, without line breaks and braces")
+    return value.strip()
 
 
 def method(value: object) -> str:

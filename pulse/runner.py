@@ -13,20 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from pulse.clock import Clock
 from pulse.dispatch import Dispatch, Reply
 from pulse.errors import StoreUnavailableError
+from pulse.fleet import Fleet
 from pulse.instance import short
-from pulse.model import Claim, Claimed, Fire, Outcome, Run, Span, Task
+from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Run, Span, Task, Trigger
 from pulse.outage import Outage
 from pulse.runstores.base import Passed, RunStore
 from pulse.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
-LEASE: Final = timedelta(seconds=30)
 RENEWALS: Final = 3  # a lease is renewed this often in its time, so that one late beat loses nothing
 # How long after its deadline a run is given up: a response that is still flowing is cut by
 # the dispatcher itself between two chunks, which keeps what was captured.
@@ -46,6 +46,14 @@ class _Active:
     given_up: Run | None = None  # the record, when it was made before the run came back
 
 
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """A fire that is to be asked for again."""
+
+    when: float  # monotonic seconds
+    fire: Fire
+
+
 class Runner:
     """Runs fires, one a call; safe to use from many threads at once."""
 
@@ -58,6 +66,8 @@ class Runner:
         dispatch: Dispatch,
         clock: Clock,
         owner: str,
+        lease: timedelta,
+        fleet: Fleet | None = None,
         patience: float = PATIENCE,
         on_finished: Callable[[Run], None] | None = None,
     ) -> None:
@@ -70,6 +80,8 @@ class Runner:
             dispatch: Performs the request of a run.
             clock: For the instants of records, and the deadlines.
             owner: The identity of this process in the store.
+            lease: How long the right to a run lasts unless it is renewed.
+            fleet: Tells which tasks this process has to leave to others; none if there are no others.
             patience: Seconds after its deadline at which a run is given up; PATIENCE before
                 that it is asked to stop.
             on_finished: Told of each record that this runner makes, in its thread.
@@ -80,21 +92,33 @@ class Runner:
         self._dispatch = dispatch
         self._clock = clock
         self._owner = owner
+        self._lease = lease
+        self._fleet = fleet
         self._patience = patience
         self._on_finished = on_finished or (lambda _: None)
         self._active: dict[str, _Active] = {}
+        self._later: dict[str, _Later] = {}  # by run
+        self._recovers = any(task.recover for task in tasks.values())
         self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
         self._outage = Outage(clock)
         self._is_ending = False
         self._lock = threading.Lock()
 
+    @property
+    def beat(self) -> float:
+        """Seconds from one call of `renew` to the next."""
+        return self._lease.total_seconds() / RENEWALS
+
     def run(self, fire: Fire) -> Run | None:
         """Bring *fire* from claim to record.
 
-        None if it, or its record, is somebody else's, or if the store did not answer: then
-        nothing runs, and the next claim that it answers records the instant as missed.
+        None if it, or its record, is somebody else's, or has to wait (`due_again`), or if the
+        store did not answer: then nothing runs, and the next claim that it answers records
+        the instant as missed.
         """
         task = self._tasks[fire.task]
+        if self._fleet and self._fleet.why_not(fire.task) and fire.trigger is not Trigger.MANUAL:
+            return None
         claimed = self._claim(fire)
         if claimed.answer is not Claim.WON or claimed.run is None:
             return claimed.run
@@ -109,7 +133,7 @@ class Runner:
         ).run
 
     def renew(self) -> None:
-        """Extend the leases of all runs of this process in one batch, and record the dead of others.
+        """Extend the leases of all runs of this process in one batch, and see to what others left.
 
         Records what ended while the store did not answer, too.
         """
@@ -117,12 +141,36 @@ class Runner:
         with self._lock:
             runs = [active.run for active in self._active.values()]
         with self._store_in_doubt("leases are not renewed"):
-            for run in self._store.renew(runs, now + LEASE):
+            for run in self._store.renew(runs, now + self._lease) if runs else ():
                 if run.id in self._active:  # not one that has ended meanwhile
                     self._lost(run)
             for run in self._store.reap(now):
                 self._record(run)
+            self._look_for_attempts(now)
+            if self._fleet:
+                self._fleet.beat()
         self.record_late()
+
+    def due_again(self) -> list[Fire]:
+        """The fires that had to wait, and whose time to be asked for again has come.
+
+        Further attempts of runs are among them, which any process of the fleet may begin.
+        """
+        if not self._later:
+            return []
+        now = self._clock.monotonic()
+        with self._lock:
+            due = [run_id for run_id, later in self._later.items() if later.when <= now]
+            return [self._later.pop(run_id).fire for run_id in due]
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether there is something for `due_again`."""
+        return bool(self._later)
+
+    def keeps(self, task: str) -> int:
+        """How many instants of *task* may wait for a free worker."""
+        return 1 if self._tasks[task].coalesce else self._tasks[task].catchup_limit
 
     def record_late(self) -> None:
         """Record what ended while the store did not answer, if it answers now."""
@@ -169,14 +217,39 @@ class Runner:
     # The steps of `run`
 
     def _claim(self, fire: Fire) -> Claimed:
+        task = self._tasks[fire.task]
+        terms: dict[str, Any] = {"owner": self._owner, "now": self._clock.now(), "lease": self._lease}
+        terms["limits"] = Limits.of(task, fire)
         with self._store_in_doubt("nothing is run unclaimed"):
-            claimed = self._noted(
-                self._store.claim(
-                    fire, owner=self._owner, now=self._clock.now(), lease=LEASE, passed=self._passed(fire)
-                )
-            )
+            if fire.attempt > 1:
+                return self._adopt(fire, terms)
+            claimed = self._noted(self._store.claim(fire, passed=self._passed(fire), **terms))
+            if claimed.answer is Claim.WAIT:
+                self._put_off(fire)
             return self._unless_late(fire, claimed)
         return Claimed(answer=Claim.REFUSED)
+
+    def _adopt(self, fire: Fire, terms: Mapping[str, Any]) -> Claimed:
+        """Begin a further attempt, if nobody else has, and if the task is not running now."""
+        waiting = Run(id=fire.run_id, task=fire.task, due=fire.due, attempt=fire.attempt, place=fire.place)
+        run = self._store.adopt(waiting, **terms)
+        return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
+
+    def _put_off(self, fire: Fire, seconds: float = 0.0) -> None:
+        """Have *fire* be asked for again; of a task that waits only the last one does."""
+        with self._lock:
+            for run_id, later in list(self._later.items()):
+                if later.fire.track == fire.track and later.fire.attempt == fire.attempt == 1:
+                    del self._later[run_id]
+            self._later[fire.run_id] = _Later(self._clock.monotonic() + seconds, fire)
+
+    def _look_for_attempts(self, now: datetime) -> None:
+        """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
+        if not self._recovers:
+            return
+        for run in self._store.waiting():
+            if run.task in self._tasks and run.expires and run.expires <= now and run.id not in self._active:
+                self._put_off(_attempt(run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
         """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
@@ -291,6 +364,11 @@ class Runner:
         _say(logging.WARNING, said, run, "lease_lost")
 
 
+def _attempt(run: Run) -> Fire:
+    """The fire of a further attempt that waits in the store."""
+    return Fire(task=run.task, due=run.due, trigger=run.trigger, run_id=run.id, place=run.place, attempt=run.attempt)
+
+
 _INSTANT: Final = timedelta(microseconds=1)
 _QUIET: Final = frozenset({Outcome.SUCCESS, Outcome.CANCELLED})
 
@@ -308,6 +386,8 @@ def _log_run(run: Run) -> None:
         line += f" duration={run.duration:.3f}"
     if run.started:
         line += f" late={run.lateness.total_seconds():.3f}"
+    if run.place:
+        line += f" place={short(run.place)}"
     if run.count > 1 and run.first_due:
         line += f" count={run.count} first={run.first_due.isoformat()}"
     line += f" due={run.due.isoformat()}"

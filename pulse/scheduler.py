@@ -58,6 +58,7 @@ class Scheduler:
         *,
         submit: Submit,
         clock: Clock,
+        places: Mapping[str, str] | None = None,
     ) -> None:
         """Wire a scheduler; `plan` fills it, and `start` makes its thread.
 
@@ -66,11 +67,13 @@ class Scheduler:
             schedules: Their schedules by name.
             submit: Takes the fires of a task, oldest first, and how many may wait.
             clock: For what counts as due; APScheduler itself sleeps by the system's clock.
+            places: `Fire.place` by task, of those that are not the fleet's.
         """
         self._tasks = tasks
         self._schedules = schedules
         self._submit = submit
         self._clock = clock
+        self._places = places or {}
         self._heap: list[_Planned] = []
         self._lock = threading.Lock()
         self._last_ring: datetime | None = None
@@ -91,7 +94,9 @@ class Scheduler:
         """Ring for everything that is planned, from now on."""
         timer = _Timer(timezone=UTC, daemon=True, logger=_timer_log)
         timer.add_executor(_Bell(self.ring))
-        timer.add_job(_rung_by_the_executor, _Head(self.next_ring), misfire_grace_time=None, coalesce=True, id="pulse")
+        timer.add_job(
+            _rung_by_the_executor, _Head(self._until_next_ring), misfire_grace_time=None, coalesce=True, id="pulse"
+        )
         timer.start()
         self._timer = timer
 
@@ -151,6 +156,7 @@ class Scheduler:
             due=due,
             latest=latest_start(task, due, self._schedules[task.name].next_due(due)),
             trigger=Trigger.SCHEDULE if is_last else Trigger.CATCHUP,
+            place=self._places.get(task.name, ""),
         )
 
     def _entry(self, task: Task, due: datetime) -> _Planned:
@@ -160,6 +166,11 @@ class Scheduler:
         return _Planned(when, task.name, due)
 
     # The heap
+
+    def _until_next_ring(self) -> timedelta | None:
+        """How long that is from now on: APScheduler's clock may be another one than the fleet's."""
+        ring = self.next_ring()
+        return None if ring is None else ring - self._clock.now()
 
     def _take(self, now: datetime) -> list[_Planned]:
         """Everything whose time has come, earliest first."""
@@ -197,15 +208,15 @@ class _Timer(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no t
 class _Head(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
     """The trigger of the one job: the time of the first entry of the heap."""
 
-    __slots__ = ("_next_ring",)
+    __slots__ = ("_until_next_ring",)
 
-    def __init__(self, next_ring: Callable[[], datetime | None]) -> None:
-        self._next_ring = next_ring
+    def __init__(self, until_next_ring: Callable[[], timedelta | None]) -> None:
+        self._until_next_ring = until_next_ring
 
     def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
         """Later than *now*, whatever the heap says, or APScheduler would ask for ever."""
-        ring = self._next_ring()
-        return max(min(ring or now + NAP, now + NAP), now + REST)
+        until = self._until_next_ring()
+        return now + max(NAP if until is None else min(until, NAP), REST)
 
 
 class _Bell(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types

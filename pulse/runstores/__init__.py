@@ -1,18 +1,40 @@
 """Where claims, runs and totals are kept; `open_run_store` finds the backend of an address."""
 
+from importlib import import_module
+from typing import Final
+
+from pulse.clock import Clock
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.sqlite import SqliteRunStore
 
+# Imported when an address asks for them: their libraries are extras.
+_SERVERS: Final = {
+    "redis": ("pulse.runstores.redis", "RedisRunStore"),
+    "rediss": ("pulse.runstores.redis", "RedisRunStore"),
+    "unix": ("pulse.runstores.redis", "RedisRunStore"),
+    "postgres": ("pulse.runstores.postgres", "PostgresRunStore"),
+    "postgresql": ("pulse.runstores.postgres", "PostgresRunStore"),
+}
 
-def open_run_store(address: str, *, history: int) -> RunStore:
+
+def open_run_store(address: str, *, name: str, history: int, clock: Clock) -> RunStore:
     """The run store at *address*; nothing is opened before it is first used.
 
     Args:
-        address: As `pulse.config.store` has it: `auto`, `memory:` or `sqlite:<path>`.
+        address: As `pulse.config.store` has it, but for `auto`.
+        name: What the application is called in a store that others share.
         history: How many finished records are kept a task.
+        clock: The clock of this host.
+
+    Raises:
+        ImportError: the library of the backend is not there; the message names the extra.
     """
     scheme, _, path = address.partition(":")
+    if scheme == "memory":
+        return MemoryRunStore(history=history)
     if scheme == "sqlite":
-        return SqliteRunStore(path, history=history)
-    return MemoryRunStore(history=history)
+        return SqliteRunStore(path, name=name, history=history, clock=clock)
+    module, backend = _SERVERS[scheme]
+    store: RunStore = getattr(import_module(module), backend)(address, name=name, history=history)
+    return store

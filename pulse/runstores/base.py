@@ -8,7 +8,12 @@ by a *lease* that its runner renews; a lease that ran out means that the runner 
 frozen, and the run is recorded as lost by whoever sees it first; on the same host a
 process that has ended is seen at once (`pulse.instance`).
 
-Every method is atomic and may be called from any thread. All instants are aware UTC.
+A store that lost what it knew must not give an instant out again. A task that it does not
+know is refused, and known from then on; and a store that was emptied, restored or replaced
+by another one has a later *birth*, and whatever was due before is recorded as missed.
+
+Every method is atomic and may be called from any thread; each raises StoreUnavailableError
+when the store does not answer in a few seconds. All instants are aware UTC.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from pulse.model import Claimed, Fire, Outcome, Run, Span
+from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Run, Span
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""
@@ -38,35 +43,37 @@ class Totals:
 
 
 class RunStore(ABC):
-    """Where claims, runs and totals are kept; see the module for the rules."""
+    """Where claims, runs, pauses and totals are kept; see the module for the rules."""
 
     @abstractmethod
-    def register(self, tasks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
-        """Make *tasks* known, and return the cursor of each.
+    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+        """Make *tracks* known (`Fire.track`, mostly the names of tasks); the cursor of each.
 
-        A task that the store does not know yet begins at *now*: nothing that was due
-        before is ever run, so a first start catches up nothing.
+        One that the store does not know yet begins at *now*: nothing that was due before
+        is ever run, so a first start catches up nothing.
         """
 
     @abstractmethod
     def claim(
-        self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limit: int | None = 1
+        self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:
         """Ask for the exclusive right to run *fire*.
 
         Args:
             fire: The planned run.
             owner: Who asks: the identity of this process.
-            now: The instant of the claim.
+            now: The instant of the claim, by the store's clock as far as it is known.
             lease: How long the right lasts unless it is renewed.
             passed: Tells which due instants lie between the cursor and the fire.
-            limit: How many runs of the task may be under way at once; None for any.
+            limits: What is to be observed beside the schedule.
 
         Returns:
-            `WON` with the run; `TAKEN` without a record, there is one already; `BUSY` or
-            `STALE` with the record that was made instead of a run; `REFUSED` if the task
-            is unknown: it is then registered from *now* on, and the fire is recorded as
-            missed, because a store that forgot a task cannot know who ran what.
+            `WON` with the run; `TAKEN` without a record, there is one already; `BUSY`,
+            `PAUSED` or `STALE` with the record that was made instead of a run; `WAIT` if
+            it is to be asked for again: the task is running and *limits* has it wait, or
+            it is not due yet by the clock of the store; `REFUSED` if the task is unknown:
+            it is then registered from *now* on, and the fire is recorded as missed,
+            because a store that forgot a task cannot know who ran what.
         """
 
     @abstractmethod
@@ -86,15 +93,32 @@ class RunStore(ABC):
         """
 
     @abstractmethod
-    def finish(self, run: Run) -> bool:
+    def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """Complete the record of a claimed run; False if it is not held any more.
 
         The store compares id and attempt: a runner that lost its lease changes nothing.
+
+        Args:
+            run: With its outcome.
+            again_at: When the same run is to be tried once more; it waits in the store
+                from then on, whatever becomes of this process.
         """
 
     @abstractmethod
     def reap(self, now: datetime) -> list[Run]:
-        """Record every run whose lease ended before *now*, or whose process has, as lost; these records."""
+        """Record every run whose lease ended before *now*, or whose process has, as lost; these records.
+
+        Those that recover wait for another attempt, as long as they have had fewer than
+        `RECOVERIES`: what kills each process that runs it is not tried for ever.
+        """
+
+    @abstractmethod
+    def waiting(self) -> list[Run]:
+        """The further attempts that nobody has begun, the earliest first; see `Run.is_waiting`."""
+
+    @abstractmethod
+    def adopt(self, run: Run, *, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run | None:
+        """Begin the further attempt *run*; None if it is somebody else's, or the task is running or paused."""
 
     @abstractmethod
     def running(self) -> list[Run]:
@@ -102,11 +126,66 @@ class RunStore(ABC):
 
     @abstractmethod
     def history(self, task: str, limit: int | None = None) -> list[Run]:
-        """The finished records of *task*, newest first; at most *limit*."""
+        """The finished records of *task*, newest first; at most *limit*.
+
+        Instants one after the other that nobody ran, all for the same reason, share one.
+        """
 
     @abstractmethod
     def totals(self, task: str) -> Totals:
         """What became of all instants of *task*, also of trimmed ones."""
+
+    # What people say about tasks
+
+    @abstractmethod
+    def pause(self, task: str, pause: Pause) -> None:
+        """Run *task* by hand only, in the whole fleet; takes the place of an earlier pause."""
+
+    @abstractmethod
+    def resume(self, task: str) -> bool:
+        """End the pause of *task*; whether there was one. What was due meanwhile stays unrun."""
+
+    @abstractmethod
+    def pauses(self) -> Mapping[str, Pause]:
+        """The pauses by task, also those that have ended by themselves and were not noticed yet."""
+
+    @abstractmethod
+    def purge(self, keep: Iterable[str]) -> list[str]:
+        """Forget every task but *keep*; the names of those that were known."""
+
+    # Who is there
+
+    @abstractmethod
+    def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
+        """Note that *instance* rings, as of its `seen`.
+
+        Args:
+            instance: This process.
+            fingerprints: Of its tasks by name, for `fingerprints`.
+            alive: For how long after it was seen an instance counts as alive.
+
+        Returns:
+            The digests of the configurations of all instances that are alive, and when
+            each of them was first seen.
+        """
+
+    @abstractmethod
+    def fingerprints(self, digest: str) -> Mapping[str, str]:
+        """The tasks of a configuration that was seen, and their fingerprints; empty if it was not."""
+
+    @abstractmethod
+    def leave(self, owner: str) -> None:
+        """Note that *owner* rings no more."""
+
+    @abstractmethod
+    def instances(self) -> list[Instance]:
+        """The instances that were seen and have not left, the last seen first."""
+
+    # The store itself
+
+    def now(self) -> datetime | None:
+        """The store's own clock; None if it is that of this host."""
+        return None
 
     @abstractmethod
     def after_fork(self) -> None:

@@ -8,62 +8,70 @@ decided here.
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from pulse.instance import is_gone
-from pulse.model import Claim, Claimed, Fire, Outcome, Run, Trigger
+from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runstores.base import Passed, RunStore
+
+RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore.reap`
+
+FORGOTTEN: Final = "the run store did not know the task"
+REBORN: Final = "it was due before the run store lost what it knew"
+RUNNING: Final = "the task is still running"
+PASSED_OVER: Final = "nobody ran it before the next one was due"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a store knows of a track: how far it has got, and whether its task is paused."""
+
+    cursor: datetime
+    pause: Pause | None = None
 
 
 class LedgerStore(RunStore):
     """A `RunStore` over the primitives below, which are only called within `_step`."""
 
-    def register(self, tasks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
         """See `RunStore.register`."""
         with self._step():
-            return {task: self._known(task, now) for task in tasks}
+            return {track: self._known(track, now) for track in sorted(tracks)}
 
     def claim(
-        self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limit: int | None = 1
+        self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:
         """See `RunStore.claim`."""
-        with self._step():
-            answer = self._judge(fire)
-            if answer is not Claim.WON:
-                return self._refused(fire, answer, now)
+        with self._step(fire.task):
+            judged = self._judge(fire, now, passed)
+            if judged is not None:
+                return judged
             if fire.latest and now > fire.latest:
                 return self._dismiss(fire, Claim.STALE, Outcome.MISSED, _late(fire, now), now, passed)
-            held = self._held(fire.task)
+            held = self._held(fire.track)
             lost = tuple(self._reap(held, now))
-            if limit is not None and len(held) - len(lost) >= limit:
-                busy = self._dismiss(fire, Claim.BUSY, Outcome.SKIPPED, "the task is still running", now, passed)
-                return replace(busy, lost=lost)
+            if limits.instances is not None and _count_running(held) - len(lost) >= limits.instances:
+                return replace(self._busy(fire, limits, now, passed), lost=lost)
+            self._drop_retries(held)
             missed = self._pass_over(fire, now, passed)
-            run = Run(
-                id=fire.run_id,
-                task=fire.task,
-                due=fire.due,
-                trigger=fire.trigger,
-                owner=owner,
-                started=now,
-                expires=now + lease,
-            )
+            run = won(fire, owner, now, lease, limits)
             self._hold(run)
             return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
-        with self._step():
-            answer = self._judge(fire)
-            if answer is not Claim.WON:
-                return self._refused(fire, answer, now)
-            return self._dismiss(fire, Claim.STALE, outcome, reason, now, passed)
+        with self._step(fire.task):
+            judged = self._judge(fire, now, passed)
+            return judged or self._dismiss(fire, Claim.STALE, outcome, reason, now, passed)
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`."""
-        lost = []
-        with self._step():
+        runs, lost = list(runs), []
+        if not runs:
+            return []
+        with self._step(*(run.task for run in runs)):
             for run in runs:
                 held = self._find(run)
                 if held:
@@ -72,42 +80,75 @@ class LedgerStore(RunStore):
                     lost.append(run)
         return lost
 
-    def finish(self, run: Run) -> bool:
+    def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
-        with self._step():
+        with self._step(run.task):
             if not self._find(run):
                 return False
             self._release(run)
             self._append(run)
+            if again_at is not None:
+                self._hold(another_attempt(run, Trigger.RETRY, again_at))
             return True
 
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
         with self._step():
-            return self._reap(self._held(None), now)
+            suspects = {run.task for run in self._held(None) if run.started and why_lost(run, now)}
+        if not suspects:
+            return []
+        with self._step(*suspects):
+            return self._reap((run for run in self._held(None) if run.task in suspects), now)
+
+    def waiting(self) -> list[Run]:
+        """See `RunStore.waiting`."""
+        with self._step():
+            return sorted((run for run in self._held(None) if run.is_waiting), key=lambda run: run.expires or run.due)
+
+    def adopt(self, run: Run, *, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run | None:
+        """See `RunStore.adopt`."""
+        with self._step(run.task):
+            standing = self._standing(run.track, run.task)
+            held = self._find(run)
+            if held is None or not held.is_waiting or standing is None:
+                return None
+            if standing.pause and standing.pause.holds(now):
+                return None
+            if limits.instances is not None and _count_running(self._held(run.track)) >= limits.instances:
+                return None
+            begun = replace(held, owner=owner, started=now, expires=now + lease)
+            self._hold(begun)
+            return begun
 
     def running(self) -> list[Run]:
         """See `RunStore.running`."""
         with self._step():
-            return sorted(self._held(None), key=lambda run: run.started or run.due)
+            return sorted((run for run in self._held(None) if run.started), key=lambda run: run.started or run.due)
 
     # What a backend provides
 
     @abstractmethod
-    def _step(self) -> AbstractContextManager[object]:
-        """One atomic step: all of it happens, or nothing, and no other step in between."""
+    def _step(self, *tasks: str) -> AbstractContextManager[object]:
+        """One atomic step: all of it happens, or nothing, and no other step of *tasks* in between.
+
+        Without tasks it only reads, or makes tracks known.
+        """
 
     @abstractmethod
-    def _cursor(self, task: str) -> datetime | None:
-        """The cursor of *task*; None if it is not known."""
+    def _standing(self, track: str, task: str) -> Standing | None:
+        """What is known of *track*, and of its *task*; None if it is not known."""
 
     @abstractmethod
-    def _move_cursor(self, task: str, to: datetime) -> None:
-        """Set the cursor, making the task known if it is not."""
+    def _born(self) -> datetime | None:
+        """The birth of what the store knows; None if that never was another."""
 
     @abstractmethod
-    def _held(self, task: str | None) -> list[Run]:
-        """The claimed and unfinished runs of *task*, or of all."""
+    def _move_cursor(self, track: str, to: datetime) -> None:
+        """Move the cursor forward, and never back, making the track known if it is not."""
+
+    @abstractmethod
+    def _held(self, track: str | None) -> list[Run]:
+        """The claimed and unfinished runs of *track*, or of all, and those that wait."""
 
     @abstractmethod
     def _find(self, run: Run) -> Run | None:
@@ -125,82 +166,138 @@ class LedgerStore(RunStore):
     def _append(self, run: Run) -> None:
         """Add a finished record to the history and to the totals, and trim the history."""
 
+    @abstractmethod
+    def _newest(self, task: str) -> Run | None:
+        """The record of *task* that was appended last."""
+
+    @abstractmethod
+    def _extend(self, newest: Run, record: Run) -> None:
+        """Put *newest* in place of the record that was appended last, and add *record* to the totals."""
+
     # The rules
 
-    def _known(self, task: str, now: datetime) -> datetime:
-        cursor = self._cursor(task)
-        if cursor is None:
-            cursor = now
-            self._move_cursor(task, cursor)
-        return cursor
+    def _known(self, track: str, now: datetime) -> datetime:
+        standing = self._standing(track, track)
+        if standing is not None:
+            return standing.cursor
+        self._move_cursor(track, now)
+        standing = self._standing(track, track)  # another process may have made it known meanwhile
+        return standing.cursor if standing else now
 
-    def _judge(self, fire: Fire) -> Claim:
-        """Whether *fire* can be had at all: `WON`, `TAKEN` or `REFUSED`."""
-        cursor = self._cursor(fire.task)
-        if cursor is None:
-            return Claim.REFUSED
-        # A call by hand stands beside the schedule.
-        return Claim.TAKEN if fire.due <= cursor and fire.trigger is not Trigger.MANUAL else Claim.WON
+    def _judge(self, fire: Fire, now: datetime, passed: Passed) -> Claimed | None:
+        """The answer to whoever cannot have *fire* at all; None if it is to be had."""
+        standing = self._standing(fire.track, fire.task)
+        if standing is None:
+            return self._refuse(fire, now)
+        if fire.trigger is Trigger.MANUAL:
+            return None  # a call by hand stands beside the schedule
+        if fire.due <= standing.cursor:
+            return Claimed(answer=Claim.TAKEN)
+        born = self._born()
+        if born is not None and fire.due <= born:
+            return self._dismiss(fire, Claim.STALE, Outcome.MISSED, REBORN, now, passed)
+        if standing.pause and standing.pause.holds(now):
+            return self._dismiss(fire, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason, now, passed)
+        return None
 
-    def _refused(self, fire: Fire, answer: Claim, now: datetime) -> Claimed:
-        if answer is Claim.TAKEN:
-            return Claimed(answer=answer)
-        self._known(fire.task, now)
-        record = _unclaimed(fire, Outcome.MISSED, "the run store did not know the task", now)
-        self._append(record)
-        return Claimed(answer=answer, run=record)
+    def _refuse(self, fire: Fire, now: datetime) -> Claimed:
+        self._known(fire.track, now)
+        record = unclaimed(fire, Outcome.MISSED, FORGOTTEN, now)
+        self._note(record)
+        return Claimed(answer=Claim.REFUSED, run=record)
+
+    def _busy(self, fire: Fire, limits: Limits, now: datetime, passed: Passed) -> Claimed:
+        if limits.waits and fire.trigger is not Trigger.MANUAL:
+            return Claimed(answer=Claim.WAIT)
+        return self._dismiss(fire, Claim.BUSY, Outcome.SKIPPED, RUNNING, now, passed)
 
     def _dismiss(
         self, fire: Fire, answer: Claim, outcome: Outcome, reason: str, now: datetime, passed: Passed
     ) -> Claimed:
         missed = self._pass_over(fire, now, passed)
-        record = _unclaimed(fire, outcome, reason, now)
-        self._append(record)
+        record = unclaimed(fire, outcome, reason, now)
+        self._note(record)
         return Claimed(answer=answer, run=record, missed=missed)
 
     def _pass_over(self, fire: Fire, now: datetime, passed: Passed) -> Run | None:
         """Move the cursor to *fire*; the record of what lies between, if anything does."""
-        cursor = self._cursor(fire.task)
-        if cursor is None or fire.trigger is Trigger.MANUAL:
+        standing = self._standing(fire.track, fire.task)
+        if standing is None or fire.trigger is Trigger.MANUAL:
             return None
-        span = passed(cursor)
-        self._move_cursor(fire.task, fire.due)
+        span = passed(standing.cursor)
+        self._move_cursor(fire.track, fire.due)
         if span is None:
             return None
-        first = Fire(task=fire.task, due=span.first)
+        first = Fire(task=fire.task, due=span.first, place=fire.place)
         record = replace(
-            _unclaimed(first, Outcome.MISSED, "nobody ran it before the next one was due", now),
-            due=span.last,
-            first_due=span.first,
-            count=span.count,
+            unclaimed(first, Outcome.MISSED, PASSED_OVER, now), due=span.last, first_due=span.first, count=span.count
         )
-        self._append(record)
+        self._note(record)
         return record
+
+    def _note(self, record: Run) -> None:
+        """Keep the record of instants that nobody ran.
+
+        A task that is paused for a day, or that hangs, would otherwise push the records of
+        all its runs out of a history that is bounded.
+        """
+        newest = self._newest(record.task)
+        if newest is not None and is_continued_by(newest, record):
+            self._extend(joined(newest, record), record)
+        else:
+            self._append(record)
 
     def _reap(self, held: Iterable[Run], now: datetime) -> list[Run]:
         """Record those of *held* whose lease has ended, or whose process has, as lost."""
         lost = [
             replace(run, finished=now, outcome=Outcome.LOST, reason=reason)
             for run in held
-            if (reason := _why_lost(run, now))
+            if run.started and (reason := why_lost(run, now))
         ]
         for run in lost:
             self._release(run)
             self._append(run)
+            if run.recovers and run.attempt < RECOVERIES:
+                self._hold(another_attempt(run, Trigger.RECOVER, now))
         return lost
 
-
-def _why_lost(run: Run, now: datetime) -> str:
-    if run.expires and run.expires < now:
-        return "its lease was not renewed"
-    return "its process has ended" if is_gone(run.owner) else ""
-
-
-def _late(fire: Fire, now: datetime) -> str:
-    return f"{(now - fire.due).total_seconds():.1f} s late, later than its grace allows"
+    def _drop_retries(self, held: Iterable[Run]) -> None:
+        """A retry that has not begun by the next instant is not tried any more; its failure is on record."""
+        for run in held:
+            if run.is_waiting and run.trigger is Trigger.RETRY:
+                self._release(run)
 
 
-def _unclaimed(fire: Fire, outcome: Outcome, reason: str, now: datetime) -> Run:
+def won(fire: Fire, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run:
+    """The run that *fire* becomes when it is claimed."""
+    return Run(
+        id=fire.run_id,
+        task=fire.task,
+        due=fire.due,
+        trigger=fire.trigger,
+        owner=owner,
+        started=now,
+        expires=now + lease,
+        place=fire.place,
+        recovers=limits.recovers,
+    )
+
+
+def another_attempt(run: Run, trigger: Trigger, at: datetime) -> Run:
+    """The next attempt of *run*, which waits until *at* for somebody to begin it."""
+    return Run(
+        id=run.id,
+        task=run.task,
+        due=run.due,
+        trigger=trigger,
+        attempt=run.attempt + 1,
+        expires=at,
+        place=run.place,
+        recovers=run.recovers,
+    )
+
+
+def unclaimed(fire: Fire, outcome: Outcome, reason: str, now: datetime) -> Run:
     """A finished record of a fire that nobody ran."""
     return Run(
         id=fire.run_id,
@@ -210,4 +307,42 @@ def _unclaimed(fire: Fire, outcome: Outcome, reason: str, now: datetime) -> Run:
         finished=now,
         outcome=outcome,
         reason=reason,
+        place=fire.place,
     )
+
+
+def is_continued_by(newest: Run, record: Run) -> bool:
+    """Whether *record* says of the next instants what *newest* says of the ones before."""
+    said = (newest.outcome, newest.reason, newest.trigger, newest.place)
+    return (
+        newest.started is None
+        and said == (record.outcome, record.reason, record.trigger, record.place)
+        and record.trigger is not Trigger.MANUAL
+        and newest.due < (record.first_due or record.due)
+    )
+
+
+def joined(newest: Run, record: Run) -> Run:
+    """One record for both."""
+    return replace(
+        newest,
+        first_due=newest.first_due or newest.due,
+        due=record.due,
+        finished=record.finished,
+        count=newest.count + record.count,
+    )
+
+
+def why_lost(run: Run, now: datetime) -> str:
+    """Why the runner of *run* is dead or frozen; empty if it may be alive."""
+    if run.expires and run.expires < now:
+        return "its lease was not renewed"
+    return "its process has ended" if is_gone(run.owner) else ""
+
+
+def _count_running(held: Iterable[Run]) -> int:
+    return sum(run.started is not None for run in held)
+
+
+def _late(fire: Fire, now: datetime) -> str:
+    return f"{(now - fire.due).total_seconds():.1f} s late, later than its grace allows"

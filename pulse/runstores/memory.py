@@ -2,21 +2,20 @@
 
 import threading
 from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from pulse.model import Outcome, Run
+from pulse.model import Instance, Outcome, Pause, Run
 from pulse.runstores.base import Totals
-from pulse.runstores.ledger import LedgerStore
+from pulse.runstores.ledger import LedgerStore, Standing
 
 
 @dataclass(kw_only=True, slots=True)
 class _Account:
     """All that is kept of one task; guarded by the store's lock."""
 
-    cursor: datetime
     history: deque[Run]
-    held: dict[str, Run] = field(default_factory=dict)
     counts: Counter[Outcome] = field(default_factory=Counter)
     last_finished: datetime | None = None
     last_success: datetime | None = None
@@ -28,8 +27,7 @@ class MemoryRunStore(LedgerStore):
     def __init__(self, *, history: int = 50) -> None:
         """*history*: how many finished records are kept a task."""
         self._history = history
-        self._accounts: dict[str, _Account] = {}
-        self._lock = threading.Lock()
+        self._forget()
 
     def history(self, task: str, limit: int | None = None) -> list[Run]:
         """See `RunStore.history`."""
@@ -47,52 +45,131 @@ class MemoryRunStore(LedgerStore):
                 counts=dict(account.counts), last_finished=account.last_finished, last_success=account.last_success
             )
 
+    def pause(self, task: str, pause: Pause) -> None:
+        """See `RunStore.pause`."""
+        with self._lock:
+            self._pauses[task] = pause
+
+    def resume(self, task: str) -> bool:
+        """See `RunStore.resume`."""
+        with self._lock:
+            return self._pauses.pop(task, None) is not None
+
+    def pauses(self) -> Mapping[str, Pause]:
+        """See `RunStore.pauses`."""
+        with self._lock:
+            return dict(self._pauses)
+
+    def purge(self, keep: Iterable[str]) -> list[str]:
+        """See `RunStore.purge`."""
+        with self._lock:
+            gone = {_task_of(track) for track in self._cursors} - set(keep)
+            for track in [track for track in self._cursors if _task_of(track) in gone]:
+                del self._cursors[track]
+                for run_id in self._by_track.pop(track, {}):
+                    del self._by_id[run_id]
+            for task in gone:
+                self._accounts.pop(task, None)
+                self._pauses.pop(task, None)
+        return sorted(gone)
+
+    def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
+        """See `RunStore.beat`."""
+        with self._lock:
+            self._instances[instance.owner] = instance
+            self._configurations.setdefault(instance.digest, (instance.seen, dict(fingerprints)))
+            living = {one.digest for one in self._instances.values() if one.seen + alive > instance.seen}
+            return {digest: self._configurations[digest][0] for digest in living}
+
+    def fingerprints(self, digest: str) -> Mapping[str, str]:
+        """See `RunStore.fingerprints`."""
+        with self._lock:
+            return dict(self._configurations[digest][1]) if digest in self._configurations else {}
+
+    def leave(self, owner: str) -> None:
+        """See `RunStore.leave`."""
+        with self._lock:
+            self._instances.pop(owner, None)
+
+    def instances(self) -> list[Instance]:
+        """See `RunStore.instances`."""
+        with self._lock:
+            return sorted(self._instances.values(), key=lambda one: one.seen, reverse=True)
+
     def after_fork(self) -> None:
         """Begin anew: what the parent knows goes on in the parent."""
-        self._accounts = {}
-        self._lock = threading.Lock()
+        self._forget()
 
     def close(self) -> None:
         """Nothing is held open; what was kept can still be read."""
 
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._cursors: dict[str, datetime] = {}
+        self._by_id: dict[str, Run] = {}
+        self._by_track: dict[str, dict[str, Run]] = {}
+        self._accounts: dict[str, _Account] = {}
+        self._pauses: dict[str, Pause] = {}
+        self._instances: dict[str, Instance] = {}
+        self._configurations: dict[str, tuple[datetime, dict[str, str]]] = {}
+
     # The primitives of LedgerStore
 
-    def _step(self) -> threading.Lock:
+    def _step(self, *_tasks: str) -> threading.Lock:
         return self._lock
 
-    def _cursor(self, task: str) -> datetime | None:
-        account = self._accounts.get(task)
-        return account.cursor if account else None
+    def _standing(self, track: str, task: str) -> Standing | None:
+        cursor = self._cursors.get(track)
+        return None if cursor is None else Standing(cursor, self._pauses.get(task))
 
-    def _move_cursor(self, task: str, to: datetime) -> None:
-        account = self._accounts.get(task)
-        if account:
-            account.cursor = to
-        else:
-            self._accounts[task] = _Account(cursor=to, history=deque(maxlen=self._history))
+    def _born(self) -> None:
+        return None
 
-    def _held(self, task: str | None) -> list[Run]:
-        if task is not None:
-            return list(self._accounts[task].held.values())
-        return [run for account in self._accounts.values() for run in account.held.values()]
+    def _move_cursor(self, track: str, to: datetime) -> None:
+        self._cursors[track] = max(to, self._cursors.get(track, to))
+
+    def _held(self, track: str | None) -> list[Run]:
+        return list((self._by_id if track is None else self._by_track.get(track, {})).values())
 
     def _find(self, run: Run) -> Run | None:
-        account = self._accounts.get(run.task)
-        held = account.held.get(run.id) if account else None
+        held = self._by_id.get(run.id)
         return held if held and held.attempt == run.attempt else None
 
     def _hold(self, run: Run) -> None:
-        self._accounts[run.task].held[run.id] = run
+        self._by_id[run.id] = run
+        self._by_track.setdefault(run.track, {})[run.id] = run
 
     def _release(self, run: Run) -> None:
-        del self._accounts[run.task].held[run.id]
+        del self._by_id[run.id]
+        del self._by_track[run.track][run.id]
 
     def _append(self, run: Run) -> None:
+        self._account(run.task).history.appendleft(run)
+        self._count(run)
+
+    def _newest(self, task: str) -> Run | None:
+        account = self._accounts.get(task)
+        return account.history[0] if account and account.history else None
+
+    def _extend(self, newest: Run, record: Run) -> None:
+        self._account(record.task).history[0] = newest
+        self._count(record)
+
+    def _account(self, task: str) -> _Account:
+        account = self._accounts.get(task)
+        if account is None:
+            account = self._accounts[task] = _Account(history=deque(maxlen=self._history))
+        return account
+
+    def _count(self, run: Run) -> None:
         assert run.outcome is not None
-        account = self._accounts[run.task]
-        account.history.appendleft(run)
+        account = self._account(run.task)
         account.counts[run.outcome] += run.count
         if run.started:
             account.last_finished = run.finished
         if run.outcome is Outcome.SUCCESS:
             account.last_success = run.finished
+
+
+def _task_of(track: str) -> str:
+    return track.partition("@")[0]

@@ -10,116 +10,49 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
-from pulse.model import Outcome, Run, Trigger
-from pulse.runstores.base import Totals
-from pulse.runstores.ledger import LedgerStore
-from pulse.zone import EPOCH
+from pulse.runstores.sql import TABLES, SqlStore, instant_of, number_of
 
-MICROSECOND: Final = timedelta(microseconds=1)
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
-TRIM_EVERY: Final = 16  # records of a task from one look at the length of its history to the next
-VERSION: Final = 1
 
-# Instants are microseconds since 1970. A run without an outcome is held.
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS tasks (
-    name TEXT PRIMARY KEY,
-    cursor INTEGER NOT NULL,
-    appended INTEGER NOT NULL DEFAULT 0,
-    last_finished INTEGER,
-    last_success INTEGER
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS totals (
-    task TEXT NOT NULL,
-    outcome TEXT NOT NULL,
-    count INTEGER NOT NULL,
-    PRIMARY KEY (task, outcome)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS held (
-    id TEXT PRIMARY KEY,
-    task TEXT NOT NULL,
-    due INTEGER NOT NULL,
-    trigger TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    started INTEGER NOT NULL,
-    expires INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS held_by_task ON held (task);
-CREATE TABLE IF NOT EXISTS records (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL,
-    task TEXT NOT NULL,
-    due INTEGER NOT NULL,
-    trigger TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    started INTEGER,
-    expires INTEGER,
-    finished INTEGER,
-    outcome TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    status INTEGER,
-    duration REAL,
-    body BLOB NOT NULL,
-    errors BLOB NOT NULL,
-    first_due INTEGER,
-    count INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS records_by_task ON records (task, number);
+_SCHEMA: Final = (
+    TABLES.format(counter="INTEGER PRIMARY KEY AUTOINCREMENT", bytes="BLOB", keyed=" WITHOUT ROWID")
+    + """
+CREATE TABLE birth (device INTEGER NOT NULL, inode INTEGER NOT NULL, born BIGINT);
 """
+)
+# What brings a file from the version of its place here to the next one; never changed once released.
+_UPGRADES: Final = (_SCHEMA,)
 
-_HELD: Final = "id, task, due, trigger, attempt, owner, started, expires"
-_RECORD: Final = f"{_HELD}, finished, outcome, reason, status, duration, body, errors, first_due, count"
 
-
-class SqliteRunStore(LedgerStore):
+class SqliteRunStore(SqlStore):
     """Keeps everything in the file at *path*, for all processes of this host.
 
     Safe to use from many threads and, after a fork, from many processes. Every method
     raises StoreUnavailableError when the file cannot be used; the next call tries anew.
     """
 
-    def __init__(self, path: str | Path, *, history: int = 50) -> None:
+    def __init__(self, path: str | Path, *, name: str = "", history: int = 50, clock: Clock | None = None) -> None:
         """Nothing is opened yet.
 
         Args:
             path: The file; it is made when it is needed, readable by its owner alone.
+            name: Of the application, where several share the file.
             history: How many finished records are kept a task.
+            clock: For the birth of a file that was put in the place of another one.
         """
+        super().__init__(name=name, history=history)
         self.path = Path(path).absolute()  # another one after a chdir would be another store
-        self._history = history
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened_as: tuple[int, int, int] | None = None  # our pid, and which file it was
-
-    def history(self, task: str, limit: int | None = None) -> list[Run]:
-        """See `RunStore.history`."""
-        wanted = self._history if limit is None else min(limit, self._history)
-        with self._reading() as file:
-            rows = file.execute(
-                f"SELECT {_RECORD} FROM records WHERE task = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
-                (task, wanted),
-            )
-            return [_run(row) for row in rows]
-
-    def totals(self, task: str) -> Totals:
-        """See `RunStore.totals`."""
-        with self._reading() as file:
-            counts = file.execute("SELECT outcome, count FROM totals WHERE task = ?", (task,)).fetchall()
-            last = file.execute("SELECT last_finished, last_success FROM tasks WHERE name = ?", (task,)).fetchone()
-        finished, success = last or (None, None)
-        return Totals(
-            counts={Outcome(outcome): count for outcome, count in counts},
-            last_finished=_instant(finished),
-            last_success=_instant(success),
-        )
+        self._birth: datetime | None = None
 
     def after_fork(self) -> None:
         """See `RunStore.after_fork`; the next call opens the file anew."""
@@ -136,7 +69,7 @@ class SqliteRunStore(LedgerStore):
     # The file
 
     @contextmanager
-    def _step(self) -> Iterator[sqlite3.Connection]:
+    def _step(self, *_tasks: str) -> Iterator[sqlite3.Connection]:
         """A transaction that begins as a writer: two that began as readers would fail each other."""
         with self._reading() as file:
             file.execute("BEGIN IMMEDIATE")
@@ -171,11 +104,26 @@ class SqliteRunStore(LedgerStore):
         )
         try:
             _prepare(connection)
+            self._birth = self._birth_of(connection)
         except BaseException:
             connection.close()
             raise
         self._connection, self._opened_as = connection, self._identity()
         return connection
+
+    def _birth_of(self, connection: sqlite3.Connection) -> datetime | None:
+        """Since when the file knows everything: a copy that was put in its place knows nothing of what came later."""
+        found = self.path.stat()
+        place = (found.st_dev, found.st_ino)
+        connection.execute("BEGIN IMMEDIATE")
+        row = connection.execute("SELECT device, inode, born FROM birth").fetchone()
+        if row is None:
+            connection.execute("INSERT INTO birth VALUES (?, ?, NULL)", place)
+        elif row[:2] != place:
+            row = (*place, number_of(self._clock.now()))
+            connection.execute("UPDATE birth SET device = ?, inode = ?, born = ?", row)
+        connection.execute("COMMIT")
+        return instant_of(row[2]) if row else None
 
     def _identity(self) -> tuple[int, int, int] | None:
         """Who uses which file: one that was replaced under its path is another store."""
@@ -195,151 +143,40 @@ class SqliteRunStore(LedgerStore):
         if connection is not None:
             connection.close()
 
-    # The primitives of LedgerStore; all are called within a step
+    # What SqlStore asks for
 
-    @property
-    def _file(self) -> sqlite3.Connection:
+    def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         assert self._connection is not None
-        return self._connection
+        return self._connection.execute(statement, values)
 
-    def _cursor(self, task: str) -> datetime | None:
-        row = self._file.execute("SELECT cursor FROM tasks WHERE name = ?", (task,)).fetchone()
-        return _instant(row[0]) if row else None
-
-    def _move_cursor(self, task: str, to: datetime) -> None:
-        self._file.execute(
-            "INSERT INTO tasks (name, cursor) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET cursor = excluded.cursor",
-            (task, _number(to)),
-        )
-
-    def _held(self, task: str | None) -> list[Run]:
-        if task is None:
-            rows = self._file.execute(f"SELECT {_HELD} FROM held")  # noqa: S608
-        else:
-            rows = self._file.execute(f"SELECT {_HELD} FROM held WHERE task = ?", (task,))  # noqa: S608
-        return [_held_run(row) for row in rows]
-
-    def _find(self, run: Run) -> Run | None:
-        where = "WHERE id = ? AND attempt = ?"
-        row = self._file.execute(f"SELECT {_HELD} FROM held {where}", (run.id, run.attempt)).fetchone()  # noqa: S608
-        return _held_run(row) if row else None
-
-    def _hold(self, run: Run) -> None:
-        self._file.execute(f"INSERT OR REPLACE INTO held ({_HELD}) VALUES ({_marks(8)})", _held_row(run))  # noqa: S608
-
-    def _release(self, run: Run) -> None:
-        self._file.execute("DELETE FROM held WHERE id = ?", (run.id,))
-
-    def _append(self, run: Run) -> None:
-        assert run.outcome is not None
-        self._file.execute(f"INSERT INTO records ({_RECORD}) VALUES ({_marks(17)})", _row(run))  # noqa: S608
-        self._file.execute(
-            "INSERT INTO totals VALUES (?, ?, ?) "
-            "ON CONFLICT (task, outcome) DO UPDATE SET count = count + excluded.count",
-            (run.task, run.outcome.value, run.count),
-        )
-        finished = _number(run.finished) if run.started else None
-        success = finished if run.outcome is Outcome.SUCCESS else None
-        (appended,) = self._file.execute(
-            "UPDATE tasks SET appended = appended + 1, last_finished = coalesce(?, last_finished), "
-            "last_success = coalesce(?, last_success) WHERE name = ? RETURNING appended",
-            (finished, success, run.task),
-        ).fetchone()
-        if appended % TRIM_EVERY == 0:
-            self._trim(run.task)
-
-    def _trim(self, task: str) -> None:
-        self._file.execute(
-            "DELETE FROM records WHERE task = ?1 AND number <= "
-            "(SELECT number FROM records WHERE task = ?1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
-            (task, self._history),
-        )
+    def _born(self) -> datetime | None:
+        return self._birth
 
 
 _inherited: Final[list[Any]] = []  # kept from the garbage collector, which would close them
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables if they are not there.
+    """Make the tables if they are not there, and bring those of an earlier release up to date.
 
     Raises:
-        sqlite3.Error: it is no database, or one of another release.
+        sqlite3.Error: it is no database, or one of a later release.
     """
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+    if _version(connection) == len(_UPGRADES):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    version = _version(connection)  # another process may have done it meanwhile
+    if version > len(_UPGRADES):
+        raise sqlite3.DatabaseError(f"it was made by a later release of Pulse (version {version})")
+    for upgrade in _UPGRADES[version:]:
+        for statement in upgrade.split(";"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {len(_UPGRADES)}")
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    elif version != VERSION:
-        raise sqlite3.DatabaseError(f"it was made by another release of Pulse (version {version})")
-
-
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
-
-
-def _number(instant: datetime | None) -> int | None:
-    return None if instant is None else (instant - EPOCH) // MICROSECOND
-
-
-def _instant(number: int | None) -> datetime | None:
-    return None if number is None else EPOCH + number * MICROSECOND
-
-
-def _held_row(run: Run) -> tuple[Any, ...]:
-    return (
-        run.id,
-        run.task,
-        _number(run.due),
-        run.trigger.value,
-        run.attempt,
-        run.owner,
-        _number(run.started),
-        _number(run.expires),
-    )
-
-
-def _held_run(row: tuple[Any, ...]) -> Run:
-    run_id, task, due, trigger, attempt, owner, started, expires = row
-    return Run(
-        id=run_id,
-        task=task,
-        due=EPOCH + due * MICROSECOND,
-        trigger=Trigger(trigger),
-        attempt=attempt,
-        owner=owner,
-        started=_instant(started),
-        expires=_instant(expires),
-    )
-
-
-def _row(run: Run) -> tuple[Any, ...]:
-    assert run.outcome is not None
-    return (
-        *_held_row(run),
-        _number(run.finished),
-        run.outcome.value,
-        run.reason,
-        run.status,
-        run.duration,
-        run.body,
-        run.errors,
-        _number(run.first_due),
-        run.count,
-    )
-
-
-def _run(row: tuple[Any, ...]) -> Run:
-    finished, outcome, reason, status, duration, body, errors, first_due, count = row[8:]
-    return replace(
-        _held_run(row[:8]),
-        finished=_instant(finished),
-        outcome=Outcome(outcome),
-        reason=reason,
-        status=status,
-        duration=duration,
-        body=body,
-        errors=errors,
-        first_due=_instant(first_due),
-        count=count,
-    )
+    return int(version)

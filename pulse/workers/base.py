@@ -83,6 +83,15 @@ class FireQueue:
                     waiting.popleft()
             self._changed.notify()
 
+    def put_back(self, fire: Fire, *, keep: int) -> None:
+        """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
+        with self._changed:
+            waiting = self._waiting.setdefault(fire.task, deque())
+            if self._is_closed or len(waiting) >= keep:
+                return
+            waiting.appendleft(fire)
+            self._changed.notify()
+
     def get(self) -> list[Fire]:
         """The fires of the task that waits longest; blocks. Empty when the queue was closed."""
         with self._changed:

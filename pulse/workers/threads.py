@@ -17,14 +17,13 @@ from typing import Final
 from pulse.clock import Clock
 from pulse.errors import ClosedError
 from pulse.model import Fire, Outcome, Run
-from pulse.runner import LEASE, RENEWALS, Runner
+from pulse.runner import Runner
 from pulse.workers.base import FireQueue, Workers
 
 log = logging.getLogger(__name__)
 
 STUCK_LIMIT: Final = 2  # of one task; a third thread would most likely go the same way
 ABANDONED_LIMIT: Final = 32  # of all tasks; each costs a stack and whatever its endpoint holds
-BEAT: Final = LEASE.total_seconds() / RENEWALS
 LOOK: Final = 0.25  # seconds; how late the watcher may notice that a run was begun
 LAST_WORD: Final = 0.9  # seconds that a cancelled run has to say how it ended
 
@@ -193,14 +192,16 @@ class ThreadWorkers(Workers):
         """Renew leases, and replace the threads whose runs were given up."""
         renewed = self._clock.monotonic()
         while not self._ended.is_set():
-            self._clock.wait(self._begun, BEAT)
+            self._clock.wait(self._begun, self._runner.beat)
             self._begun.clear()
-            if self.busy:
-                self._begun.set()  # stay awake as long as there is a deadline to watch
+            if self.busy or self._runner.is_awaited:
+                self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
             try:
                 self._leave_behind(self._runner.give_up_overdue())
                 self._fill()
-                if self._clock.monotonic() - renewed >= BEAT:
+                for fire in self._runner.due_again():
+                    self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+                if self._clock.monotonic() - renewed >= self._runner.beat:
                     renewed = self._clock.monotonic()
                     self._runner.renew()
             # The store may be out of reach for a while; the deadlines must be watched on.

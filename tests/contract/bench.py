@@ -39,6 +39,7 @@ class Bench:
         self.records: list[Run] = []
         schedules = {name: schedule_of(task) for name, task in config.tasks.items()}
         more = {"store": self.store, "clock": self.clock, "owner": "test", "on_finished": self.records.append}
+        more["lease"] = timedelta(seconds=30)
         if mode == "threading":
             runner = Runner(
                 config.tasks, schedules, dispatch=Dispatcher(endpoints.app, config, clock=self.clock), **more

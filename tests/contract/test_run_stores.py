@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pulse.model import Claim, Claimed, Fire, Outcome, Run, Span, Trigger
+from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Run, Span, Trigger
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.sqlite import SqliteRunStore
@@ -45,9 +45,15 @@ def every_minute(before: Fire):
     return passed
 
 
-def claim(store: RunStore, planned: Fire, *, owner: str = "one", late: float = 0, **more) -> Claimed:
+def claim(store: RunStore, planned: Fire, *, owner: str = "one", late: float = 0, **limits) -> Claimed:
     now = planned.due + timedelta(seconds=late)
-    return store.claim(planned, owner=owner, now=now, lease=LEASE, passed=every_minute(planned), **more)
+    terms = {"owner": owner, "now": now, "lease": LEASE, "passed": every_minute(planned)}
+    return store.claim(planned, **terms, limits=Limits(**limits))
+
+
+def dismiss(store: RunStore, planned: Fire, outcome: Outcome = Outcome.SKIPPED, reason: str = "because") -> Claimed:
+    terms = {"outcome": outcome, "reason": reason, "now": planned.due}
+    return store.dismiss(planned, **terms, passed=every_minute(planned))
 
 
 def ended(run: Run | None, outcome: Outcome = Outcome.SUCCESS) -> Run:
@@ -121,13 +127,13 @@ def test_a_running_task_is_busy_and_the_instant_is_recorded_as_skipped(store):
 
 
 def test_as_many_runs_as_the_limit_allows_may_be_under_way(store):
-    answers = [claim(store, fire(minute), late=-60 * minute, limit=2).answer for minute in (1, 2, 3)]
+    answers = [claim(store, fire(minute), late=-60 * minute, instances=2).answer for minute in (1, 2, 3)]
 
     assert answers == [Claim.WON, Claim.WON, Claim.BUSY]
 
 
 def test_no_limit_lets_all_run(store):
-    answers = [claim(store, fire(minute), late=-60 * minute, limit=None).answer for minute in (1, 2, 3)]
+    answers = [claim(store, fire(minute), late=-60 * minute, instances=None).answer for minute in (1, 2, 3)]
 
     assert answers == [Claim.WON] * 3
 
@@ -225,9 +231,7 @@ def test_a_renewed_lease_lasts(store):
 
 
 def test_a_dismissed_fire_is_recorded_and_cannot_be_claimed(store):
-    dismissed = store.dismiss(
-        fire(2), outcome=Outcome.SKIPPED, reason="because", now=fire(2).due, passed=every_minute(fire(2))
-    )
+    dismissed = dismiss(store, fire(2))
 
     assert (dismissed.run.outcome, dismissed.run.reason) == (Outcome.SKIPPED, "because")
     assert dismissed.missed.count == 1
@@ -237,9 +241,7 @@ def test_a_dismissed_fire_is_recorded_and_cannot_be_claimed(store):
 def test_a_fire_that_was_claimed_cannot_be_dismissed(store):
     claim(store, fire(2))
 
-    answer = store.dismiss(
-        fire(2), outcome=Outcome.SKIPPED, reason="because", now=fire(2).due, passed=every_minute(fire(2))
-    )
+    answer = dismiss(store, fire(2))
 
     assert answer == Claimed(answer=Claim.TAKEN)
 
@@ -292,6 +294,285 @@ def test_tasks_are_kept_apart(store):
     assert store.history("other") == []
 
 
+# Records of instants that nobody ran
+
+
+def test_instants_that_were_not_run_for_one_reason_share_a_record(store):
+    for minute in (1, 2, 3):
+        dismiss(store, fire(minute))
+
+    (record,) = store.history("cleanup")
+
+    assert (record.outcome, record.reason) == (Outcome.SKIPPED, "because")
+    assert (record.first_due, record.due, record.count) == (fire(1).due, fire(3).due, 3)
+    assert record.finished == fire(3).due
+    assert store.totals("cleanup").counts == {Outcome.SKIPPED: 3}
+
+
+def test_another_reason_or_a_run_between_begins_a_new_record(store):
+    dismiss(store, fire(1))
+    dismiss(store, fire(2), reason="something else")
+    store.finish(ended(claim(store, fire(3)).run))
+    dismiss(store, fire(4), reason="something else")
+
+    assert [(record.due, record.count) for record in store.history("cleanup")] == [
+        (fire(4).due, 1), (fire(3).due, 1), (fire(2).due, 1), (fire(1).due, 1),
+    ]  # fmt: skip
+
+
+def test_calls_by_hand_that_did_not_run_have_a_record_each(store):
+    claim(store, fire(1))
+    for number in (1, 2):
+        claim(store, fire(1, trigger=Trigger.MANUAL, run_id=f"byhand{number}"), late=number)
+
+    assert [record.id for record in store.history("cleanup")] == ["byhand2", "byhand1"]
+
+
+# Overlap
+
+
+def test_a_fire_that_waits_at_the_limit_has_no_record_and_can_be_claimed_later(store):
+    run = claim(store, fire(1)).run
+
+    waiting = claim(store, fire(2), late=-40, waits=True)
+    store.finish(ended(run))
+
+    assert waiting == Claimed(answer=Claim.WAIT)
+    assert claim(store, fire(2), waits=True).answer is Claim.WON
+
+
+def test_a_call_by_hand_never_waits_in_the_store(store):
+    claim(store, fire(1))
+
+    assert claim(store, fire(1, trigger=Trigger.MANUAL, run_id="byhand"), late=1, waits=True).answer is Claim.BUSY
+
+
+def test_a_task_of_several_places_has_a_cursor_and_a_limit_at_each(store):
+    store.register(["cleanup@a", "cleanup@b"], NOON)
+
+    answers = [claim(store, fire(1, place=place)).answer for place in ("a", "b", "a", "")]
+
+    assert answers == [Claim.WON, Claim.WON, Claim.TAKEN, Claim.WON]
+    assert len({run.id for run in store.running()}) == 3
+    assert {run.place for run in store.running()} == {"a", "b", ""}
+
+
+def test_the_places_of_a_task_share_its_history(store):
+    store.register(["cleanup@a", "cleanup@b"], NOON)
+    for place in ("a", "b"):
+        store.finish(ended(claim(store, fire(1, place=place)).run))
+
+    assert {run.place for run in store.history("cleanup")} == {"a", "b"}
+    assert store.totals("cleanup").counts == {Outcome.SUCCESS: 2}
+
+
+# Further attempts
+
+
+def test_a_lost_run_that_recovers_waits_for_its_next_attempt(store):
+    run = claim(store, fire(1), recovers=True).run
+    store.reap(fire(1).due + timedelta(seconds=31))
+
+    (waiting,) = store.waiting()
+
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+    assert waiting.is_waiting
+    assert store.running() == []
+
+
+def test_a_lost_run_that_does_not_recover_is_over(store):
+    claim(store, fire(1))
+    store.reap(fire(1).due + timedelta(seconds=31))
+
+    assert store.waiting() == []
+
+
+def adopt(store: RunStore, run: Run, minutes: int, owner: str = "heir", **limits) -> Run | None:
+    return store.adopt(run, owner=owner, now=NOON + minutes * MINUTE, lease=LEASE, limits=Limits(**limits))
+
+
+def test_a_further_attempt_is_begun_once(store):
+    claim(store, fire(1), recovers=True)
+    store.reap(fire(2).due)
+    (waiting,) = store.waiting()
+
+    begun = adopt(store, waiting, 2)
+    again = adopt(store, waiting, 2, owner="other")
+
+    assert begun is not None
+    assert (begun.owner, begun.started, begun.expires) == ("heir", fire(2).due, fire(2).due + LEASE)
+    assert again is None
+    assert store.running() == [begun]
+    assert store.finish(ended(begun)) is True
+    assert [(run.outcome, run.attempt) for run in store.history("cleanup")] == [
+        (Outcome.SUCCESS, 2), (Outcome.LOST, 1),
+    ]  # fmt: skip
+
+
+def test_a_further_attempt_does_not_overlap_the_task(store):
+    claim(store, fire(1), recovers=True)
+    store.reap(fire(2).due)
+    store.finish(ended(claim(store, fire(2)).run))
+    running = claim(store, fire(3), recovers=True).run
+    (waiting,) = store.waiting()
+
+    assert adopt(store, waiting, 3) is None
+
+    store.finish(ended(running))
+    assert adopt(store, waiting, 3) is not None
+    assert claim(store, fire(4), late=-50).answer is Claim.BUSY
+
+
+def test_what_is_lost_each_time_is_not_tried_for_ever(store):
+    claim(store, fire(1), recovers=True)
+    attempts = 1
+    for minute in range(2, 20):
+        store.reap(NOON + minute * MINUTE)
+        for waiting in store.waiting():
+            adopt(store, waiting, minute)
+            attempts += 1
+
+    assert attempts == 3
+    assert store.totals("cleanup").counts == {Outcome.LOST: 3}
+
+
+def test_a_failed_run_can_wait_for_another_attempt(store):
+    run = claim(store, fire(1)).run
+
+    store.finish(ended(run, Outcome.FAILED), again_at=NOON + 5 * MINUTE)
+
+    (waiting,) = store.waiting()
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RETRY)
+    assert waiting.expires == NOON + 5 * MINUTE
+    assert store.reap(NOON + 60 * MINUTE) == []
+
+
+def test_a_retry_ends_when_the_next_instant_is_claimed(store):
+    run = claim(store, fire(1)).run
+    store.finish(ended(run, Outcome.FAILED), again_at=NOON + 5 * MINUTE)
+
+    assert claim(store, fire(2)).answer is Claim.WON
+
+    assert store.waiting() == []
+
+
+# Pauses
+
+
+def test_a_paused_task_is_skipped_with_the_note_and_runs_by_hand(store):
+    store.pause("cleanup", Pause(since=NOON, note="feed is down", by="ada"))
+
+    paused = claim(store, fire(1))
+    by_hand = claim(store, fire(1, trigger=Trigger.MANUAL, run_id="byhand"), late=1)
+
+    assert paused.answer is Claim.PAUSED
+    assert (paused.run.outcome, paused.run.reason) == (Outcome.SKIPPED, "the task is paused: feed is down")
+    assert by_hand.answer is Claim.WON
+    assert store.pauses() == {"cleanup": Pause(since=NOON, note="feed is down", by="ada")}
+
+
+def test_a_resumed_task_runs_what_comes_and_nothing_of_what_was(store):
+    store.pause("cleanup", Pause(since=NOON))
+    claim(store, fire(1))
+
+    assert store.resume("cleanup") is True
+    assert store.resume("cleanup") is False
+
+    assert claim(store, fire(1)).answer is Claim.TAKEN
+    assert claim(store, fire(2)).answer is Claim.WON
+
+
+def test_a_pause_ends_by_itself(store):
+    store.pause("cleanup", Pause(since=NOON, until=NOON + 3 * MINUTE))
+
+    assert [claim(store, fire(minute)).answer for minute in (1, 2, 3)] == [Claim.PAUSED, Claim.PAUSED, Claim.WON]
+
+
+def test_a_second_pause_takes_the_place_of_the_first(store):
+    store.pause("cleanup", Pause(since=NOON, until=NOON + MINUTE, note="first"))
+    store.pause("cleanup", Pause(since=NOON + MINUTE, note="second"))
+
+    assert store.pauses() == {"cleanup": Pause(since=NOON + MINUTE, note="second")}
+
+
+def test_a_task_can_be_paused_before_it_is_known(store):
+    store.pause("other", Pause(since=NOON))
+    store.register(["other"], NOON)
+
+    assert claim(store, fire(1, task="other")).answer is Claim.PAUSED
+
+
+def test_a_pause_holds_at_every_place(store):
+    store.register(["cleanup@a"], NOON)
+    store.pause("cleanup", Pause(since=NOON))
+
+    assert claim(store, fire(1, place="a")).answer is Claim.PAUSED
+
+
+def test_a_paused_task_begins_no_further_attempt(store):
+    claim(store, fire(1), recovers=True)
+    store.reap(fire(2).due)
+    store.pause("cleanup", Pause(since=NOON))
+
+    assert adopt(store, store.waiting()[0], 2) is None
+
+
+# Who is there
+
+ALIVE = timedelta(seconds=30)
+
+
+def beat(store: RunStore, owner: str, digest: str, seconds: int, **fingerprints: str):
+    now = NOON + timedelta(seconds=seconds)
+    instance = Instance(owner=owner, started=NOON, seen=now, digest=digest, server="test", version="1")
+    return store.beat(instance, fingerprints, ALIVE)
+
+
+def test_an_instance_that_beats_learns_which_configurations_are_alive_and_since_when(store):
+    assert beat(store, "one", "old", 0, cleanup="x") == {"old": NOON}
+    assert beat(store, "two", "new", 10, cleanup="y") == {"old": NOON, "new": NOON + timedelta(seconds=10)}
+    assert beat(store, "one", "old", 39, cleanup="x") == {"old": NOON, "new": NOON + timedelta(seconds=10)}
+
+    assert beat(store, "one", "old", 41, cleanup="x") == {"old": NOON}
+    assert store.fingerprints("new") == {"cleanup": "y"}
+    assert store.fingerprints("unknown") == {}
+
+
+def test_a_configuration_that_comes_back_is_as_old_as_it_was(store):
+    beat(store, "one", "old", 0)
+    beat(store, "two", "new", 10)
+
+    assert beat(store, "three", "old", 1000) == {"old": NOON}
+
+
+def test_an_instance_that_leaves_is_not_there(store):
+    beat(store, "one", "old", 0)
+    beat(store, "two", "new", 5)
+
+    store.leave("two")
+
+    assert beat(store, "one", "old", 10) == {"old": NOON}
+    assert [(one.owner, one.seen) for one in store.instances()] == [("one", NOON + timedelta(seconds=10))]
+
+
+# Forgetting
+
+
+def test_purging_forgets_tasks_but_those_that_are_kept(store):
+    store.register(["other", "other@a"], NOON)
+    for task in ("cleanup", "other"):
+        store.finish(ended(claim(store, fire(1, task=task)).run))
+    store.pause("other", Pause(since=NOON))
+
+    assert store.purge(["cleanup"]) == ["other"]
+
+    assert store.history("other") == []
+    assert store.pauses() == {}
+    assert claim(store, fire(2, task="other")).answer is Claim.REFUSED
+    assert len(store.history("cleanup")) == 1
+    assert claim(store, fire(2)).answer is Claim.WON
+
+
 def test_of_many_threads_that_claim_the_same_fires_one_wins_each(store):
     minutes, threads = 50, 8
     ready = threading.Barrier(threads)
@@ -300,7 +581,7 @@ def test_of_many_threads_that_claim_the_same_fires_one_wins_each(store):
     def race(owner: str) -> None:
         ready.wait()
         for minute in range(1, minutes + 1):
-            claimed = claim(store, fire(minute), owner=owner, limit=None)
+            claimed = claim(store, fire(minute), owner=owner, instances=None)
             if claimed.answer is Claim.WON:
                 wins.append(claimed.run.due)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from pulse.errors import StoreUnavailableError
-from pulse.model import Claim, Fire, Outcome
-from pulse.runstores.sqlite import TRIM_EVERY, SqliteRunStore
+from pulse.model import Claim, Fire, Limits, Outcome
+from pulse.runstores.sql import TRIM_EVERY
+from pulse.runstores.sqlite import SqliteRunStore
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -21,7 +22,8 @@ SECOND = timedelta(seconds=1)
 
 def claim(store: SqliteRunStore, second: int, task: str = "a"):
     fire = Fire(task=task, due=NOON + second * SECOND)
-    return store.claim(fire, owner="me", now=fire.due, lease=30 * SECOND, passed=lambda cursor: None, limit=None)
+    terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": Limits(instances=None)}
+    return store.claim(fire, now=fire.due, **terms)
 
 
 @pytest.fixture
@@ -71,11 +73,11 @@ RACER = """
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pulse.model import Claim, Fire, Outcome
+from pulse.model import Claim, Fire, Limits, Outcome
 from pulse.runstores.sqlite import SqliteRunStore
 
 store = SqliteRunStore(sys.argv[1])
-terms = {"owner": sys.argv[2], "lease": timedelta(days=1), "passed": lambda cursor: None, "limit": None}
+terms = {"owner": sys.argv[2], "lease": timedelta(days=1), "passed": lambda cursor: None, "limits": Limits(instances=None)}
 noon = datetime(2027, 5, 1, 12, tzinfo=UTC)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -132,12 +134,13 @@ CLAIMER = """
 import sys, time
 from datetime import UTC, datetime, timedelta
 from pulse.instance import this_instance
-from pulse.model import Fire
+from pulse.model import Fire, Limits
 from pulse.runstores.sqlite import SqliteRunStore
 noon = datetime(2027, 5, 1, 12, tzinfo=UTC)
 fire = Fire(task="a", due=noon + timedelta(seconds=1))
 claimed = SqliteRunStore(sys.argv[1]).claim(
-    fire, owner=this_instance(), now=fire.due, lease=timedelta(days=1), passed=lambda cursor: None)
+    fire, owner=this_instance(), now=fire.due, lease=timedelta(days=1), passed=lambda cursor: None,
+    limits=Limits())
 print(claimed.answer.value, flush=True)
 time.sleep(600)
 """
@@ -172,7 +175,7 @@ def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
     for second in range(1, 5 * TRIM_EVERY):
         for task in ("a", "b"):
             fire = Fire(task=task, due=NOON + second * SECOND)
-            store.dismiss(fire, outcome=Outcome.SKIPPED, reason="", now=fire.due, passed=lambda cursor: None)
+            store.dismiss(fire, outcome=Outcome.SKIPPED, reason=str(second), now=fire.due, passed=lambda cursor: None)
 
     with sqlite3.connect(path) as file:
         rows = dict(file.execute("SELECT task, count(*) FROM records GROUP BY task"))
@@ -210,7 +213,7 @@ def test_a_file_of_a_later_release_is_not_touched(path):
     file.execute("PRAGMA user_version = 99")
     file.close()
 
-    with pytest.raises(StoreUnavailableError, match="another release"):
+    with pytest.raises(StoreUnavailableError, match="later release"):
         SqliteRunStore(path).register(["a"], NOON)
 
 

@@ -15,7 +15,7 @@ FLOORS = {
     "mark": 3, "spelling": 3, "schedule": 3, "context": 3, "request": 3, "loop": 3, "codec": 3,
     "outage": 3,
     "guard": 4, "config": 4, "wsgi": 4, "runstores": 4, "state": 4,
-    "dispatch": 5, "sessions": 5,
+    "dispatch": 5, "sessions": 5, "fleet": 5,
     "runner": 6,
     "workers": 7,
     "scheduler": 8,

@@ -9,7 +9,7 @@ import pytest
 from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import StoreUnavailableError
-from pulse.model import Fire, Outcome, Run
+from pulse.model import Fire, Limits, Outcome, Run
 from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
@@ -31,7 +31,7 @@ class Bench:
         tasks = read_config(tasks={"a": {"interval": 60, **task}}).tasks
         self.runner = Runner(
             tasks, {"a": schedule_of(tasks["a"])}, store=self.store, dispatch=self._dispatch, clock=self.clock,
-            owner="here:1", on_finished=self.records.append,
+            owner="here:1", lease=timedelta(seconds=30), on_finished=self.records.append,
         )  # fmt: skip
 
     def _dispatch(self, task, run, cancelled) -> Reply:
@@ -142,7 +142,9 @@ def test_a_runner_that_lost_its_lease_records_nothing(caplog):
 def test_renewing_records_the_lost_runs_of_others():
     bench = Bench()
     fire = bench.fire()
-    bench.store.claim(fire, owner="dead:2", now=fire.due, lease=timedelta(seconds=30), passed=lambda cursor: None)
+    bench.store.claim(
+        fire, owner="dead:2", now=fire.due, lease=timedelta(seconds=30), passed=lambda cursor: None, limits=Limits()
+    )
     bench.clock.advance(31)
 
     bench.runner.renew()
@@ -241,7 +243,7 @@ class Flaky(MemoryRunStore):
     is_down = False
 
     @contextmanager
-    def _step(self):
+    def _step(self, *tasks):
         if self.is_down:
             raise StoreUnavailableError("the store is down")
         with super()._step():

@@ -1,0 +1,194 @@
+"""This process as one of a fleet: is it heard of, is its clock right, is its configuration the newest.
+
+Processes do not talk to each other. Each says in the store, every few seconds, that it is
+alive and by which configuration it lives, and reads there what the others said.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import Final
+
+from pulse import __version__
+from pulse.clock import Clock
+from pulse.instance import this_instance
+from pulse.model import Config, Instance, Task
+from pulse.option import options_of
+from pulse.runstores.base import RunStore
+
+log = logging.getLogger(__name__)
+
+ALIVE: Final = 3  # beats that may be missed before an instance counts as dead
+MEASURED_EVERY: Final = 60.0  # seconds from one look at the clock of the store to the next
+WORTH_SAYING: Final = timedelta(seconds=0.5)  # a difference between the clocks
+
+
+class FleetClock:
+    """The clock of this host, set right by that of the store: all hosts of a fleet have the same."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Like *clock*, until `offset` is set."""
+        self._clock = clock
+        self.offset = timedelta(0)
+        self.monotonic = clock.monotonic
+        self.wait = clock.wait
+
+    def now(self) -> datetime:
+        """The instant by the store's clock, as far as that is known."""
+        return self._clock.now() + self.offset
+
+
+class Fleet:
+    """What this process tells the others and learns from them; used by one thread at a time.
+
+    `why_not` may be asked from any thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        store: RunStore,
+        clock: FleetClock,
+        beat: timedelta,
+        beside: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """Wire it; `join` makes this process known.
+
+        Args:
+            config: By which this process lives.
+            store: Where the fleet meets.
+            clock: Is set right.
+            beat: From one call of `beat` to the next.
+            beside: The digests of the configurations that this very process lives by, too:
+                filters that share a store do not stand down for each other.
+        """
+        self.digest = digest_of(config)
+        self._config = config
+        self._fingerprints = {name: fingerprint(task) for name, task in config.tasks.items()}
+        self._store = store
+        self._clock = clock
+        self._alive = beat * ALIVE
+        self._beside = beside
+        self._instance: Instance | None = None
+        self._superseded: Mapping[str, str] = {}
+        self._foreign: dict[str, Mapping[str, str]] = {}
+        self._measured: float | None = None
+        self._is_heard = False
+        self._is_skewed = False
+
+    def join(self, server: str) -> None:
+        """Make this process known, and set its clock right.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        self._measure()
+        now = self._clock.now()
+        self._instance = Instance(
+            owner=this_instance(), started=now, seen=now, digest=self.digest, server=server, version=__version__
+        )
+        self.beat()
+
+    def beat(self) -> None:
+        """Say that this process is alive, and look at what the others live by.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if self._instance is None:
+            return  # a process that runs tasks by hand alone is none of the fleet
+        self._is_heard = False
+        if self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY:
+            self._measure()
+        self._instance = replace(self._instance, seen=self._clock.now())
+        self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
+        self._is_heard = True
+
+    def leave(self) -> None:
+        """Make it known that this process rings no more, unless the store did not answer when last asked.
+
+        Raises:
+            StoreUnavailableError: it does not answer now.
+        """
+        if self._instance is not None and self._is_heard:
+            self._store.leave(self._instance.owner)
+
+    def why_not(self, task: str) -> str:
+        """Why this process may not run *task*; empty if it may."""
+        if self._is_skewed:
+            return "the clock of this host is too far from that of the store"
+        return self._superseded.get(task, "")
+
+    # Which configuration is the newest
+
+    def _stand_down_for(self, living: Mapping[str, datetime]) -> None:
+        """Leave to others the tasks that a configuration which was first seen after this one has changed or dropped."""
+        own = living.get(self.digest)
+        others = [digest for digest in living if digest != self.digest and digest not in self._beside()]
+        newer = [digest for digest in others if own is not None and living[digest] > own]
+        superseded: dict[str, str] = {}
+        for digest in sorted(newer, key=living.__getitem__):
+            theirs = self._tasks_of(digest)
+            for task, mine in self._fingerprints.items():
+                superseded.pop(task, None)  # the newest of all decides
+                if task not in theirs:
+                    superseded[task] = "a newer configuration has dropped it"
+                elif theirs[task] != mine:
+                    superseded[task] = "a newer configuration has changed it"
+        for task in superseded.keys() - self._superseded.keys():
+            facts = {"pulse_event": "stood_down", "pulse_task": task}
+            log.warning("task=%s is left to other processes: %s", task, superseded[task], extra=facts)
+        self._superseded = superseded
+
+    def _tasks_of(self, digest: str) -> Mapping[str, str]:
+        if digest not in self._foreign:
+            self._foreign[digest] = self._store.fingerprints(digest)
+        return self._foreign[digest]
+
+    # The clock
+
+    def _measure(self) -> None:
+        """Compare the clock of this host with the store's: half the way to it and back does not count."""
+        local, begun = self._clock.now() - self._clock.offset, self._clock.monotonic()
+        theirs = self._store.now()
+        if theirs is None:
+            self._measured = float("inf")  # it is the same clock
+            return
+        self._measured = self._clock.monotonic()
+        offset = theirs - local - timedelta(seconds=(self._measured - begun) / 2)
+        is_news = abs(offset - self._clock.offset) > WORTH_SAYING
+        was_skewed, self._is_skewed = self._is_skewed, abs(offset) > self._config.max_clock_skew
+        self._clock.offset = offset
+        if self._is_skewed and not was_skewed:
+            log.error(
+                "the clock of this host is %.1f s from that of the run store, more than max_clock_skew: "
+                "nothing is run here",
+                -offset.total_seconds(),
+                extra={"pulse_event": "clock_skewed"},
+            )
+        elif is_news or was_skewed:
+            log.warning(
+                "the clock of this host is %.1f s from that of the run store: Pulse goes by the store's",
+                -offset.total_seconds(),
+                extra={"pulse_event": "clock_differs"},
+            )
+
+
+def fingerprint(task: Task) -> str:
+    """Another one for each other definition of a task; the same on every host."""
+    values = {name: getattr(task, name) for name in options_of(Task)}
+    said = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values.items()}
+    return _hash({name: repr(value) for name, value in said.items()})
+
+
+def digest_of(config: Config) -> str:
+    """The fingerprint of all tasks of *config*."""
+    return _hash({name: fingerprint(task) for name, task in config.tasks.items()})
+
+
+def _hash(said: Mapping[str, str]) -> str:
+    return blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()

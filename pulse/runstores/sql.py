@@ -1,0 +1,441 @@
+"""How a store that speaks SQL keeps cursors, runs and records: the primitives of the ledger.
+
+One set of statements for SQLite and PostgreSQL; what they do differently, the backends say.
+Several applications may share a database: each sees the rows of its own name only. Instants
+are microseconds since 1970.
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pulse.model import Instance, Outcome, Pause, Run, Trigger
+from pulse.runstores.base import Totals
+from pulse.runstores.ledger import LedgerStore, Standing
+from pulse.zone import EPOCH
+
+MICROSECOND: Final = timedelta(microseconds=1)
+TRIM_EVERY: Final = 16  # records of a task from one look at the length of its history to the next
+FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
+
+# A run that waits for its next attempt has no `started`, and its time comes at `expires`.
+TABLES: Final = """
+CREATE TABLE tracks (
+    app TEXT NOT NULL,
+    name TEXT NOT NULL,
+    cursor BIGINT NOT NULL,
+    PRIMARY KEY (app, name)
+){keyed};
+CREATE TABLE tasks (
+    app TEXT NOT NULL,
+    name TEXT NOT NULL,
+    appended BIGINT NOT NULL,
+    last_finished BIGINT,
+    last_success BIGINT,
+    PRIMARY KEY (app, name)
+){keyed};
+CREATE TABLE totals (
+    app TEXT NOT NULL,
+    task TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    count BIGINT NOT NULL,
+    PRIMARY KEY (app, task, outcome)
+){keyed};
+CREATE TABLE held (
+    app TEXT NOT NULL,
+    id TEXT NOT NULL,
+    task TEXT NOT NULL,
+    due BIGINT NOT NULL,
+    trigger TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    started BIGINT,
+    expires BIGINT,
+    place TEXT NOT NULL,
+    recovers INTEGER NOT NULL,
+    PRIMARY KEY (app, id)
+){keyed};
+CREATE INDEX held_by_task ON held (app, task);
+CREATE TABLE pauses (
+    app TEXT NOT NULL,
+    task TEXT NOT NULL,
+    since BIGINT NOT NULL,
+    until BIGINT,
+    note TEXT NOT NULL,
+    author TEXT NOT NULL,
+    PRIMARY KEY (app, task)
+){keyed};
+CREATE TABLE instances (
+    app TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    started BIGINT NOT NULL,
+    seen BIGINT NOT NULL,
+    digest TEXT NOT NULL,
+    server TEXT NOT NULL,
+    version TEXT NOT NULL,
+    PRIMARY KEY (app, owner)
+){keyed};
+CREATE TABLE configurations (
+    app TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    first_seen BIGINT NOT NULL,
+    fingerprints TEXT NOT NULL,
+    PRIMARY KEY (app, digest)
+){keyed};
+CREATE TABLE records (
+    number {counter},
+    app TEXT NOT NULL,
+    id TEXT NOT NULL,
+    task TEXT NOT NULL,
+    due BIGINT NOT NULL,
+    trigger TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    started BIGINT,
+    expires BIGINT,
+    place TEXT NOT NULL,
+    recovers INTEGER NOT NULL,
+    finished BIGINT,
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    status INTEGER,
+    duration DOUBLE PRECISION,
+    body {bytes} NOT NULL,
+    errors {bytes} NOT NULL,
+    first_due BIGINT,
+    count BIGINT NOT NULL
+);
+CREATE INDEX records_by_task ON records (app, task, number);
+"""
+
+_HELD: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
+_RECORD: Final = f"{_HELD}, finished, outcome, reason, status, duration, body, errors, first_due, count"
+_INSTANCE: Final = "owner, started, seen, digest, server, version"
+
+
+class SqlStore(LedgerStore):
+    """The primitives of `LedgerStore` in SQL, over `_run`."""
+
+    def __init__(self, *, name: str, history: int) -> None:
+        """*name*: of the application; *history*: how many finished records are kept a task."""
+        self._app = name
+        self._history = history
+
+    # What a backend provides
+
+    @abstractmethod
+    def _run(self, statement: str, *values: Any) -> Any:
+        """Execute *statement*, with a `?` for each of *values*; a cursor that can be fetched from."""
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[object]:
+        """A way to the database for statements that only read, or of which each stands for itself."""
+
+    # RunStore
+
+    def history(self, task: str, limit: int | None = None) -> list[Run]:
+        """See `RunStore.history`."""
+        wanted = self._history if limit is None else min(limit, self._history)
+        with self._reading():
+            rows = self._run(
+                f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
+                self._app, task, wanted,
+            ).fetchall()  # fmt: skip
+        return [_record_of(row) for row in rows]
+
+    def totals(self, task: str) -> Totals:
+        """See `RunStore.totals`."""
+        with self._reading():
+            counts = self._run(
+                "SELECT outcome, count FROM totals WHERE app = ? AND task = ?", self._app, task
+            ).fetchall()
+            last = self._run(
+                "SELECT last_finished, last_success FROM tasks WHERE app = ? AND name = ?", self._app, task
+            ).fetchone()
+        finished, success = last or (None, None)
+        return Totals(
+            counts={Outcome(outcome): count for outcome, count in counts},
+            last_finished=instant_of(finished),
+            last_success=instant_of(success),
+        )
+
+    def pause(self, task: str, pause: Pause) -> None:
+        """See `RunStore.pause`."""
+        with self._reading():
+            self._run(
+                "INSERT INTO pauses (app, task, since, until, note, author) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (app, task) DO UPDATE SET since = excluded.since, until = excluded.until, "
+                "note = excluded.note, author = excluded.author",
+                self._app, task, number_of(pause.since), number_of(pause.until), pause.note, pause.by,
+            )  # fmt: skip
+
+    def resume(self, task: str) -> bool:
+        """See `RunStore.resume`."""
+        with self._reading():
+            return bool(self._run("DELETE FROM pauses WHERE app = ? AND task = ?", self._app, task).rowcount)
+
+    def pauses(self) -> Mapping[str, Pause]:
+        """See `RunStore.pauses`."""
+        with self._reading():
+            rows = self._run("SELECT task, since, until, note, author FROM pauses WHERE app = ?", self._app).fetchall()
+        return {task: _pause_of(*row) for task, *row in rows}
+
+    def purge(self, keep: Iterable[str]) -> list[str]:
+        """See `RunStore.purge`."""
+        kept = set(keep)
+        with self._step():
+            known = [track for (track,) in self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()]
+            gone = sorted({track.partition("@")[0] for track in known} - kept)
+            for track in known:
+                if track.partition("@")[0] in gone:
+                    self._run("DELETE FROM tracks WHERE app = ? AND name = ?", self._app, track)
+            for task in gone:
+                self._run("DELETE FROM tasks WHERE app = ? AND name = ?", self._app, task)
+                for table in ("totals", "held", "pauses", "records"):
+                    self._run(f"DELETE FROM {table} WHERE app = ? AND task = ?", self._app, task)  # noqa: S608
+        return gone
+
+    def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
+        """See `RunStore.beat`."""
+        seen = number_of(instance.seen)
+        with self._step():
+            self._run(
+                f"INSERT INTO instances (app, {_INSTANCE}) VALUES ({_marks(7)}) "  # noqa: S608
+                "ON CONFLICT (app, owner) DO UPDATE SET seen = excluded.seen, digest = excluded.digest, "
+                "started = excluded.started, server = excluded.server",
+                self._app, instance.owner, number_of(instance.started), seen, instance.digest, instance.server,
+                instance.version,
+            )  # fmt: skip
+            self._run(
+                "INSERT INTO configurations (app, digest, first_seen, fingerprints) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (app, digest) DO NOTHING",
+                self._app, instance.digest, seen, json.dumps(dict(fingerprints)),
+            )  # fmt: skip
+            rows = self._run(
+                "SELECT digest, first_seen FROM configurations WHERE app = ? AND digest IN "
+                "(SELECT digest FROM instances WHERE app = ? AND seen > ?)",
+                self._app, self._app, number_of(instance.seen - alive),
+            ).fetchall()  # fmt: skip
+        return {digest: EPOCH + first_seen * MICROSECOND for digest, first_seen in rows}
+
+    def fingerprints(self, digest: str) -> Mapping[str, str]:
+        """See `RunStore.fingerprints`."""
+        with self._reading():
+            row = self._run(
+                "SELECT fingerprints FROM configurations WHERE app = ? AND digest = ?", self._app, digest
+            ).fetchone()
+        return dict(json.loads(row[0])) if row else {}
+
+    def leave(self, owner: str) -> None:
+        """See `RunStore.leave`."""
+        with self._reading():
+            self._run("DELETE FROM instances WHERE app = ? AND owner = ?", self._app, owner)
+
+    def instances(self) -> list[Instance]:
+        """See `RunStore.instances`."""
+        with self._reading():
+            rows = self._run(
+                f"SELECT {_INSTANCE} FROM instances WHERE app = ? ORDER BY seen DESC",  # noqa: S608
+                self._app,
+            ).fetchall()
+        return [
+            Instance(
+                owner=owner, started=EPOCH + started * MICROSECOND, seen=EPOCH + seen * MICROSECOND, digest=digest,
+                server=server, version=version,
+            )
+            for owner, started, seen, digest, server, version in rows
+        ]  # fmt: skip
+
+    # The primitives of LedgerStore; all are called within a step
+
+    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+        """See `RunStore.register`; also forgets the tracks of hosts and processes that are long gone."""
+        cursors = super().register(tracks, now)
+        with self._reading():
+            self._run(
+                "DELETE FROM tracks WHERE app = ? AND name LIKE ? AND cursor < ?",
+                self._app, "%@%", number_of(now - FORGET_AFTER),
+            )  # fmt: skip
+        return cursors
+
+    def _standing(self, track: str, task: str) -> Standing | None:
+        row = self._run(
+            "SELECT cursor, since, until, note, author FROM tracks "
+            "LEFT JOIN pauses ON pauses.app = tracks.app AND pauses.task = ? WHERE tracks.app = ? AND name = ?",
+            task, self._app, track,
+        ).fetchone()  # fmt: skip
+        if row is None:
+            return None
+        cursor, since, *rest = row
+        return Standing(EPOCH + cursor * MICROSECOND, None if since is None else _pause_of(since, *rest))
+
+    def _move_cursor(self, track: str, to: datetime) -> None:
+        self._run(
+            "INSERT INTO tracks (app, name, cursor) VALUES (?, ?, ?) ON CONFLICT (app, name) DO UPDATE "
+            "SET cursor = CASE WHEN excluded.cursor > tracks.cursor THEN excluded.cursor ELSE tracks.cursor END",
+            self._app, track, number_of(to),
+        )  # fmt: skip
+
+    def _held(self, track: str | None) -> list[Run]:
+        if track is None:
+            rows = self._run(f"SELECT {_HELD} FROM held WHERE app = ?", self._app)  # noqa: S608
+        else:
+            task, _, place = track.partition("@")
+            rows = self._run(
+                f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND place = ?",  # noqa: S608
+                self._app, task, place,
+            )  # fmt: skip
+        return [_held_of(row) for row in rows.fetchall()]
+
+    def _find(self, run: Run) -> Run | None:
+        row = self._run(
+            f"SELECT {_HELD} FROM held WHERE app = ? AND id = ? AND attempt = ?",  # noqa: S608
+            self._app, run.id, run.attempt,
+        ).fetchone()  # fmt: skip
+        return _held_of(row) if row else None
+
+    def _hold(self, run: Run) -> None:
+        self._run(
+            f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(11)}) ON CONFLICT (app, id) DO UPDATE SET "  # noqa: S608
+            "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, "
+            "started = excluded.started, expires = excluded.expires",
+            self._app, *_held_row(run),
+        )  # fmt: skip
+
+    def _release(self, run: Run) -> None:
+        self._run("DELETE FROM held WHERE app = ? AND id = ?", self._app, run.id)
+
+    def _append(self, run: Run) -> None:
+        self._run(
+            f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(20)})",  # noqa: S608
+            self._app, *_record_row(run),
+        )  # fmt: skip
+        if self._count(run) % TRIM_EVERY == 0:
+            self._trim(run.task)
+
+    def _newest(self, task: str) -> Run | None:
+        row = self._run(
+            f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1",  # noqa: S608
+            self._app, task,
+        ).fetchone()  # fmt: skip
+        return _record_of(row) if row else None
+
+    def _extend(self, newest: Run, record: Run) -> None:
+        self._run(
+            "UPDATE records SET due = ?, finished = ?, first_due = ?, count = ? WHERE number = "
+            "(SELECT max(number) FROM records WHERE app = ? AND task = ?)",
+            number_of(newest.due), number_of(newest.finished), number_of(newest.first_due), newest.count,
+            self._app, newest.task,
+        )  # fmt: skip
+        self._count(record)
+
+    def _count(self, run: Run) -> int:
+        """Add *run* to the totals; how many records its task has had."""
+        assert run.outcome is not None
+        self._run(
+            "INSERT INTO totals (app, task, outcome, count) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (app, task, outcome) DO UPDATE SET count = totals.count + excluded.count",
+            self._app, run.task, run.outcome.value, run.count,
+        )  # fmt: skip
+        finished = number_of(run.finished) if run.started else None
+        success = finished if run.outcome is Outcome.SUCCESS else None
+        (appended,) = self._run(
+            "INSERT INTO tasks (app, name, appended, last_finished, last_success) VALUES (?, ?, 1, ?, ?) "
+            "ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
+            "last_finished = coalesce(excluded.last_finished, tasks.last_finished), "
+            "last_success = coalesce(excluded.last_success, tasks.last_success) RETURNING appended",
+            self._app, run.task, finished, success,
+        ).fetchone()  # fmt: skip
+        return int(appended)
+
+    def _trim(self, task: str) -> None:
+        self._run(
+            "DELETE FROM records WHERE app = ? AND task = ? AND number <= "
+            "(SELECT number FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            self._app, task, self._app, task, self._history,
+        )  # fmt: skip
+
+
+def number_of(instant: datetime | None) -> int | None:
+    """*instant* as the database has it."""
+    return None if instant is None else (instant - EPOCH) // MICROSECOND
+
+
+def instant_of(number: int | None) -> datetime | None:
+    """The reverse of `number_of`."""
+    return None if number is None else EPOCH + number * MICROSECOND
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _pause_of(since: int, until: int | None, note: str, author: str) -> Pause:
+    return Pause(since=EPOCH + since * MICROSECOND, until=instant_of(until), note=note, by=author)
+
+
+def _held_row(run: Run) -> tuple[Any, ...]:
+    return (
+        run.id,
+        run.task,
+        number_of(run.due),
+        run.trigger.value,
+        run.attempt,
+        run.owner,
+        number_of(run.started),
+        number_of(run.expires),
+        run.place,
+        int(run.recovers),
+    )
+
+
+def _held_of(row: tuple[Any, ...]) -> Run:
+    run_id, task, due, trigger, attempt, owner, started, expires, place, recovers = row
+    return Run(
+        id=run_id,
+        task=task,
+        due=EPOCH + due * MICROSECOND,
+        trigger=Trigger(trigger),
+        attempt=attempt,
+        owner=owner,
+        started=instant_of(started),
+        expires=instant_of(expires),
+        place=place,
+        recovers=bool(recovers),
+    )
+
+
+def _record_row(run: Run) -> tuple[Any, ...]:
+    assert run.outcome is not None
+    return (
+        *_held_row(run),
+        number_of(run.finished),
+        run.outcome.value,
+        run.reason,
+        run.status,
+        run.duration,
+        run.body,
+        run.errors,
+        number_of(run.first_due),
+        run.count,
+    )
+
+
+def _record_of(row: tuple[Any, ...]) -> Run:
+    finished, outcome, reason, status, duration, body, errors, first_due, count = row[10:]
+    return replace(
+        _held_of(row[:10]),
+        finished=instant_of(finished),
+        outcome=Outcome(outcome),
+        reason=reason,
+        status=status,
+        duration=duration,
+        body=bytes(body),
+        errors=bytes(errors),
+        first_due=instant_of(first_due),
+        count=count,
+    )
