@@ -15,7 +15,7 @@ from pulse.model import Config
 
 log = logging.getLogger(__name__)
 
-_ODD: Final = re.compile(r"[^A-Za-z0-9.-]+")
+_ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _BUILDERS: Final = frozenset({"pulse", "paste"})  # packages that build a middleware for somebody else
 
 _built: Final[Counter[str]] = Counter()  # how many of the same identity this process has built

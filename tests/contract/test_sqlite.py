@@ -1,6 +1,7 @@
 """What is particular to the file of SQLite: many processes, forks, and everything that befalls files."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from pulse.errors import StoreUnavailableError
-from pulse.model import Claim, Fire, Limits, Outcome
+from pulse.model import Claim, Fire, Limits, Outcome, Pause
 from pulse.runstores.sql import TRIM_EVERY
 from pulse.runstores.sqlite import SqliteRunStore
+from pulse.testing import ManualClock
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
 
 
 def claim(store: SqliteRunStore, second: int, task: str = "a"):
@@ -193,6 +196,53 @@ def test_a_file_that_vanished_or_was_replaced_knows_nothing_and_gives_out_nothin
     assert claim(store, 1).answer is Claim.REFUSED
     assert claim(store, 1).answer is Claim.TAKEN
     assert claim(store, 2).answer is Claim.WON
+
+
+def test_an_older_copy_in_the_place_of_the_file_gives_out_nothing_that_may_have_run(path, tmp_path):
+    clock = ManualClock(NOON)
+    store = SqliteRunStore(path, clock=clock)
+    store.register(["a"], NOON)
+    claim(store, 1)
+    store.close()
+    shutil.copy(path, tmp_path / "copy")
+    for second in (2, 3):
+        claim(store, second)
+    store.close()
+
+    (tmp_path / "copy").replace(path)
+    clock.advance(5)
+
+    assert [claim(store, second).answer for second in (2, 3, 5, 6)] == [
+        Claim.STALE,
+        Claim.STALE,
+        Claim.STALE,
+        Claim.WON,
+    ]
+    assert store.totals("a").counts == {Outcome.MISSED: 3}
+    assert {run.reason for run in store.history("a")} == {"it was due before the run store lost what it knew"}
+    store.close()
+
+
+def test_applications_that_share_a_file_know_nothing_of_each_other(path):
+    one, two = SqliteRunStore(path, name="one"), SqliteRunStore(path, name="two")
+    for store in (one, two):
+        store.register(["a"], NOON)
+    one.pause("a", Pause(since=NOON))
+
+    assert claim(one, 1).answer is Claim.PAUSED
+    assert claim(two, 1).answer is Claim.WON
+    assert two.purge([]) == ["a"]
+    assert len(one.history("a")) == 1
+    one.close()
+    two.close()
+
+
+def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store):
+    store.register(["a@there"], NOON - 31 * DAY)
+
+    assert store.register(["a@here"], NOON) == {"a@here": NOON}
+
+    assert store.register(["a@there"], NOON) == {"a@there": NOON}
 
 
 def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):

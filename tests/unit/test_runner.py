@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import StoreUnavailableError
-from pulse.model import Fire, Limits, Outcome, Run
+from pulse.model import Fire, Limits, Outcome, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
@@ -235,6 +236,115 @@ def test_a_missed_instant_is_a_warning_with_its_reason(caplog):
     assert "outcome=missed" in caplog.messages[0]
     assert "count=2" in caplog.messages[0]
     assert "reason=" in caplog.messages[0]
+
+
+# Runs that wait
+
+
+def test_a_fire_that_waits_for_its_turn_is_asked_for_again_until_it_has_it():
+    bench = Bench(overlap="queue")
+    first = bench.store.claim(
+        bench.fire(1), owner="other", now=bench.clock.now(), lease=timedelta(hours=1), passed=lambda cursor: None,
+        limits=Limits(),
+    )  # fmt: skip
+    waiting = bench.fire(2)
+
+    assert bench.runner.run(waiting) is None
+    assert bench.runner.due_again() == [waiting]
+    assert bench.runner.run(waiting) is None
+    bench.store.finish(replace(first.run, outcome=Outcome.SUCCESS, finished=bench.clock.now()))
+    (again,) = bench.runner.due_again()
+
+    assert bench.runner.run(again).outcome is Outcome.SUCCESS
+    assert bench.runner.due_again() == []
+    assert bench.store.totals("a").counts == {Outcome.SUCCESS: 2}
+
+
+def test_of_a_task_one_fire_waits_and_the_one_before_is_recorded_as_missed():
+    bench = Bench(overlap="queue")
+    running = bench.store.claim(
+        bench.fire(1), owner="other", now=bench.clock.now(), lease=timedelta(hours=1), passed=lambda cursor: None,
+        limits=Limits(),
+    ).run  # fmt: skip
+    for minute in (2, 3):
+        bench.runner.run(bench.fire(minute))
+    bench.store.finish(replace(running, outcome=Outcome.SUCCESS, finished=bench.clock.now()))
+
+    (fire,) = bench.runner.due_again()
+    bench.runner.run(fire)
+
+    assert [(record.outcome, record.due) for record in bench.records] == [
+        (Outcome.MISSED, bench.fire(2).due), (Outcome.SUCCESS, bench.fire(3).due),
+    ]  # fmt: skip
+
+
+def test_a_lost_run_that_recovers_is_run_again_as_the_next_attempt():
+    bench = Bench(recover=True)
+    lost = bench.store.claim(
+        bench.fire(1), owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True),
+    ).run  # fmt: skip
+    bench.clock.advance(31)
+
+    bench.runner.renew()
+    (fire,) = bench.runner.due_again()
+    run = bench.runner.run(fire)
+
+    assert (run.id, run.attempt, run.trigger, run.outcome) == (lost.id, 2, Trigger.RECOVER, Outcome.SUCCESS)
+    assert [record.outcome for record in bench.records] == [Outcome.LOST, Outcome.SUCCESS]
+    bench.runner.renew()
+    assert bench.runner.due_again() == []
+
+
+def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
+    bench = Bench(recover=True)
+    bench.store.claim(
+        bench.fire(1), owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True),
+    )  # fmt: skip
+    bench.clock.advance(31)
+    bench.runner.renew()
+    (fire,) = bench.runner.due_again()
+    (waiting,) = bench.store.waiting()
+    bench.store.adopt(waiting, owner="other", now=bench.clock.now(), lease=timedelta(hours=1), limits=Limits())
+    bench.during = lambda run, cancelled: pytest.fail("dispatched twice")
+
+    assert bench.runner.run(fire) is None
+
+
+def test_a_call_by_hand_that_is_forced_runs_beside_the_others():
+    bench = Bench()
+    bench.store.claim(
+        bench.fire(1), owner="other", now=bench.clock.now(), lease=timedelta(hours=1), passed=lambda cursor: None,
+        limits=Limits(),
+    )  # fmt: skip
+    by_hand = {"trigger": Trigger.MANUAL, "task": "a", "due": bench.clock.now()}
+
+    refused = bench.runner.run(Fire(**by_hand, run_id="x"))
+    forced = bench.runner.run(Fire(**by_hand, run_id="y", is_forced=True))
+
+    assert (refused.outcome, forced.outcome) == (Outcome.SKIPPED, Outcome.SUCCESS)
+
+
+class StandsDown:
+    """A fleet in which this process has to leave a task to others."""
+
+    def why_not(self, task: str) -> str:
+        return "a newer configuration has changed it"
+
+    def beat(self) -> None:
+        pass
+
+
+def test_what_a_newer_configuration_has_changed_is_left_to_it_without_a_claim():
+    bench = Bench()
+    bench.runner._fleet = StandsDown()
+
+    assert bench.runner.run(bench.fire(1)) is None
+
+    assert bench.store.history("a") == []
+    assert bench.store.register(["a"], NOON) == {"a": NOON}
+    assert bench.runner.run(bench.fire(2, trigger=Trigger.MANUAL)).outcome is Outcome.SUCCESS
 
 
 class Flaky(MemoryRunStore):
