@@ -111,9 +111,10 @@ class Task:
     )
     overlap: str = option(
         "skip",
-        reader.choice("skip", "queue", "allow"),
-        "`skip`, `queue`, `allow`",
-        "What is due while `max_instances` runs are under way: is skipped, waits for its turn, or runs beside them.",
+        reader.choice("skip", "queue", "allow", "replace"),
+        "`skip`, `queue`, `allow`, `replace`",
+        "What is due while `max_instances` runs are under way: is skipped, waits for its turn, runs beside them, or "
+        "asks them to stop and takes their place.",
     )
     max_instances: int = option(
         1, reader.integer(1, 1000), "whole number", "How many runs may be under way at once over the `scope`."
@@ -126,6 +127,71 @@ class Task:
     )
     recover: bool = option(
         False, reader.boolean, "boolean", "Whether a run whose process died or froze is run again by another one."
+    )
+    lock: str | None = option(
+        None,
+        reader.optional(reader.word),
+        "word",
+        "Tasks with the same one exclude each other, as runs of one task do.",
+    )
+    run_at_startup: bool = option(
+        False,
+        reader.boolean,
+        "boolean",
+        "Whether the first start ever runs it at once, instead of at the next instant.",
+    )
+    retries: int = option(
+        0,
+        reader.integer(0, 1000),
+        "whole number",
+        "How often a run that failed is tried again before the next instant.",
+    )
+    retry_delay: timedelta = option(
+        "10s", reader.duration(0, YEAR), "duration", "How long after a failure; a `Retry-After` of the answer wins."
+    )
+    retry_backoff: float = option(
+        "2", reader.number(1, 100), "number, 1 to 100", "By how much the delay grows with each further attempt."
+    )
+    retry_max_delay: timedelta = option("1h", reader.duration(0, YEAR), "duration", "The most that it grows to.")
+    retry_status: frozenset[int] = option(
+        "429 500-599",
+        reader.statuses,
+        "statuses and ranges",
+        "Which answers are worth another attempt; a run without an answer always is.",
+    )
+    pause_on_failure: int = option(
+        0, reader.integer(0, 1000), "whole number, 0 for never", "Pauses the task after so many failures in a row."
+    )
+    grace: timedelta | Literal["auto"] | None = option(
+        "auto",
+        reader.grace(YEAR),
+        "duration, `auto`, `none`",
+        "How long after an instant without a success the task is overdue; `auto` at the next instant.",
+    )
+    on_success: str | None = option(
+        None, reader.optional(reader.hook), "path or `module:function`", "Is told of each run that succeeded."
+    )
+    on_failure: str | None = option(
+        None,
+        reader.optional(reader.hook),
+        "path or `module:function`",
+        "Is told of each run that failed for good, was lost or left behind.",
+    )
+    on_missed: str | None = option(
+        None, reader.optional(reader.hook), "path or `module:function`", "Is told of instants that nobody ran in time."
+    )
+    on_timeout: str | None = option(
+        None,
+        reader.optional(reader.hook),
+        "path or `module:function`",
+        "Is told of runs that passed their deadline; `on_failure` is when this is not given.",
+    )
+    ping_url: str | None = option(
+        None,
+        reader.optional(reader.url),
+        "URL",
+        "Is requested when a run succeeds, with `/start` when it begins, and with `/fail` when it fails.",
+        is_secret=True,
     )
 
     def __post_init__(self) -> None:
@@ -288,6 +354,7 @@ class Trigger(Enum):
     SCHEDULE = "schedule"
     CATCHUP = "catchup"
     MANUAL = "manual"
+    STARTUP = "startup"
     RETRY = "retry"
     RECOVER = "recover"
 
@@ -373,6 +440,11 @@ class Run:
         count: How many instants this record stands for.
         place: `Fire.place`.
         recovers: Whether it is run again when it is lost.
+        lock: The word that its task shares with others; empty for none.
+        stop: Why it was asked to stop; empty if it was not.
+        progress: How far it has got, if it says so.
+        result: What the endpoint said of it, in `X-Pulse-Result`.
+        again_at: When it is tried once more, if it is.
     """
 
     id: str
@@ -394,6 +466,11 @@ class Run:
     count: int = 1
     place: str = ""
     recovers: bool = False
+    lock: str = ""
+    stop: str = ""
+    progress: "Progress | None" = None
+    result: str = ""
+    again_at: datetime | None = None
 
     @property
     def track(self) -> str:
@@ -412,6 +489,15 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a run has got, in its own words: *done* of *total*, if it knows how much there is."""
+
+    done: float
+    total: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
     """Consecutive due instants of one task: from *first* to *last*, *count* of them."""
 
@@ -427,20 +513,26 @@ class Limits:
     Attributes:
         instances: How many runs of the task may be under way at once; None for any.
         waits: At the limit the fire is to wait for its turn, and not to be skipped.
+        replaces: The runs that are under way are to be asked to stop.
         recovers: A lost run is to be run again.
+        lock: Only one run of all tasks with this word may be under way; empty for none.
     """
 
     instances: int | None = 1
     waits: bool = False
+    replaces: bool = False
     recovers: bool = False
+    lock: str = ""
 
     @classmethod
     def of(cls, task: Task, fire: Fire) -> "Limits":
         """What *task* says about the run of *fire*."""
         return cls(
             instances=None if task.overlap == "allow" or fire.is_forced else task.max_instances,
-            waits=task.overlap == "queue",
+            waits=task.overlap in ("queue", "replace"),
+            replaces=task.overlap == "replace" and not fire.is_forced,
             recovers=task.recover and fire.trigger is not Trigger.MANUAL,
+            lock="" if fire.is_forced else task.lock or "",
         )
 
 

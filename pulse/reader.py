@@ -334,6 +334,48 @@ def store(value: object) -> str:
     )
 
 
+def number(least: float, most: float) -> Reader[float]:
+    """A number from *least* to *most*."""
+
+    def read(value: object) -> float:
+        written = value.strip() if isinstance(value, str) else ""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found = float(value)
+        else:
+            found = float(written) if _NUMBER.fullmatch(written) else float("nan")
+        if not least <= found <= most:  # a comparison with NaN is False, too
+            raise ValueError(f"want a number from {least:g} to {most:g}")
+        return found
+
+    return read
+
+
+def hook(value: object) -> str:
+    """Who is told of a record: a path of the application, or `module:function`."""
+    place = value.strip() if isinstance(value, str) else ""
+    if place.startswith("/"):
+        return path(place)
+    if re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", place):
+        return place
+    raise ValueError("want a path that begins with /, or module:function")
+
+
+def url(value: object) -> str:
+    """An address of the web."""
+    address = value.strip() if isinstance(value, str) else ""
+    if re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address):
+        return address.rstrip("/")
+    raise ValueError("want an address such as https://hc-ping.com/your-check, without a query")
+
+
+def word(value: object) -> str:
+    """A name that several tasks may share."""
+    written = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"[\w.-]{1,100}", written):
+        raise ValueError("want a word of letters, digits, _, . and -")
+    return written
+
+
 def name(value: object) -> str:
     """What an application is called in its store."""
     if not isinstance(value, str) or not re.fullmatch(r"[^\x00-\x1f\x7f{}]{0,200}", value.strip()):
