@@ -1,0 +1,210 @@
+"""Who is told what became of runs: hooks, which are endpoints or functions, and pings.
+
+Telling is never in the way: it is done in threads of its own, few and short-lived, and
+whatever goes wrong in it is a line in the log.
+"""
+
+import json
+import logging
+import threading
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from importlib import import_module
+from threading import Event
+from typing import Final
+from uuid import UUID
+
+from pulse import __version__
+from pulse.clock import Clock
+from pulse.dispatch import Dispatcher
+from pulse.gateway import WsgiApp
+from pulse.model import Config, Outcome, Run, Task
+
+log = logging.getLogger(__name__)
+
+THREADS: Final = 4  # of hooks and pings that do not come back this many are waited for, and no more are begun
+WAITING: Final = 1000  # what is to be told; the oldest is dropped, with a line in the log
+PING_SECONDS: Final = 10.0
+HOOK_TIME: Final = timedelta(seconds=60)  # in which the endpoint of a hook has to send its response
+
+_FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outcome.ABANDONED})
+
+Telling = Callable[[], object]
+
+
+class Alarms:
+    """Tells hooks and ping addresses of the runs of one process; safe to use from any thread."""
+
+    def __init__(self, app: WsgiApp, config: Config, *, clock: Clock) -> None:
+        """Wire it; nothing is started before there is something to tell.
+
+        Args:
+            app: The wrapped application, which has the endpoints of hooks.
+            config: With the tasks, and how internal requests look.
+            clock: For the deadlines of hooks.
+        """
+        self._app = app
+        self._config = config
+        self._clock = clock
+        self._waiting: deque[tuple[str, Telling]] = deque()
+        self._threads = 0
+        self._idle = threading.Event()
+        self._idle.set()
+        self._lock = threading.Lock()
+
+    def began(self, run: Run) -> None:
+        """A run has begun."""
+        task = self._config.tasks.get(run.task)
+        if task and task.ping_url:
+            self._put(f"ping of {run.task}", _ping(task.ping_url, "/start", run))
+
+    def ended(self, run: Run) -> None:
+        """There is a record; one that is tried once more is no news yet."""
+        task = self._config.tasks.get(run.task)
+        if task is None or run.again_at is not None:
+            return
+        event, hook = _hook_of(task, run)
+        if hook:
+            self._put(f"on_{event} of {run.task}", lambda: self._tell(task, hook, event, run))
+        if task.ping_url and run.started and (run.outcome is Outcome.SUCCESS or run.outcome in _FAILED):
+            way = "" if run.outcome is Outcome.SUCCESS else "/fail"
+            self._put(f"ping of {run.task}", _ping(task.ping_url, way, run))
+
+    def close(self, seconds: float) -> None:
+        """Let what is to be told be told, within *seconds*; what is left is dropped, with a line in the log."""
+        if self._clock.wait(self._idle, seconds):
+            return
+        with self._lock:
+            left, self._waiting = len(self._waiting), deque()
+        log.warning("%d hooks and pings were not told any more", left, extra={"pulse_event": "alarms_dropped"})
+
+    # The threads
+
+    def _put(self, what: str, telling: Telling) -> None:
+        with self._lock:
+            self._waiting.append((what, telling))
+            is_full = len(self._waiting) > WAITING
+            if is_full:
+                self._waiting.popleft()
+            is_needed = self._threads < THREADS
+            if is_needed:
+                self._threads += 1
+                self._idle.clear()
+        if is_full:
+            log.error("a hook or ping was dropped: %d are waiting", WAITING, extra={"pulse_event": "alarms_dropped"})
+        if is_needed:
+            self._begin()
+
+    def _begin(self) -> None:
+        try:
+            threading.Thread(target=self._work, name="pulse-alarm", daemon=True).start()
+        except RuntimeError:  # the system has no thread left: the next one tells this, too
+            self._end_thread()
+            log.exception("a hook could not be told", extra={"pulse_event": "alarm_failed"})
+
+    def _work(self) -> None:
+        """The outermost frame of a thread: tells what waits, and ends."""
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    break
+                what, telling = self._waiting.popleft()
+            try:
+                telling()
+            # A hook is the application's, and an address anybody's: neither may end what tells the others.
+            except Exception:
+                log.exception("%s: could not be told", what, extra={"pulse_event": "alarm_failed"})
+        self._end_thread()
+
+    def _end_thread(self) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads and not self._waiting:
+                self._idle.set()
+
+    # What is told
+
+    def _tell(self, task: Task, hook: str, event: str, run: Run) -> None:
+        if not hook.startswith("/"):
+            _function(hook)(run)
+            return
+        body = json.dumps({"event": event, **document(run)}).encode()
+        request = replace(
+            task, action=hook, method="POST", body=body, content_type="application/json", timeout=HOOK_TIME,
+            environ=(), headers=(),
+        )  # fmt: skip
+        config = replace(self._config, tasks={task.name: request})
+        reply = Dispatcher(self._app, config, clock=self._clock)(request, run, Event())
+        if reply.outcome is not Outcome.SUCCESS:
+            facts = {"pulse_event": "alarm_failed", "pulse_task": task.name, "pulse_run": run.id}
+            log.error("on_%s of %s: %s %s", event, task.name, hook, reply.reason, extra=facts)
+
+
+def document(run: Run) -> Mapping[str, object]:
+    """A record as a JSON document, without what the endpoint has answered."""
+    return {
+        "task": run.task,
+        "run": run.id,
+        "due": _text(run.due),
+        "first_due": _text(run.first_due),
+        "count": run.count,
+        "trigger": run.trigger.value,
+        "attempt": run.attempt,
+        "owner": run.owner,
+        "started": _text(run.started),
+        "finished": _text(run.finished),
+        "outcome": run.outcome.value if run.outcome else None,
+        "status": run.status,
+        "duration": run.duration,
+        "reason": run.reason,
+        "result": run.result,
+    }
+
+
+def _hook_of(task: Task, run: Run) -> tuple[str, str | None]:
+    if run.outcome is Outcome.SUCCESS:
+        return "success", task.on_success
+    if run.outcome is Outcome.MISSED:
+        return "missed", task.on_missed
+    if run.outcome is Outcome.TIMEOUT and task.on_timeout:
+        return "timeout", task.on_timeout
+    return "failure", task.on_failure if run.outcome in _FAILED else None
+
+
+def _ping(url: str, way: str, run: Run) -> Telling:
+    def ping() -> None:
+        request = urllib.request.Request(  # noqa: S310 - the reader of the option lets http and https pass
+            f"{url}{way}?rid={UUID(run.id)}",
+            data=run.reason.encode(),
+            method="POST",
+            headers={"User-Agent": f"Pulse/{__version__}", "Content-Type": "text/plain; charset=utf-8"},
+        )
+        with urllib.request.urlopen(request, timeout=PING_SECONDS):  # noqa: S310 - as above
+            pass
+
+    return ping
+
+
+def _function(place: str) -> Callable[[Run], object]:
+    """The function at `module:name`.
+
+    Raises:
+        ImportError: the module, or the name in it, is not there.
+        TypeError: it cannot be called.
+    """
+    module, _, name = place.partition(":")
+    function: object = import_module(module)
+    for part in name.split("."):
+        if not hasattr(function, part):
+            raise ImportError(f"{module} has no {name}")
+        function = getattr(function, part)
+    if not callable(function):
+        raise TypeError(f"{place} cannot be called")
+    return function
+
+
+def _text(instant: datetime | None) -> str | None:
+    return instant.isoformat() if instant else None
