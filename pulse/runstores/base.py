@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Run, Span
+from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""
@@ -70,8 +70,9 @@ class RunStore(ABC):
         Returns:
             `WON` with the run; `TAKEN` without a record, there is one already; `BUSY`,
             `PAUSED` or `STALE` with the record that was made instead of a run; `WAIT` if
-            it is to be asked for again: the task is running and *limits* has it wait, or
-            it is not due yet by the clock of the store; `REFUSED` if the task is unknown:
+            it is to be asked for again: the task is running (or another one that has its
+            lock) and *limits* has it wait, perhaps after it has asked the running ones to
+            stop; or it is not due yet by the clock of the store; `REFUSED` if the task is unknown:
             it is then registered from *now* on, and the fire is recorded as missed,
             because a store that forgot a task cannot know who ran what.
         """
@@ -119,6 +120,17 @@ class RunStore(ABC):
     @abstractmethod
     def adopt(self, run: Run, *, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run | None:
         """Begin the further attempt *run*; None if it is somebody else's, or the task is running or paused."""
+
+    @abstractmethod
+    def ask_to_stop(self, run_id: str, reason: str) -> bool:
+        """Have the process that runs *run_id* stop it (`Run.stop`); whether such a run is under way.
+
+        The first reason stays.
+        """
+
+    @abstractmethod
+    def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
+        """Keep how far runs of *owner* have got, by id; which of its runs are asked to stop, and why."""
 
     @abstractmethod
     def running(self) -> list[Run]:

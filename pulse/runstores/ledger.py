@@ -6,14 +6,14 @@ decided here.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.instance import is_gone
-from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Run, Trigger
+from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Passed, RunStore
 
 RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore.reap`
@@ -21,6 +21,7 @@ RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore
 FORGOTTEN: Final = "the run store did not know the task"
 REBORN: Final = "it was due before the run store lost what it knew"
 RUNNING: Final = "the task is still running"
+REPLACED: Final = "the next run takes its place"
 PASSED_OVER: Final = "nobody ran it before the next one was due"
 
 
@@ -38,13 +39,17 @@ class LedgerStore(RunStore):
     def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
         """See `RunStore.register`."""
         with self._step():
+            now = self._judged_at(now)
             return {track: self._known(track, now) for track in sorted(tracks)}
 
     def claim(
         self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:
         """See `RunStore.claim`."""
-        with self._step(fire.task):
+        with self._step(fire.task, *_locks(limits)):
+            now = self._judged_at(now)
+            if self._is_early(fire, now):
+                return Claimed(answer=Claim.WAIT)
             judged = self._judge(fire, now, passed)
             if judged is not None:
                 return judged
@@ -52,8 +57,9 @@ class LedgerStore(RunStore):
                 return self._dismiss(fire, Claim.STALE, Outcome.MISSED, _late(fire, now), now, passed)
             held = self._held(fire.track)
             lost = tuple(self._reap(held, now))
-            if limits.instances is not None and _count_running(held) - len(lost) >= limits.instances:
-                return replace(self._busy(fire, limits, now, passed), lost=lost)
+            running = [run for run in held if run.started and run.id not in {one.id for one in lost}]
+            if reason := self._why_busy(running, limits):
+                return replace(self._busy(fire, limits, reason, now, passed), lost=lost)
             self._drop_retries(held)
             missed = self._pass_over(fire, now, passed)
             run = won(fire, owner, now, lease, limits)
@@ -63,6 +69,7 @@ class LedgerStore(RunStore):
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
         with self._step(fire.task):
+            now = self._judged_at(now)
             judged = self._judge(fire, now, passed)
             return judged or self._dismiss(fire, Claim.STALE, outcome, reason, now, passed)
 
@@ -94,6 +101,7 @@ class LedgerStore(RunStore):
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
         with self._step():
+            now = self._judged_at(now)
             suspects = {run.task for run in self._held(None) if run.started and why_lost(run, now)}
         if not suspects:
             return []
@@ -107,18 +115,40 @@ class LedgerStore(RunStore):
 
     def adopt(self, run: Run, *, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run | None:
         """See `RunStore.adopt`."""
-        with self._step(run.task):
+        with self._step(run.task, *_locks(limits)):
+            now = self._judged_at(now)
             standing = self._standing(run.track, run.task)
             held = self._find(run)
             if held is None or not held.is_waiting or standing is None:
                 return None
             if standing.pause and standing.pause.holds(now):
                 return None
-            if limits.instances is not None and _count_running(self._held(run.track)) >= limits.instances:
+            if self._why_busy([one for one in self._held(run.track) if one.started], limits):
                 return None
             begun = replace(held, owner=owner, started=now, expires=now + lease)
             self._hold(begun)
             return begun
+
+    def ask_to_stop(self, run_id: str, reason: str) -> bool:
+        """See `RunStore.ask_to_stop`."""
+        with self._step():
+            tasks = {run.task for run in self._held(None) if run.id == run_id and run.started}
+        with self._step(*tasks):
+            found = [run for run in self._held(None) if run.id == run_id and run.started]
+            for run in found:
+                self._hold(replace(run, stop=run.stop or reason))
+        return bool(found)
+
+    def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
+        """See `RunStore.report`."""
+        with self._step():
+            tasks = {run.task for run in self._held(None) if run.id in progress}
+        with self._step(*tasks):
+            own = [run for run in self._held(None) if run.owner == owner]
+            for run in own:
+                if run.id in progress:
+                    self._hold(replace(run, progress=progress[run.id]))
+        return {run.id: run.stop for run in own if run.stop}
 
     def running(self) -> list[Run]:
         """See `RunStore.running`."""
@@ -174,6 +204,16 @@ class LedgerStore(RunStore):
     def _extend(self, newest: Run, record: Run) -> None:
         """Put *newest* in place of the record that was appended last, and add *record* to the totals."""
 
+    # What a backend with a clock of its own changes
+
+    def _judged_at(self, now: datetime) -> datetime:
+        """The instant that counts in this step, for which the caller has *now*."""
+        return now
+
+    def _is_early(self, fire: Fire, now: datetime) -> bool:  # noqa: ARG002 - for the backends
+        """Whether *fire* is not due yet by the clock of the store."""
+        return False
+
     # The rules
 
     def _known(self, track: str, now: datetime) -> datetime:
@@ -206,10 +246,24 @@ class LedgerStore(RunStore):
         self._note(record)
         return Claimed(answer=Claim.REFUSED, run=record)
 
-    def _busy(self, fire: Fire, limits: Limits, now: datetime, passed: Passed) -> Claimed:
-        if limits.waits and fire.trigger is not Trigger.MANUAL:
-            return Claimed(answer=Claim.WAIT)
-        return self._dismiss(fire, Claim.BUSY, Outcome.SKIPPED, RUNNING, now, passed)
+    def _why_busy(self, running: Sequence[Run], limits: Limits) -> str:
+        """Why another run may not begin beside those that are *running*; empty if it may."""
+        if limits.instances is not None and len(running) >= limits.instances:
+            return RUNNING
+        if limits.lock:
+            holder = next((run for run in self._held(None) if run.started and run.lock == limits.lock), None)
+            if holder is not None:
+                return f"{holder.task} is running, and has the lock {limits.lock!r}, too"
+        return ""
+
+    def _busy(self, fire: Fire, limits: Limits, reason: str, now: datetime, passed: Passed) -> Claimed:
+        if fire.trigger is Trigger.MANUAL or not limits.waits:
+            return self._dismiss(fire, Claim.BUSY, Outcome.SKIPPED, reason, now, passed)
+        if limits.replaces:
+            for run in self._held(fire.track):
+                if run.started and not run.stop:
+                    self._hold(replace(run, stop=REPLACED))
+        return Claimed(answer=Claim.WAIT)
 
     def _dismiss(
         self, fire: Fire, answer: Claim, outcome: Outcome, reason: str, now: datetime, passed: Passed
@@ -280,6 +334,7 @@ def won(fire: Fire, owner: str, now: datetime, lease: timedelta, limits: Limits)
         expires=now + lease,
         place=fire.place,
         recovers=limits.recovers,
+        lock=limits.lock,
     )
 
 
@@ -294,6 +349,7 @@ def another_attempt(run: Run, trigger: Trigger, at: datetime) -> Run:
         expires=at,
         place=run.place,
         recovers=run.recovers,
+        lock=run.lock,
     )
 
 
@@ -340,8 +396,9 @@ def why_lost(run: Run, now: datetime) -> str:
     return "its process has ended" if is_gone(run.owner) else ""
 
 
-def _count_running(held: Iterable[Run]) -> int:
-    return sum(run.started is not None for run in held)
+def _locks(limits: Limits) -> tuple[str, ...]:
+    """What a step has to keep others from, beside its task; no task has such a name."""
+    return (f"lock:{limits.lock}",) if limits.lock else ()
 
 
 def _late(fire: Fire, now: datetime) -> str:

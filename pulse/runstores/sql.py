@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pulse.model import Instance, Outcome, Pause, Run, Trigger
+from pulse.model import Instance, Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Totals
 from pulse.runstores.ledger import LedgerStore, Standing
 from pulse.zone import EPOCH
@@ -57,6 +57,9 @@ CREATE TABLE held (
     expires BIGINT,
     place TEXT NOT NULL,
     recovers INTEGER NOT NULL,
+    lock TEXT NOT NULL,
+    stop TEXT NOT NULL,
+    progress TEXT,
     PRIMARY KEY (app, id)
 ){keyed};
 CREATE INDEX held_by_task ON held (app, task);
@@ -107,13 +110,15 @@ CREATE TABLE records (
     body {bytes} NOT NULL,
     errors {bytes} NOT NULL,
     first_due BIGINT,
-    count BIGINT NOT NULL
+    count BIGINT NOT NULL,
+    result TEXT NOT NULL
 );
 CREATE INDEX records_by_task ON records (app, task, number);
 """
 
-_HELD: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
-_RECORD: Final = f"{_HELD}, finished, outcome, reason, status, duration, body, errors, first_due, count"
+_RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
+_HELD: Final = f"{_RUN}, lock, stop, progress"
+_RECORD: Final = f"{_RUN}, finished, outcome, reason, status, duration, body, errors, first_due, count, result"
 _INSTANCE: Final = "owner, started, seen, digest, server, version"
 
 
@@ -187,9 +192,12 @@ class SqlStore(LedgerStore):
     def purge(self, keep: Iterable[str]) -> list[str]:
         """See `RunStore.purge`."""
         kept = set(keep)
-        with self._step():
+        with self._reading():
             known = [track for (track,) in self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()]
-            gone = sorted({track.partition("@")[0] for track in known} - kept)
+        gone = sorted({track.partition("@")[0] for track in known} - kept)
+        if not gone:
+            return []
+        with self._step(*gone):
             for track in known:
                 if track.partition("@")[0] in gone:
                     self._run("DELETE FROM tracks WHERE app = ? AND name = ?", self._app, track)
@@ -256,11 +264,14 @@ class SqlStore(LedgerStore):
         """See `RunStore.register`; also forgets the tracks of hosts and processes that are long gone."""
         cursors = super().register(tracks, now)
         with self._reading():
-            self._run(
-                "DELETE FROM tracks WHERE app = ? AND name LIKE ? AND cursor < ?",
-                self._app, "%@%", number_of(now - FORGET_AFTER),
-            )  # fmt: skip
+            self._forget_places(now)
         return cursors
+
+    def _forget_places(self, now: datetime) -> None:
+        self._run(
+            "DELETE FROM tracks WHERE app = ? AND name LIKE ? AND cursor < ?",
+            self._app, "%@%", number_of(now - FORGET_AFTER),
+        )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:
         row = self._run(
@@ -300,9 +311,10 @@ class SqlStore(LedgerStore):
 
     def _hold(self, run: Run) -> None:
         self._run(
-            f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(11)}) ON CONFLICT (app, id) DO UPDATE SET "  # noqa: S608
+            f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, id) DO UPDATE SET "  # noqa: S608
             "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, "
-            "started = excluded.started, expires = excluded.expires",
+            "started = excluded.started, expires = excluded.expires, stop = excluded.stop, "
+            "progress = excluded.progress",
             self._app, *_held_row(run),
         )  # fmt: skip
 
@@ -311,7 +323,7 @@ class SqlStore(LedgerStore):
 
     def _append(self, run: Run) -> None:
         self._run(
-            f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(20)})",  # noqa: S608
+            f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(21)})",  # noqa: S608
             self._app, *_record_row(run),
         )  # fmt: skip
         if self._count(run) % TRIM_EVERY == 0:
@@ -378,7 +390,7 @@ def _pause_of(since: int, until: int | None, note: str, author: str) -> Pause:
     return Pause(since=EPOCH + since * MICROSECOND, until=instant_of(until), note=note, by=author)
 
 
-def _held_row(run: Run) -> tuple[Any, ...]:
+def _run_row(run: Run) -> tuple[Any, ...]:
     return (
         run.id,
         run.task,
@@ -393,7 +405,7 @@ def _held_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-def _held_of(row: tuple[Any, ...]) -> Run:
+def _run_of(row: tuple[Any, ...]) -> Run:
     run_id, task, due, trigger, attempt, owner, started, expires, place, recovers = row
     return Run(
         id=run_id,
@@ -409,10 +421,26 @@ def _held_of(row: tuple[Any, ...]) -> Run:
     )
 
 
+def _held_row(run: Run) -> tuple[Any, ...]:
+    progress = run.progress
+    said = None if progress is None else json.dumps([progress.done, progress.total, progress.text])
+    return (*_run_row(run), run.lock, run.stop, said)
+
+
+def _held_of(row: tuple[Any, ...]) -> Run:
+    lock, stop, said = row[10:]
+    run = _run_of(row[:10])
+    if not (lock or stop or said):
+        return run
+    done, total, text = json.loads(said) if said else (0, None, "")
+    progress = Progress(done=done, total=total, text=text) if said else None
+    return replace(run, lock=lock, stop=stop, progress=progress)
+
+
 def _record_row(run: Run) -> tuple[Any, ...]:
     assert run.outcome is not None
     return (
-        *_held_row(run),
+        *_run_row(run),
         number_of(run.finished),
         run.outcome.value,
         run.reason,
@@ -422,13 +450,14 @@ def _record_row(run: Run) -> tuple[Any, ...]:
         run.errors,
         number_of(run.first_due),
         run.count,
+        run.result,
     )
 
 
 def _record_of(row: tuple[Any, ...]) -> Run:
-    finished, outcome, reason, status, duration, body, errors, first_due, count = row[10:]
+    finished, outcome, reason, status, duration, body, errors, first_due, count, result = row[10:]
     return replace(
-        _held_of(row[:10]),
+        _run_of(row[:10]),
         finished=instant_of(finished),
         outcome=Outcome(outcome),
         reason=reason,
@@ -438,4 +467,5 @@ def _record_of(row: tuple[Any, ...]) -> Run:
         errors=bytes(errors),
         first_due=instant_of(first_due),
         count=count,
+        result=result,
     )

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Run, Span, Trigger
+from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
+from pulse.runstores.postgres import PostgresRunStore
+from pulse.runstores.redis import RedisRunStore
 from pulse.runstores.sqlite import SqliteRunStore
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -19,10 +22,16 @@ LEASE = timedelta(seconds=30)
 HISTORY = 5
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunStore]:
     if request.param == "memory":
         store: RunStore = MemoryRunStore(history=HISTORY)
+    elif request.param == "redis":
+        server = request.getfixturevalue("valkey_server")
+        store = RedisRunStore(server.url, name=uuid4().hex, history=HISTORY, tolerance=None)
+    elif request.param == "postgres":
+        server = request.getfixturevalue("postgres_server")
+        store = PostgresRunStore(server.url, name=uuid4().hex, history=HISTORY, tolerance=None)
     else:
         store = SqliteRunStore(tmp_path / "state" / "runs.db", history=HISTORY)
     store.register(["cleanup"], NOON)
@@ -454,6 +463,109 @@ def test_a_retry_ends_when_the_next_instant_is_claimed(store):
     assert claim(store, fire(2)).answer is Claim.WON
 
     assert store.waiting() == []
+
+
+# Locks
+
+
+def test_tasks_that_share_a_lock_exclude_each_other(store):
+    store.register(["other", "third"], NOON)
+    run = claim(store, fire(1), lock="files").run
+
+    busy = claim(store, fire(1, task="other"), lock="files")
+    free = claim(store, fire(1, task="third"), lock="database")
+    store.finish(ended(run))
+
+    assert busy.answer is Claim.BUSY
+    assert busy.run.reason == "cleanup is running, and has the lock 'files', too"
+    assert free.answer is Claim.WON
+    assert claim(store, fire(2, task="other"), lock="files").answer is Claim.WON
+
+
+def test_a_fire_waits_for_a_lock_if_it_is_to_wait(store):
+    store.register(["other"], NOON)
+    run = claim(store, fire(1), lock="files").run
+
+    assert claim(store, fire(1, task="other"), lock="files", waits=True) == Claimed(answer=Claim.WAIT)
+
+    store.finish(ended(run))
+    assert claim(store, fire(1, task="other"), lock="files", waits=True).answer is Claim.WON
+
+
+def test_a_further_attempt_waits_for_its_lock(store):
+    store.register(["other"], NOON)
+    claim(store, fire(1), recovers=True, lock="files")
+    store.reap(fire(2).due)
+    holder = claim(store, fire(2, task="other"), lock="files").run
+    (waiting,) = store.waiting()
+
+    assert adopt(store, waiting, 2, lock="files") is None
+
+    store.finish(ended(holder))
+    assert adopt(store, waiting, 2, lock="files") is not None
+
+
+# Runs that are asked to stop
+
+
+def test_a_run_can_be_asked_to_stop_by_anybody_and_its_owner_is_told(store):
+    run = claim(store, fire(1), owner="one").run
+
+    assert store.ask_to_stop(run.id, "by ada") is True
+    assert store.ask_to_stop("unknown", "by ada") is False
+
+    assert store.report("one", {}) == {run.id: "by ada"}
+    assert store.report("two", {}) == {}
+    assert [one.stop for one in store.running()] == ["by ada"]
+
+
+def test_the_first_reason_to_stop_stays(store):
+    run = claim(store, fire(1)).run
+    store.ask_to_stop(run.id, "first")
+    store.ask_to_stop(run.id, "second")
+    store.renew([run], NOON + 9 * MINUTE)
+
+    assert store.report("one", {}) == {run.id: "first"}
+
+
+def test_a_run_that_is_over_cannot_be_asked_to_stop(store):
+    run = claim(store, fire(1)).run
+    store.finish(ended(run))
+
+    assert store.ask_to_stop(run.id, "too late") is False
+    assert store.report("one", {}) == {}
+
+
+def test_a_fire_that_replaces_asks_the_running_one_to_stop_and_waits(store):
+    run = claim(store, fire(1)).run
+
+    waiting = claim(store, fire(2), late=-40, waits=True, replaces=True)
+
+    assert waiting == Claimed(answer=Claim.WAIT)
+    assert store.report("one", {}) == {run.id: "the next run takes its place"}
+    store.finish(ended(run, Outcome.CANCELLED))
+    assert claim(store, fire(2), waits=True, replaces=True).answer is Claim.WON
+
+
+def test_how_far_a_run_has_got_is_kept_with_it(store):
+    run = claim(store, fire(1), owner="one").run
+    assert store.running()[0].progress is None
+
+    store.report("one", {run.id: Progress(done=31, total=50, text="building pages")})
+    store.report("one", {"unknown": Progress(done=1)})
+    store.renew([run], NOON + 9 * MINUTE)
+
+    assert store.running()[0].progress == Progress(done=31, total=50, text="building pages")
+    store.report("one", {run.id: Progress(done=40.5)})
+    assert store.running()[0].progress == Progress(done=40.5)
+
+
+def test_what_an_endpoint_said_of_its_run_is_in_the_history(store):
+    run = claim(store, fire(1)).run
+
+    store.finish(replace(ended(run), result="swept 3 sessions"))
+
+    assert store.history("cleanup")[0].result == "swept 3 sessions"
 
 
 # Pauses
