@@ -9,7 +9,6 @@ import http.client
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -24,6 +23,7 @@ from endpoint import BODY, PATH, app
 from measure import Effort, Row, Timed, column, effort, installed, medians, repeated, show, show_heading
 
 from pulse.config import read_config
+from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.model import Fire, Run
 
@@ -98,8 +98,8 @@ def by_pulse() -> Call:
     task = config.tasks["cleanup"]
     due = datetime(2027, 1, 1, tzinfo=UTC)
     run = Run(id=Fire(task="cleanup", due=due).run_id, task="cleanup", due=due)
-    cancelled = threading.Event()
-    return lambda: dispatch(task, run, cancelled).body
+    control = Control()
+    return lambda: dispatch(task, run, control).body
 
 
 def by_webob() -> Call:

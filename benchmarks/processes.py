@@ -8,7 +8,6 @@ between SIGTERM and SIGKILL) to the answer of the next child, which is a new int
 """
 
 import multiprocessing
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from measure import Effort, Row, Timed, column, effort, medians, repeated, show,
 
 from pulse.clock import SystemClock
 from pulse.config import read_config
+from pulse.control import Control
 from pulse.dispatch import Reply
 from pulse.model import Fire, Outcome, Run
 from pulse.workers.processes import Children, application_for_children
@@ -181,12 +181,12 @@ def pulse() -> Iterator[Peer]:
     }
     config = read_config(tasks=tasks)
     children = Children(application_for_children(app, config), clock=SystemClock())
-    cancelled = threading.Event()
+    control = Control()
     due = datetime(2027, 1, 1, tzinfo=UTC)
     runs = {name: Run(id=Fire(task=name, due=due).run_id, task=name, due=due) for name in tasks}
 
     def request(name: str) -> Reply:
-        return children(config.tasks[name], runs[name], cancelled)
+        return children(config.tasks[name], runs[name], control)
 
     def hang() -> float:
         begun = time.monotonic()

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib import import_module
-from threading import Event
 from typing import Final
 from uuid import UUID
 
 from pulse import __version__
 from pulse.clock import Clock
+from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.gateway import WsgiApp
 from pulse.model import Config, Outcome, Run, Task
@@ -137,7 +137,7 @@ class Alarms:
             environ=(), headers=(),
         )  # fmt: skip
         config = replace(self._config, tasks={task.name: request})
-        reply = Dispatcher(self._app, config, clock=self._clock)(request, run, Event())
+        reply = Dispatcher(self._app, config, clock=self._clock)(request, run, Control())
         if reply.outcome is not Outcome.SUCCESS:
             facts = {"pulse_event": "alarm_failed", "pulse_task": task.name, "pulse_run": run.id}
             log.error("on_%s of %s: %s %s", event, task.name, hook, reply.reason, extra=facts)

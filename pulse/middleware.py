@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
+from pulse.alarms import Alarms
 from pulse.clock import Clock, SystemClock
 from pulse.config import read_config, read_paste_config
 from pulse.dispatch import Dispatch, Dispatcher
@@ -35,7 +36,11 @@ from pulse.wsgi.lazy import note_built
 
 log = logging.getLogger(__name__)
 
+ALARMS_SECONDS: Final = 5.0  # that hooks and pings have at the end
 CHILD_PATIENCE: Final = 70.0  # seconds beyond `kill_grace`: a minute of it is for loading the application
+
+
+_INSTANT: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class _Engine:
     workers: Workers
     scheduler: Scheduler
     fleet: Fleet
+    alarms: Alarms
 
 
 class PulseMiddleware:
@@ -171,13 +177,15 @@ class PulseMiddleware:
         engine = self._engine
         if engine is not None:
             return engine.workers.run_apart(fire).result()
-        workers = self._build_workers(self._clock)
+        alarms = Alarms(self.app, self.config, clock=self._clock)
+        workers = self._build_workers(self._clock, alarms)
         self.run_store.register([fire.track], now)
         workers.start()
         try:
             return workers.run_apart(fire).result()
         finally:
             workers.close(0)
+            alarms.close(ALARMS_SECONDS)
 
     def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
         """Run the task *name* by hand only, in the whole fleet, until `resume`.
@@ -220,7 +228,8 @@ class PulseMiddleware:
         engine = self._build_engine(clock)
         names = [name for name, task in self.config.tasks.items() if task.enabled]
         engine.fleet.join(reason)
-        engine.scheduler.plan(self._cursors(clock.now()))
+        now = clock.now()
+        engine.scheduler.plan(self._cursors(now), self._first_dues(now))
         try:
             engine.workers.start()
             engine.scheduler.start()
@@ -245,6 +254,7 @@ class PulseMiddleware:
             return
         engine.scheduler.stop()
         waiting = engine.workers.close(self._seconds)
+        engine.alarms.close(ALARMS_SECONDS)
         with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
             engine.fleet.leave()
         log.info("silent; %d fires had not begun", waiting, extra={"pulse_event": "silent"})
@@ -259,16 +269,25 @@ class PulseMiddleware:
         """How far each task has got, where this process is."""
         tracks = {name: track_of(name, place) for name, place in self._places().items()}
         # A task of a place is known by its own name, too, since that is what people pause and purge.
+        for name, first in self._first_dues(now).items():
+            self.run_store.register([tracks[name]], first - _INSTANT)
         cursors = self.run_store.register({*tracks, *tracks.values()}, now)
         return {name: cursors[track] for name, track in tracks.items()}
+
+    def _first_dues(self, now: datetime) -> Mapping[str, datetime]:
+        """The instants that tasks which run at startup are run for, if the store does not know them yet."""
+        wanted = [name for name, task in self.config.tasks.items() if task.run_at_startup and task.enabled]
+        dues = {name: self._schedules[name].previous_due(now) for name in wanted}
+        return {name: due for name, due in dues.items() if due is not None}
 
     def _places(self) -> Mapping[str, str]:
         return {name: this_place(task.scope) for name, task in self.config.tasks.items()}
 
     def _build_engine(self, clock: FleetClock) -> _Engine:
         beat = self.config.lease / RENEWALS
+        alarms = Alarms(self.app, self.config, clock=clock)
         fleet = Fleet(self.config, store=self.run_store, clock=clock, beat=beat, beside=partial(_digests_beside, self))
-        workers = self._build_workers(clock, fleet)
+        workers = self._build_workers(clock, alarms, fleet)
         scheduler = Scheduler(
             {name: task for name, task in self.config.tasks.items() if task.enabled},
             self._schedules,
@@ -276,20 +295,21 @@ class PulseMiddleware:
             clock=clock,
             places=self._places(),
         )
-        return _Engine(workers, scheduler, fleet)
+        return _Engine(workers, scheduler, fleet, alarms)
 
-    def _build_workers(self, clock: Clock, fleet: Fleet | None = None) -> Workers:
+    def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
+        more: dict[str, Any] = {"fleet": fleet, "on_began": alarms.began, "on_finished": alarms.ended}
         if self.config.mode != "processing":
-            dispatch = Dispatcher(self.app, self.config, clock=clock)
-            return ThreadWorkers(self._build_runner(dispatch, clock, fleet), workers=self.config.workers, clock=clock)
+            dispatch = Dispatcher(self.app, self.config, clock=clock, middleware=self)
+            return ThreadWorkers(self._build_runner(dispatch, clock, **more), workers=self.config.workers, clock=clock)
         children = Children(self._application, clock=clock)
         # Children are killed when they are overdue; if one is even so not heard of, as when half
         # an answer is in its pipe, the thread that waits for it is given up like any other.
         grace = max((task.kill_grace for task in self.config.tasks.values()), default=timedelta(0))
-        runner = self._build_runner(children, clock, fleet, patience=grace.total_seconds() + CHILD_PATIENCE)
+        runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
         return ProcessWorkers(runner, workers=self.config.workers, clock=clock, children=children)
 
-    def _build_runner(self, dispatch: Dispatch, clock: Clock, fleet: Fleet | None, **more: Any) -> Runner:
+    def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
         return Runner(
             self.config.tasks,
             self._schedules,
@@ -298,7 +318,6 @@ class PulseMiddleware:
             clock=clock,
             owner=this_instance(),
             lease=self.config.lease,
-            fleet=fleet,
             **more,
         )
 

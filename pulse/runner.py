@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pulse.aftermath import Aftermath
 from pulse.clock import Clock
+from pulse.control import Control
 from pulse.dispatch import Dispatch, Reply
 from pulse.errors import StoreUnavailableError
 from pulse.fleet import Fleet
 from pulse.instance import short
-from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Run, Span, Task, Trigger
+from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Progress, Run, Span, Task, Trigger
 from pulse.outage import Outage
 from pulse.runstores.base import Passed, RunStore
 from pulse.schedule import Schedule
@@ -33,6 +35,8 @@ RENEWALS: Final = 3  # a lease is renewed this often in its time, so that one la
 PATIENCE: Final = 0.5
 
 
+LASTING: Final = 1.0  # seconds after which a run is reported to the store
+ENDING: Final = "the process ends"
 UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
 
 
@@ -41,8 +45,10 @@ class _Active:
     """A run that is under way in this process; the runner's lock guards `given_up`."""
 
     run: Run
-    cancelled: threading.Event
-    deadline: float | None  # monotonic seconds
+    control: Control
+    began: float  # monotonic seconds, as the next one
+    deadline: float | None
+    told: Progress | None = None  # what the store knows of its progress
     given_up: Run | None = None  # the record, when it was made before the run came back
 
 
@@ -69,6 +75,7 @@ class Runner:
         lease: timedelta,
         fleet: Fleet | None = None,
         patience: float = PATIENCE,
+        on_began: Callable[[Run], None] | None = None,
         on_finished: Callable[[Run], None] | None = None,
     ) -> None:
         """Wire a runner; it does nothing by itself.
@@ -84,6 +91,7 @@ class Runner:
             fleet: Tells which tasks this process has to leave to others; none if there are no others.
             patience: Seconds after its deadline at which a run is given up; PATIENCE before
                 that it is asked to stop.
+            on_began: Told of each run that this runner begins, in its thread.
             on_finished: Told of each record that this runner makes, in its thread.
         """
         self._tasks = tasks
@@ -95,10 +103,13 @@ class Runner:
         self._lease = lease
         self._fleet = fleet
         self._patience = patience
+        self._on_began = on_began or (lambda _: None)
         self._on_finished = on_finished or (lambda _: None)
         self._active: dict[str, _Active] = {}
         self._later: dict[str, _Later] = {}  # by run
-        self._recovers = any(task.recover for task in tasks.values())
+        # Whether there may be further attempts in the store, and so whether to look for them.
+        self._repeats = any(task.recover or task.retries for task in tasks.values())
+        self._aftermath = Aftermath(tasks, schedules, store)
         self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
         self._outage = Outage(clock)
         self._is_ending = False
@@ -123,7 +134,8 @@ class Runner:
         if claimed.answer is not Claim.WON or claimed.run is None:
             return claimed.run
         with self._underway(task, claimed.run) as active:
-            reply = self._dispatch(task, active.run, active.cancelled)
+            self._on_began(active.run)
+            reply = self._dispatch(task, active.run, active.control)
         return self._finish(active, reply)
 
     def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
@@ -172,6 +184,25 @@ class Runner:
         """How many instants of *task* may wait for a free worker."""
         return 1 if self._tasks[task].coalesce else self._tasks[task].catchup_limit
 
+    def report(self) -> None:
+        """Tell the store how far the runs of this process have got, and stop those that are asked to.
+
+        For runs that take their time: one that is over in a moment costs nothing here.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            lasting = [active for active in self._active.values() if now - active.began >= LASTING]
+        if not lasting:
+            return
+        told = {active.run.id: active.control.progress for active in lasting}
+        news = {active.run.id: told[active.run.id] for active in lasting if told[active.run.id] is not active.told}
+        with self._store_in_doubt("nobody is told how far runs have got"):
+            asked = self._store.report(self._owner, {run_id: one for run_id, one in news.items() if one})
+            for active in lasting:
+                active.told = told[active.run.id]
+                if active.run.id in asked:
+                    self._stop(active, asked[active.run.id])
+
     def record_late(self) -> None:
         """Record what ended while the store did not answer, if it answers now."""
         if not self._unrecorded:
@@ -191,10 +222,14 @@ class Runner:
             timed = [(one, one.deadline) for one in self._active.values() if one.deadline is not None]
         overdue = [(one, deadline) for one, deadline in timed if now > deadline + last_call]
         for one, _ in overdue:
-            one.cancelled.set()
+            one.control.set()
         patient = [one for one, deadline in overdue if now > deadline + self._patience]
-        reason = "it did not come back by its deadline"
-        return self._give_up(patient, Outcome.TIMEOUT, reason)
+        asked = [one for one in patient if one.control.reason]
+        late = [one for one in patient if not one.control.reason]
+        return [
+            *self._give_up(late, Outcome.TIMEOUT, "it did not come back by its deadline"),
+            *self._give_up(asked, Outcome.ABANDONED, "it was asked to stop, and did not"),
+        ]
 
     def cancel(self) -> None:
         """Ask every run of this process to stop, and all that are still to begin.
@@ -205,7 +240,7 @@ class Runner:
             self._is_ending = True
             active = list(self._active.values())
         for one in active:
-            one.cancelled.set()
+            one.control.stop(ENDING)
 
     def abandon(self) -> list[Run]:
         """Record every run that is still under way as left behind; these records."""
@@ -245,7 +280,7 @@ class Runner:
 
     def _look_for_attempts(self, now: datetime) -> None:
         """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
-        if not self._recovers:
+        if not self._repeats:
             return
         for run in self._store.waiting():
             if run.task in self._tasks and run.expires and run.expires <= now and run.id not in self._active:
@@ -277,10 +312,10 @@ class Runner:
         """Renew the lease of *run*, and watch its deadline, as long as this lasts."""
         seconds = task.timeout.total_seconds() if task.timeout else None
         deadline = None if seconds is None else self._clock.monotonic() + seconds
-        active = _Active(run, threading.Event(), deadline)
+        active = _Active(run, Control(), self._clock.monotonic(), deadline)
         with self._lock:
             if self._is_ending:  # the claim took its time: nothing begins any more
-                active.cancelled.set()
+                active.control.stop(ENDING)
             self._active[run.id] = active
         try:
             yield active
@@ -293,17 +328,19 @@ class Runner:
         if active.given_up:
             _say(logging.WARNING, f"task={run.task} run={run.id} came back after it was given up", run, "came_back")
             return active.given_up
+        why = active.control.reason if reply.outcome is Outcome.CANCELLED else ""
         finished = replace(
             run,
             finished=self._clock.now(),
             outcome=reply.outcome,
-            reason=reply.reason,
+            reason=f"{reply.reason}: {why}" if why else reply.reason,
+            result=reply.result,
             status=reply.status,
             duration=reply.duration,
             body=reply.body,
             errors=reply.errors,
         )
-        recorded = self._settle(finished)
+        recorded = self._settle(replace(finished, again_at=self._aftermath.again_at(finished, reply.retry_after)))
         if reply.traceback:
             _say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
         return recorded
@@ -317,10 +354,28 @@ class Runner:
         return ended
 
     def _complete(self, ended: Run) -> Run | None:
-        if self._store.finish(ended):
-            return self._record(ended)
-        self._lost(ended)
-        return None
+        if not self._store.finish(replace(ended, again_at=None), again_at=ended.again_at):
+            self._lost(ended)
+            return None
+        if ended.again_at is not None and ended.finished is not None:
+            self._repeats = True
+            self._put_off(
+                _attempt(replace(ended, trigger=Trigger.RETRY, attempt=ended.attempt + 1)),
+                (ended.again_at - ended.finished).total_seconds(),
+            )
+        with self._store_in_doubt("its task is not paused"):
+            self._aftermath.see_to(ended)
+        return self._record(ended)
+
+    def _stop(self, active: _Active, reason: str) -> None:
+        """Ask a run to stop; if it does not within `kill_grace`, it is given up."""
+        if active.control.reason:
+            return
+        active.control.stop(reason)
+        last = self._clock.monotonic() + self._tasks[active.run.task].kill_grace.total_seconds()
+        active.deadline = last if active.deadline is None else min(active.deadline, last)
+        said = f"task={active.run.task} run={active.run.id} is asked to stop: {reason}"
+        _say(logging.WARNING, said, active.run, "asked_to_stop")
 
     def _give_up(self, overdue: Iterable[_Active], outcome: Outcome, reason: str) -> list[Run]:
         given_up = []
@@ -386,6 +441,10 @@ def _log_run(run: Run) -> None:
         line += f" duration={run.duration:.3f}"
     if run.started:
         line += f" late={run.lateness.total_seconds():.3f}"
+    if run.result:
+        line += f" result={run.result!r}"
+    if run.again_at is not None:
+        line += f" again={run.again_at.isoformat()}"
     if run.place:
         line += f" place={short(run.place)}"
     if run.count > 1 and run.first_due:

@@ -75,15 +75,22 @@ class Scheduler:
         self._clock = clock
         self._places = places or {}
         self._heap: list[_Planned] = []
+        self._first_dues: dict[str, datetime] = {}
         self._lock = threading.Lock()
         self._last_ring: datetime | None = None
         self._timer: BackgroundScheduler | None = None
 
-    def plan(self, cursors: Mapping[str, datetime]) -> None:
+    def plan(self, cursors: Mapping[str, datetime], first_dues: Mapping[str, datetime] | None = None) -> None:
         """Note what is due after the cursor of each task; before `start`.
 
         What became due between a cursor and now is handled as any other late ring.
+
+        Args:
+            cursors: By task.
+            first_dues: Instants, by task, that are run however late it is, if nobody has
+                claimed them: those of a first start.
         """
+        self._first_dues = dict(first_dues or {})
         for name, task in self._tasks.items():
             due = self._schedules[name].next_due(cursors[name])
             if due is not None:
@@ -151,6 +158,8 @@ class Scheduler:
         return dues
 
     def _fire(self, task: Task, due: datetime, *, is_last: bool) -> Fire:
+        if self._first_dues.get(task.name) == due:
+            return Fire(task=task.name, due=due, trigger=Trigger.STARTUP, place=self._places.get(task.name, ""))
         return Fire(
             task=task.name,
             due=due,

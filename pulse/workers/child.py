@@ -15,14 +15,17 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Final
 
+from pulse.clock import SystemClock
+from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.errors import ApplicationError
 from pulse.gateway import WsgiApp
 from pulse.model import Config, Run
-from pulse.workers.protocol import Answer, Application, Ready, Startup, receive, send
+from pulse.workers.protocol import Answer, Application, Ready, Startup, Told, receive, send
 from pulse.wsgi.lazy import collecting, load_application
 
 LOOK: Final = 1.0  # seconds between two looks at who the parent is
+TELL_EVERY: Final = 0.25  # seconds from one word about the progress of a run to the next
 
 
 def main(connection: Connection, lifeline: int, stopper: int) -> int:
@@ -38,14 +41,43 @@ def main(connection: Connection, lifeline: int, stopper: int) -> int:
         send(connection, Ready(problem=traceback.format_exc()))
         return 1
     send(connection, Ready())
-    while not stop.event.is_set():
+    while not stop.is_asked:
         try:
             run: Run = receive(connection).run
         except (EOFError, ConnectionResetError):
             return 0
-        reply = dispatch(application.config.tasks[run.task], run, stop.event)
-        send(connection, Answer(run_id=run.id, attempt=run.attempt, reply=reply))
+        stop.control = control = _Control(connection, run)
+        reply = dispatch(application.config.tasks[run.task], run, control)
+        control.answer(Answer(run_id=run.id, attempt=run.attempt, reply=reply))
     return 0
+
+
+class _Control(Control):
+    """The control of one run, which passes on to the parent what the endpoint tells."""
+
+    def __init__(self, connection: Connection, run: Run) -> None:
+        super().__init__()
+        self._connection = connection
+        self._run = run
+        self._clock = SystemClock()
+        self._told = -TELL_EVERY
+        self._pipe = threading.Lock()  # the endpoint may tell from any of its threads, and after its answer
+
+    def tell(self, done: float, total: float | None = None, text: str = "") -> None:
+        super().tell(done, total, text)
+        assert self.progress is not None
+        with self._pipe:
+            now = self._clock.monotonic()
+            if now - self._told >= TELL_EVERY:
+                self._told = now
+                told = Told(run_id=self._run.id, attempt=self._run.attempt, progress=self.progress)
+                send(self._connection, told)
+
+    def answer(self, answer: Answer) -> None:
+        """Send the answer; what is told later stays here."""
+        with self._pipe:
+            self._told = float("inf")
+            send(self._connection, answer)
 
 
 class _Stop:
@@ -56,14 +88,17 @@ class _Stop:
     """
 
     def __init__(self, stopper: int) -> None:
-        self.event = threading.Event()
+        self.control: Control | None = None  # of the run that is under way
+        self.is_asked = False
         self._stopper = stopper
 
     def now(self, _signal: int, _frame: FrameType | None) -> None:
         ready, _, _ = select.select([self._stopper], [], [], 0)
         if not ready:
             return
-        self.event.set()
+        self.is_asked = True
+        if self.control is not None:
+            self.control.set()
         raise SystemExit("stopped by Pulse")
 
 

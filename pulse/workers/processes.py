@@ -18,16 +18,16 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
-from threading import Event
 from typing import IO, Final
 
 from pulse.clock import Clock
+from pulse.control import Control
 from pulse.dispatch import Reply
 from pulse.errors import ClosedError, ConfigError, Fault
 from pulse.gateway import WsgiApp
 from pulse.model import Config, Outcome, Run, Task
 from pulse.runner import Runner
-from pulse.workers.protocol import Answer, Application, Ready, Request, Startup, receive, send
+from pulse.workers.protocol import Answer, Application, Ready, Request, Startup, Told, receive, send
 from pulse.workers.threads import ThreadWorkers
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ LOAD_LIMIT: Final = 60.0  # seconds that an application may take to load in a ch
 LOOK: Final = 0.05  # seconds between two looks whether a run was cancelled
 # After a deadline the child has this long to cut a flowing response itself: it keeps what was captured.
 PATIENCE: Final = 0.1
-LAST_WORD: Final = 0.15  # seconds from TERM to KILL when the parent itself is ending
+LAST_WORD: Final = 0.15  # seconds from TERM to KILL when the process itself is ending
 LONGEST_LINE: Final = 65_536  # bytes of output that become one line of the log
 
 
@@ -54,6 +54,10 @@ class ProcessWorkers(ThreadWorkers):
         self._children.close()
         return waiting
 
+    def _cancel(self) -> None:
+        self._children.hurry()
+        super()._cancel()
+
 
 class Children:
     """A `Dispatch` into child processes, made when they are needed and kept for the next run.
@@ -69,22 +73,27 @@ class Children:
         self._busy: set[_Child] = set()
         self._lock = threading.Lock()
         self._is_closed = False
+        self._is_hurried = False
 
-    def __call__(self, task: Task, run: Run, cancelled: Event) -> Reply:
+    def __call__(self, task: Task, run: Run, control: Control) -> Reply:
         """Request the endpoint of *task* in a child, and kill it when it is overdue."""
         try:
             child = self._take()
         except (OSError, RuntimeError) as error:  # no process, thread or descriptor left, or the pool is closed
             return Reply(outcome=Outcome.FAILED, reason=f"no process could be started for it: {error}")
         try:
-            problem = child.problem(self._clock, cancelled)
+            problem = child.problem(self._clock, control)
             if not problem:
-                return self._ask(child, task, run, cancelled)
+                return self._ask(child, task, run, control)
             child.kill()
-            outcome = Outcome.CANCELLED if cancelled.is_set() else Outcome.FAILED
+            outcome = Outcome.CANCELLED if control.is_set() else Outcome.FAILED
             return Reply(outcome=outcome, reason=_last_line(problem), traceback=problem)
         finally:
             self._give_back(child)
+
+    def hurry(self) -> None:
+        """The process ends: whoever is asked to stop from now on has no time for it."""
+        self._is_hurried = True
 
     def close(self) -> None:
         """End all children, also those that still answer; idempotent."""
@@ -145,14 +154,14 @@ class Children:
 
     # One request
 
-    def _ask(self, child: "_Child", task: Task, run: Run, cancelled: Event) -> Reply:
+    def _ask(self, child: "_Child", task: Task, run: Run, control: Control) -> Reply:
         started = self._clock.monotonic()
         child.run = run
         try:
             send(child.connection, Request(run=run))
-            outcome = self._wait(child, task, started, cancelled)
-            if outcome is None:
-                return child.receive(run)
+            outcome = self._wait(child, task, run, started, control)
+            if isinstance(outcome, Reply):
+                return outcome
             return self._stop(child, task, run, outcome, started)
         except (EOFError, OSError):
             reason = child.ending()
@@ -162,32 +171,37 @@ class Children:
             reason = f"its process spoilt the pipe to Pulse, and was killed: {type(error).__name__}"
         return Reply(outcome=Outcome.FAILED, reason=reason, duration=self._clock.monotonic() - started)
 
-    def _wait(self, child: "_Child", task: Task, started: float, cancelled: Event) -> Outcome | None:
-        """Wait for the answer of *child*; why not, if it does not come."""
+    def _wait(self, child: "_Child", task: Task, run: Run, started: float, control: Control) -> Reply | Outcome:
+        """The answer of *child*, or why it is not waited for any longer."""
         seconds = task.timeout.total_seconds() + PATIENCE if task.timeout else float("inf")
         while True:
             left = seconds - (self._clock.monotonic() - started)
-            if child.connection.poll(max(0.0, min(LOOK, left))):
-                return None
-            if cancelled.is_set():
+            if child.connection.poll(max(0.0, min(LOOK, left))) and (reply := child.receive(run, control)):
+                return reply
+            if control.is_set():
                 return Outcome.CANCELLED
             if left <= 0:
                 return Outcome.TIMEOUT
 
     def _stop(self, child: "_Child", task: Task, run: Run, outcome: Outcome, started: float) -> Reply:
         """End *child*, with what it still has to say about its run."""
-        grace = task.kill_grace.total_seconds() if outcome is Outcome.TIMEOUT else LAST_WORD
         child.ask_to_stop()
-        said = Reply(outcome=outcome)
-        has_answered = child.connection.poll(grace)
-        if has_answered:
-            with suppress(Exception):  # what it can still say is welcome, and no more than that
-                said = child.receive(run)
+        said = self._last_word(child, run, LAST_WORD if self._is_hurried else task.kill_grace.total_seconds())
         child.kill()
         what = "timed out" if outcome is Outcome.TIMEOUT else "was cancelled"
-        how = "its process stopped when it was asked to" if has_answered else "its process was killed"
+        how = "its process stopped when it was asked to" if said else "its process was killed"
         duration = self._clock.monotonic() - started
-        return replace(said, outcome=outcome, reason=f"{what}: {how}", duration=duration, traceback="")
+        last = said or Reply(outcome=outcome)
+        return replace(last, outcome=outcome, reason=f"{what}: {how}", duration=duration, traceback="")
+
+    def _last_word(self, child: "_Child", run: Run, seconds: float) -> Reply | None:
+        """What *child* still answers within *seconds*; None if it does not."""
+        end = self._clock.monotonic() + seconds
+        with suppress(Exception):  # what it can still say is welcome, and no more than that
+            while child.connection.poll(max(0.0, end - self._clock.monotonic())):
+                if reply := child.receive(run, Control()):
+                    return reply
+        return None
 
 
 class _Child:
@@ -226,14 +240,14 @@ class _Child:
         assert self._process.stdout is not None
         return self._process.stdout
 
-    def problem(self, clock: Clock, cancelled: Event) -> str:
+    def problem(self, clock: Clock, control: Control) -> str:
         """Wait until it has loaded the application; why it has not, if it has not."""
         if self._is_ready:
             return ""
         end = clock.monotonic() + LOAD_LIMIT
         try:
             while not self.connection.poll(LOOK):
-                if cancelled.is_set():
+                if control.is_set():
                     return "it was cancelled while its process was loading the application"
                 if clock.monotonic() > end:
                     return f"the application was not loaded in its process after {LOAD_LIMIT:g} s"
@@ -243,18 +257,21 @@ class _Child:
         self._is_ready = not ready.problem
         return ready.problem
 
-    def receive(self, run: Run) -> Reply:
-        """Its answer to the request of *run*.
+    def receive(self, run: Run, control: Control) -> Reply | None:
+        """Its answer to the request of *run*; None if it was only a word about its progress.
 
         Raises:
             EOFError, OSError: it died.
             ValueError: that is the answer of another run.
             Exception: that is no answer at all.
         """
-        answer: Answer = receive(self.connection)
-        if (answer.run_id, answer.attempt) != (run.id, run.attempt):
+        said: Answer | Told = receive(self.connection)
+        if (said.run_id, said.attempt) != (run.id, run.attempt):
             raise ValueError("an answer of another run")
-        return answer.reply
+        if isinstance(said, Told):
+            control.progress = said.progress
+            return None
+        return said.reply
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, with the sign that it is from here."""

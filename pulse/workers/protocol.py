@@ -7,7 +7,7 @@ from typing import Any
 
 from pulse.dispatch import Reply
 from pulse.gateway import WsgiApp
-from pulse.model import Config, Run
+from pulse.model import Config, Progress, Run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,15 @@ class Request:
     """Every further message: one run of the task that it names."""
 
     run: Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What may come before an answer: how far the run has got."""
+
+    run_id: str
+    attempt: int
+    progress: Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

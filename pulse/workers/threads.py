@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 STUCK_LIMIT: Final = 2  # of one task; a third thread would most likely go the same way
 ABANDONED_LIMIT: Final = 32  # of all tasks; each costs a stack and whatever its endpoint holds
 LOOK: Final = 0.25  # seconds; how late the watcher may notice that a run was begun
+REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
 LAST_WORD: Final = 0.9  # seconds that a cancelled run has to say how it ended
 
 
@@ -86,7 +87,7 @@ class ThreadWorkers(Workers):
             self._is_closing = True
         waiting = self._queue.close()
         if not self._ended.is_set() and not self._clock.wait(self._idle, seconds):
-            self._runner.cancel()
+            self._cancel()
             self._clock.wait(self._idle, LAST_WORD)
             self._ended.set()  # the places of those that are left behind now are not filled
             self._leave_behind(self._runner.abandon())
@@ -106,6 +107,9 @@ class ThreadWorkers(Workers):
         """How many threads were left behind and have not come back."""
         with self._lock:
             return len(self._abandoned)
+
+    def _cancel(self) -> None:
+        self._runner.cancel()
 
     # The pool
 
@@ -190,7 +194,7 @@ class ThreadWorkers(Workers):
 
     def _watch(self) -> None:
         """Renew leases, and replace the threads whose runs were given up."""
-        renewed = self._clock.monotonic()
+        renewed = reported = self._clock.monotonic()
         while not self._ended.is_set():
             self._clock.wait(self._begun, self._runner.beat)
             self._begun.clear()
@@ -201,6 +205,9 @@ class ThreadWorkers(Workers):
                 self._fill()
                 for fire in self._runner.due_again():
                     self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+                if self._clock.monotonic() - reported >= REPORT:
+                    reported = self._clock.monotonic()
+                    self._runner.report()
                 if self._clock.monotonic() - renewed >= self._runner.beat:
                     renewed = self._clock.monotonic()
                     self._runner.renew()

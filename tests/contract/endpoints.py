@@ -65,6 +65,12 @@ def slow(environ, start_response):
     return [b"slow"]
 
 
+def tells(environ, start_response):
+    """Tells how far it has got, and hangs there."""
+    environ["pulse.progress"](31, 50, "building pages")
+    return hangs(environ, start_response)
+
+
 def endless(environ, start_response):
     start_response("200 OK", [])
     while True:
@@ -175,7 +181,7 @@ def no_answer(environ, start_response):
 ENDPOINTS = {
     f"/pulse/{endpoint.__name__}": endpoint
     for endpoint in (
-        ok, sees, where, raises, exits, answers_500, hangs, slow, endless, polite, huge, clears, threads, no_answer, speaks,
+        ok, sees, where, raises, exits, answers_500, hangs, tells, slow, endless, polite, huge, clears, threads, no_answer, speaks,
         dies, crashes, closes_its_pipes, ignores_term, spawns, fills_memory, forks, spoils_the_pipe, closes_stderr, says_a_surrogate,
     )
 }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from bench import LIMIT, Bench, benches, wait_until
 
 from pulse.errors import ClosedError
-from pulse.model import Fire, Outcome, Trigger
+from pulse.model import Fire, Outcome, Progress, Trigger
 
 
 @pytest.fixture(params=["threading", "processing"])
@@ -219,3 +219,50 @@ def test_a_fault_of_the_store_does_not_end_the_worker(make, caplog):
     bench.store.claim = claim
 
     assert bench.run("where").outcome is Outcome.SUCCESS
+
+
+def under_way(bench: Bench, task: str):
+    """The run of *task* as the store has it, once it is under way."""
+    bench.submit(task)
+    wait_until(lambda: any(run.task == task for run in bench.store.running()))
+    return next(run for run in bench.store.running() if run.task == task)
+
+
+def test_how_far_a_run_has_got_is_seen_while_it_lasts(make):
+    bench = make(timeout=60)
+
+    under_way(bench, "tells")
+
+    wait_until(lambda: bench.store.running()[0].progress)
+    assert bench.store.running()[0].progress == Progress(done=31, total=50, text="building pages")
+    bench.release()
+    wait_until(lambda: bench.outcomes("tells") == [Outcome.SUCCESS])
+
+
+@pytest.mark.parametrize("task", ["endless", "polite"])
+def test_a_run_is_stopped_by_whoever_asks_the_store_for_it(make, task):
+    bench = make(timeout=60, kill_grace=20)
+    run = under_way(bench, task)
+
+    bench.store.ask_to_stop(run.id, "by ada")
+
+    wait_until(lambda: bench.outcomes(task))
+    record = bench.store.history(task)[0]
+    if bench.mode == "threading" and task == "polite":
+        assert record.outcome is Outcome.SUCCESS  # it saw the sign, and came to an end of its own
+    else:
+        assert record.outcome is Outcome.CANCELLED
+        assert record.reason.endswith("by ada")
+    assert bench.run("ok").outcome is Outcome.SUCCESS
+
+
+def test_a_run_that_does_not_stop_is_left_behind_or_killed(make):
+    bench = make(workers=1, timeout=60, kill_grace=0.2)
+    run = under_way(bench, "hangs")
+
+    bench.store.ask_to_stop(run.id, "by ada")
+
+    wait_until(lambda: bench.outcomes("hangs"))
+    expected = Outcome.ABANDONED if bench.mode == "threading" else Outcome.CANCELLED
+    assert bench.outcomes("hangs") == [expected]
+    assert bench.run("ok").outcome is Outcome.SUCCESS

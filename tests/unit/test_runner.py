@@ -10,7 +10,7 @@ import pytest
 from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import StoreUnavailableError
-from pulse.model import Fire, Limits, Outcome, Run, Trigger
+from pulse.model import Fire, Limits, Outcome, Progress, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
@@ -326,6 +326,206 @@ def test_a_call_by_hand_that_is_forced_runs_beside_the_others():
     assert (refused.outcome, forced.outcome) == (Outcome.SKIPPED, Outcome.SUCCESS)
 
 
+# Attempts, and what else follows from a failure
+
+
+def failing(bench: Bench, **reply) -> None:
+    bench.reply = Reply(**{"outcome": Outcome.FAILED, "status": 500, "reason": "answered 500", **reply})
+
+
+def test_a_failed_run_is_tried_again_with_growing_delays_as_the_same_run():
+    bench = Bench(interval=3600, retries=2, retry_delay=10, retry_backoff=3)
+    failing(bench)
+    first = bench.runner.run(bench.fire(60))
+
+    delays = []
+    for _ in range(2):
+        for seconds in range(1, 61):
+            bench.clock.advance(1)
+            if again := bench.runner.due_again():
+                delays.append(seconds)
+                last = bench.runner.run(again[0])
+                break
+
+    assert delays == [10, 30]
+    assert (last.id, last.attempt, last.trigger) == (first.id, 3, Trigger.RETRY)
+    bench.clock.advance(600)
+    assert bench.runner.due_again() == []
+    assert [run.attempt for run in bench.store.history("a")] == [3, 2, 1]
+
+
+def test_a_retry_that_succeeds_is_the_last():
+    bench = Bench(interval=3600, retries=5)
+    failing(bench)
+    bench.runner.run(bench.fire(60))
+    bench.reply = Reply(outcome=Outcome.SUCCESS, status=200)
+    bench.clock.advance(10)
+
+    (again,) = bench.runner.due_again()
+
+    assert bench.runner.run(again).outcome is Outcome.SUCCESS
+    assert bench.store.waiting() == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [{"status": 404}, {"outcome": Outcome.CANCELLED}, {"outcome": Outcome.SKIPPED, "status": 409}],
+)
+def test_what_is_not_worth_another_attempt_has_none(reply):
+    bench = Bench(interval=3600, retries=2)
+    failing(bench, **reply)
+
+    run = bench.runner.run(bench.fire(60))
+
+    assert run.again_at is None
+    assert bench.store.waiting() == []
+
+
+@pytest.mark.parametrize("reply", [{"status": None}, {"outcome": Outcome.TIMEOUT, "status": 200}, {"status": 429}])
+def test_a_run_without_an_answer_is_worth_another_attempt(reply):
+    bench = Bench(interval=3600, retries=1)
+    failing(bench, **reply)
+
+    assert bench.runner.run(bench.fire(60)).again_at == bench.clock.now() + timedelta(seconds=10)
+
+
+def test_an_attempt_that_would_come_after_the_next_instant_is_not_made():
+    bench = Bench(interval=60, retries=2, retry_delay=60)
+    failing(bench)
+
+    assert bench.runner.run(bench.fire(1)).again_at is None
+
+
+def test_a_busy_endpoint_is_asked_again_when_it_says_so_even_without_retries():
+    bench = Bench(interval=3600)
+    failing(bench, status=503, retry_after=timedelta(seconds=120))
+    bench.runner.run(bench.fire(60))
+    bench.reply = Reply(outcome=Outcome.SUCCESS, status=200)
+
+    bench.clock.advance(119)
+    assert bench.runner.due_again() == []
+    bench.clock.advance(1)
+    (again,) = bench.runner.due_again()
+
+    assert bench.runner.run(again).outcome is Outcome.SUCCESS
+
+
+def test_a_call_by_hand_is_not_repeated():
+    bench = Bench(interval=3600, retries=2)
+    failing(bench)
+
+    assert bench.runner.run(bench.fire(60, trigger=Trigger.MANUAL, run_id="byhand")).again_at is None
+
+
+def test_the_attempt_of_a_process_that_died_is_found_in_the_store_by_another():
+    bench = Bench(interval=3600, retries=1)
+    failing(bench)
+    bench.runner.run(bench.fire(60))
+    heir = Bench(interval=3600, retries=1)
+    heir.runner._store, heir.clock = bench.store, bench.clock
+    heir.runner._clock = bench.clock
+
+    heir.runner.renew()
+    assert heir.runner.due_again() == []  # its time has not come
+    bench.clock.advance(11)
+    heir.runner.renew()
+    (again,) = heir.runner.due_again()
+
+    assert heir.runner.run(again).attempt == 2
+    assert bench.runner.run(bench.runner.due_again()[0]) is None
+
+
+def test_an_endpoint_that_is_gone_pauses_its_task(caplog):
+    bench = Bench()
+    failing(bench, status=410, reason="answered 410")
+
+    bench.runner.run(bench.fire(1))
+
+    assert bench.store.pauses()["a"].by == "pulse"
+    assert "410" in bench.store.pauses()["a"].note
+    assert "task_paused" in [record.pulse_event for record in caplog.records]
+
+
+def test_a_task_is_paused_after_so_many_failures_in_a_row():
+    bench = Bench(pause_on_failure=3)
+    for minute, outcome in enumerate([Outcome.FAILED, Outcome.SUCCESS, *[Outcome.FAILED] * 3], 1):
+        assert bench.store.pauses() == {}
+        failing(bench, outcome=outcome)
+        bench.runner.run(bench.fire(minute))
+
+    assert "3 times in a row" in bench.store.pauses()["a"].note
+
+
+def test_the_attempts_of_one_run_are_one_failure():
+    bench = Bench(interval=3600, retries=1, pause_on_failure=2)
+    failing(bench)
+    bench.runner.run(bench.fire(60))
+    bench.clock.advance(10)
+    bench.runner.run(bench.runner.due_again()[0])
+    assert bench.store.pauses() == {}
+
+    bench.runner.run(bench.fire(120))
+    bench.clock.advance(10)
+    bench.runner.run(bench.runner.due_again()[0])
+
+    assert "2 times in a row" in bench.store.pauses()["a"].note
+
+
+def test_what_the_endpoint_said_of_its_run_is_in_the_record_and_in_the_log(caplog):
+    bench = Bench()
+    caplog.set_level(logging.INFO)
+    bench.reply = Reply(outcome=Outcome.SUCCESS, status=200, result="swept 3 sessions")
+
+    assert bench.runner.run(bench.fire()).result == "swept 3 sessions"
+
+    assert "result='swept 3 sessions'" in caplog.text
+
+
+# Runs that are watched from afar
+
+
+def test_a_run_that_lasts_reports_its_progress_and_learns_that_it_is_to_stop():
+    bench = Bench()
+
+    def work(run, control):
+        control.tell(1, 2, "half")
+        bench.runner.report()
+        assert bench.store.running()[0].progress is None  # a short run costs the store nothing
+        bench.clock.advance(1)
+        bench.runner.report()
+        assert bench.store.running()[0].progress == Progress(done=1, total=2, text="half")
+        bench.store.ask_to_stop(run.id, "by ada")
+        bench.runner.report()
+        assert (control.is_set(), control.reason) == (True, "by ada")
+
+    bench.during = work
+    bench.reply = Reply(outcome=Outcome.CANCELLED, reason="cancelled before it had sent all of its response")
+
+    run = bench.runner.run(bench.fire())
+
+    assert (run.outcome, run.reason) == (
+        Outcome.CANCELLED, "cancelled before it had sent all of its response: by ada",
+    )  # fmt: skip
+
+
+def test_a_run_that_does_not_stop_when_it_is_asked_to_is_given_up():
+    bench = Bench(timeout=3600, kill_grace=5)
+
+    def work(run, control):
+        bench.clock.advance(1)
+        bench.store.ask_to_stop(run.id, "by ada")
+        bench.runner.report()
+        bench.clock.advance(5)
+        assert bench.runner.give_up_overdue() == []
+        bench.clock.advance(1)
+        (given_up,) = bench.runner.give_up_overdue()
+        assert given_up.outcome is Outcome.ABANDONED
+
+    bench.during = work
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.ABANDONED
+
+
 class StandsDown:
     """A fleet in which this process has to leave a task to others."""
 
@@ -404,7 +604,7 @@ def test_instants_of_an_outage_are_recorded_as_missed_when_it_is_over(flaky):
 def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time(flaky):
     asked = []
     finish = flaky.store.finish
-    flaky.store.finish = lambda run: asked.append(run) or finish(run)
+    flaky.store.finish = lambda run, **more: asked.append(run) or finish(run, **more)
 
     def hang(run, cancelled):
         flaky.store.is_down = True

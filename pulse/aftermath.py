@@ -1,0 +1,84 @@
+"""What follows from the end of a run: another attempt, or a pause."""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from pulse.model import Outcome, Pause, Run, Task, Trigger
+from pulse.runstores.base import RunStore
+from pulse.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+GONE: Final = 410
+BUSY: Final = frozenset({429, 503})  # with a Retry-After they ask by themselves for another attempt
+
+_FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outcome.ABANDONED})
+
+
+class Aftermath:
+    """Decides what follows, by the options of each task; safe to use from many threads."""
+
+    def __init__(self, tasks: Mapping[str, Task], schedules: Mapping[str, Schedule], store: RunStore) -> None:
+        """The tasks and their schedules by name, and the store that keeps pauses."""
+        self._tasks = tasks
+        self._schedules = schedules
+        self._store = store
+
+    def again_at(self, run: Run, retry_after: timedelta | None) -> datetime | None:
+        """When the ended *run* is tried once more; None if it is not.
+
+        Args:
+            run: With its outcome.
+            retry_after: What the endpoint has asked for.
+        """
+        task, ended = self._tasks[run.task], run.finished or run.due
+        has_asked = retry_after is not None and run.status in BUSY
+        if run.trigger is Trigger.MANUAL or not (has_asked or (run.attempt <= task.retries and _is_worth(task, run))):
+            return None
+        delay = _delay(task, run.attempt) if retry_after is None else retry_after
+        following = self._schedules[run.task].next_due(run.due)
+        return None if following is not None and ended + delay >= following else ended + delay
+
+    def see_to(self, run: Run) -> None:
+        """Pause the task of the ended *run* if its endpoint is gone, or if it has failed too often in a row.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        task = self._tasks[run.task]
+        if run.outcome not in _FAILED or run.again_at is not None:
+            return
+        if run.status == GONE:
+            self._pause(run, "its endpoint answered 410, which means that it is gone")
+        elif task.pause_on_failure and self._has_failed(run.task, task.pause_on_failure):
+            times = "once" if task.pause_on_failure == 1 else f"{task.pause_on_failure} times in a row"
+            self._pause(run, f"it failed {times}, last because: {run.reason}")
+
+    def _has_failed(self, task: str, times: int) -> bool:
+        """Whether the last *times* runs of *task* failed; another attempt of the same run is no other run."""
+        last: dict[str, Run] = {}
+        for run in self._store.history(task):
+            if run.started:
+                last.setdefault(run.id, run)
+        outcomes = [run.outcome in _FAILED for run in list(last.values())[:times]]
+        return len(outcomes) == times and all(outcomes)
+
+    def _pause(self, run: Run, note: str) -> None:
+        self._store.pause(run.task, Pause(since=run.finished or run.due, note=note, by="pulse"))
+        facts = {"pulse_event": "task_paused", "pulse_task": run.task, "pulse_run": run.id}
+        log.error("task=%s is paused until somebody resumes it: %s", run.task, note, extra=facts)
+
+
+def _is_worth(task: Task, run: Run) -> bool:
+    if run.outcome is Outcome.TIMEOUT:
+        return True
+    return run.outcome is Outcome.FAILED and (run.status is None or run.status in task.retry_status)
+
+
+def _delay(task: Task, attempt: int) -> timedelta:
+    # A float of such a size is infinite, or no longer one: the most is reached long before.
+    growth = task.retry_backoff ** min(attempt - 1, 64)
+    seconds = min(task.retry_delay.total_seconds() * growth, task.retry_max_delay.total_seconds())
+    return timedelta(seconds=seconds)
