@@ -10,21 +10,54 @@ from typing import TYPE_CHECKING
 __version__ = "1.0.0.dev0"
 
 if TYPE_CHECKING:
+    from pulse.app import App as App
+    from pulse.context import PULSE_CONTEXT as PULSE_CONTEXT
+    from pulse.context import PulseContext as PulseContext
     from pulse.mark import internal_only as internal_only
     from pulse.mark import is_internal as is_internal
     from pulse.middleware import PulseMiddleware as PulseMiddleware
     from pulse.model import Run as Run
     from pulse.model import Task as Task
+    from pulse.request import PulseRequest as PulseRequest
+    from pulse.sessions import CookieSessionStore as CookieSessionStore
+    from pulse.sessions import InMemorySessionStore as InMemorySessionStore
+    from pulse.sessions import SessionStore as SessionStore
+    from pulse.wsgi import LazyWsgi as LazyWsgi
+    from pulse.wsgi import WsgiHandler as WsgiHandler
 
 _HOMES = {
+    "App": "pulse.app",
+    "CookieSessionStore": "pulse.sessions",
+    "InMemorySessionStore": "pulse.sessions",
+    "LazyWsgi": "pulse.wsgi",
+    "PULSE_CONTEXT": "pulse.context",
+    "PulseContext": "pulse.context",
     "PulseMiddleware": "pulse.middleware",
+    "PulseRequest": "pulse.request",
     "Run": "pulse.model",
+    "SessionStore": "pulse.sessions",
     "Task": "pulse.model",
+    "WsgiHandler": "pulse.wsgi",
     "internal_only": "pulse.mark",
     "is_internal": "pulse.mark",
 }
 
-__all__ = ["PulseMiddleware", "Run", "Task", "internal_only", "is_internal"]
+__all__ = [
+    "PULSE_CONTEXT",
+    "App",
+    "CookieSessionStore",
+    "InMemorySessionStore",
+    "LazyWsgi",
+    "PulseContext",
+    "PulseMiddleware",
+    "PulseRequest",
+    "Run",
+    "SessionStore",
+    "Task",
+    "WsgiHandler",
+    "internal_only",
+    "is_internal",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """What follows from the end of a run: another attempt, or a pause."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,8 +20,15 @@ _FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outco
 class Aftermath:
     """Decides what follows, by the options of each task; safe to use from many threads."""
 
-    def __init__(self, tasks: Mapping[str, Task], schedules: Mapping[str, Schedule], store: RunStore) -> None:
-        """The tasks and their schedules by name, and the store that keeps pauses."""
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        schedules: Mapping[str, Schedule],
+        store: RunStore,
+        on_paused: Callable[[str, Pause], None],
+    ) -> None:
+        """The tasks and their schedules by name, the store that keeps pauses, and who is told of them."""
+        self._on_paused = on_paused
         self._tasks = tasks
         self._schedules = schedules
         self._store = store
@@ -66,7 +73,9 @@ class Aftermath:
         return len(outcomes) == times and all(outcomes)
 
     def _pause(self, run: Run, note: str) -> None:
-        self._store.pause(run.task, Pause(since=run.finished or run.due, note=note, by="pulse"))
+        pause = Pause(since=run.finished or run.due, note=note, by="pulse")
+        self._store.pause(run.task, pause)
+        self._on_paused(run.task, pause)
         facts = {"pulse_event": "task_paused", "pulse_task": run.task, "pulse_run": run.id}
         log.error("task=%s is paused until somebody resumes it: %s", run.task, note, extra=facts)
 

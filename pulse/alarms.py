@@ -21,7 +21,7 @@ from pulse.clock import Clock
 from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.gateway import WsgiApp
-from pulse.model import Config, Outcome, Run, Task
+from pulse.model import Config, Outcome, Pause, Run, Task
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,9 @@ class Alarms:
         if task.ping_url and run.started and (run.outcome is Outcome.SUCCESS or run.outcome in _FAILED):
             way = "" if run.outcome is Outcome.SUCCESS else "/fail"
             self._put(f"ping of {run.task}", _ping(task.ping_url, way, run))
+
+    def paused(self, task: str, pause: Pause) -> None:
+        """A task was paused because of its failures: each of them was told."""
 
     def close(self, seconds: float) -> None:
         """Let what is to be told be told, within *seconds*; what is left is dropped, with a line in the log."""

@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from importlib import import_module
 from typing import Any, Final
 from uuid import uuid4
 
 from pulse.alarms import Alarms
 from pulse.clock import Clock, SystemClock
 from pulse.config import read_config, read_paste_config
+from pulse.context import entered
 from pulse.dispatch import Dispatch, Dispatcher
 from pulse.errors import ConfigError, Fault, StoreUnavailableError, UnknownTaskError
 from pulse.fleet import Fleet, FleetClock
@@ -22,7 +24,7 @@ from pulse.guard import Guard
 from pulse.instance import this_instance, this_place
 from pulse.model import Config, Fire, Pause, Run, Task, Trigger, track_of
 from pulse.option import shown
-from pulse.runner import RENEWALS, Runner
+from pulse.runner import RENEWALS, Listener, Runner
 from pulse.runstores import open_run_store
 from pulse.runstores.automatic import automatic_store
 from pulse.runstores.base import RunStore
@@ -110,6 +112,7 @@ class PulseMiddleware:
         self._guard = Guard(config, clock=self._clock)
         # Worked out now: an application that cannot reach a child process must not start.
         self._application = application_for_children(app, config) if config.mode == "processing" else b""
+        self._announcers = _announcers(config)
         self._engine: _Engine | None = None
         self._seconds = config.shutdown_timeout.total_seconds()  # that running work has when the engine ends
         self._rule = StartRule(
@@ -127,8 +130,9 @@ class PulseMiddleware:
         if os.getpid() != self._rule.settled:
             self._rule.serve()
         if not self._guard.admits(environ):
-            return self._guard.answer(self.app, environ, start_response)
-        return self.app(environ, start_response)
+            return self._guard.answer(partial(entered, self.app, self), environ, start_response)
+        body: Iterable[bytes] = entered(self.app, self, environ, start_response)
+        return body
 
     def start(self) -> None:
         """Run tasks in this process from now on, whatever the start rule says; idempotent."""
@@ -203,7 +207,10 @@ class PulseMiddleware:
             StoreUnavailableError: the run store does not answer.
         """
         self._must_know(name)
-        self.run_store.pause(name, Pause(since=self._clock.now(), until=until, note=note, by=by))
+        pause = Pause(since=self._clock.now(), until=until, note=note, by=by)
+        self.run_store.pause(name, pause)
+        for announcer in self._announcers:
+            announcer.paused(name, pause)
 
     def resume(self, name: str) -> bool:
         """Run the task *name* by its schedule again, from now on; whether it was paused.
@@ -298,7 +305,7 @@ class PulseMiddleware:
         return _Engine(workers, scheduler, fleet, alarms)
 
     def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
-        more: dict[str, Any] = {"fleet": fleet, "on_began": alarms.began, "on_finished": alarms.ended}
+        more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self._announcers]}
         if self.config.mode != "processing":
             dispatch = Dispatcher(self.app, self.config, clock=clock, middleware=self)
             return ThreadWorkers(self._build_runner(dispatch, clock, **more), workers=self.config.workers, clock=clock)
@@ -326,6 +333,12 @@ def _digests_beside(own: PulseMiddleware) -> list[str]:
     """Of the configurations by which other filters of this process ring."""
     engines = [other._engine for other in list(_ringing) if other is not own]  # noqa: SLF001 - one of us
     return [engine.fleet.digest for engine in engines if engine]
+
+
+def _announcers(config: Config) -> list[Listener]:
+    """Who tells the event bus, where somebody wants it to be told."""
+    # The bus is the shared state's, which a process that only schedules has no use for.
+    return [import_module("pulse.announce").Announcer()] if config.events else []
 
 
 def _store_of(config: Config, clock: Clock) -> RunStore:

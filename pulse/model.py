@@ -332,6 +332,9 @@ class Config:
         "`config:file.ini#name`, `module:object`",
         "Where a child process finds the application; the ini file itself when not given.",
     )
+    events: bool = option(
+        False, reader.boolean, "boolean", "Whether runs are told on the event bus, on the channel `pulse:runs`."
+    )
     tasks: Mapping[str, Task] = field(default_factory=dict)
     origin: str = ""  # the ini file that it was read from
 

@@ -9,11 +9,11 @@ a loop, only decides where the request runs.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pulse.aftermath import Aftermath
 from pulse.clock import Clock
@@ -22,7 +22,7 @@ from pulse.dispatch import Dispatch, Reply
 from pulse.errors import StoreUnavailableError
 from pulse.fleet import Fleet
 from pulse.instance import short
-from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Progress, Run, Span, Task, Trigger
+from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Span, Task, Trigger
 from pulse.outage import Outage
 from pulse.runstores.base import Passed, RunStore
 from pulse.schedule import Schedule
@@ -38,6 +38,19 @@ PATIENCE: Final = 0.5
 LASTING: Final = 1.0  # seconds after which a run is reported to the store
 ENDING: Final = "the process ends"
 UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
+
+
+class Listener(Protocol):
+    """Who is told what happens to runs; it never blocks, and never raises."""
+
+    def began(self, run: Run) -> None:
+        """A run has begun."""
+
+    def ended(self, run: Run) -> None:
+        """There is a record."""
+
+    def paused(self, task: str, pause: Pause) -> None:
+        """A task was paused because of its failures."""
 
 
 @dataclass(slots=True)
@@ -75,8 +88,7 @@ class Runner:
         lease: timedelta,
         fleet: Fleet | None = None,
         patience: float = PATIENCE,
-        on_began: Callable[[Run], None] | None = None,
-        on_finished: Callable[[Run], None] | None = None,
+        hears: Sequence[Listener] = (),
     ) -> None:
         """Wire a runner; it does nothing by itself.
 
@@ -91,8 +103,7 @@ class Runner:
             fleet: Tells which tasks this process has to leave to others; none if there are no others.
             patience: Seconds after its deadline at which a run is given up; PATIENCE before
                 that it is asked to stop.
-            on_began: Told of each run that this runner begins, in its thread.
-            on_finished: Told of each record that this runner makes, in its thread.
+            hears: Told of each run that begins and of each record that is made here, in its thread.
         """
         self._tasks = tasks
         self._schedules = schedules
@@ -103,13 +114,12 @@ class Runner:
         self._lease = lease
         self._fleet = fleet
         self._patience = patience
-        self._on_began = on_began or (lambda _: None)
-        self._on_finished = on_finished or (lambda _: None)
+        self._hears = tuple(hears)
         self._active: dict[str, _Active] = {}
         self._later: dict[str, _Later] = {}  # by run
         # Whether there may be further attempts in the store, and so whether to look for them.
         self._repeats = any(task.recover or task.retries for task in tasks.values())
-        self._aftermath = Aftermath(tasks, schedules, store)
+        self._aftermath = Aftermath(tasks, schedules, store, self._paused)
         self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
         self._outage = Outage(clock)
         self._is_ending = False
@@ -134,7 +144,8 @@ class Runner:
         if claimed.answer is not Claim.WON or claimed.run is None:
             return claimed.run
         with self._underway(task, claimed.run) as active:
-            self._on_began(active.run)
+            for listener in self._hears:
+                listener.began(active.run)
             reply = self._dispatch(task, active.run, active.control)
         return self._finish(active, reply)
 
@@ -411,8 +422,13 @@ class Runner:
 
     def _record(self, run: Run) -> Run:
         _log_run(run)
-        self._on_finished(run)
+        for listener in self._hears:
+            listener.ended(run)
         return run
+
+    def _paused(self, task: str, pause: Pause) -> None:
+        for listener in self._hears:
+            listener.paused(task, pause)
 
     def _lost(self, run: Run) -> None:
         said = f"task={run.task} run={run.id} lost its lease: its result changes nothing any more"

@@ -17,7 +17,7 @@ FLOORS = {
     "guard": 4, "config": 4, "wsgi": 4, "runstores": 4, "state": 4, "logs": 4,
     "dispatch": 5, "sessions": 5, "fleet": 5, "aftermath": 5,
     "runner": 6, "alarms": 6,
-    "workers": 7,
+    "workers": 7, "announce": 7,
     "scheduler": 8,
     "status": 9,
     "start": 10,

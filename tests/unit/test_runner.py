@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from bench import Recorder
 
 from pulse.config import read_config
 from pulse.dispatch import Reply
@@ -32,7 +33,7 @@ class Bench:
         tasks = read_config(tasks={"a": {"interval": 60, **task}}).tasks
         self.runner = Runner(
             tasks, {"a": schedule_of(tasks["a"])}, store=self.store, dispatch=self._dispatch, clock=self.clock,
-            owner="here:1", lease=timedelta(seconds=30), on_finished=self.records.append,
+            owner="here:1", lease=timedelta(seconds=30), hears=[Recorder(self.records)],
         )  # fmt: skip
 
     def _dispatch(self, task, run, cancelled) -> Reply:
