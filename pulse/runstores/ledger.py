@@ -241,7 +241,7 @@ class LedgerStore(RunStore):
         return None
 
     def _refuse(self, fire: Fire, now: datetime) -> Claimed:
-        self._known(fire.track, now)
+        self._known(fire.track, max(now, fire.due))
         record = unclaimed(fire, Outcome.MISSED, FORGOTTEN, now)
         self._note(record)
         return Claimed(answer=Claim.REFUSED, run=record)

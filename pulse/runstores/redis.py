@@ -1,0 +1,569 @@
+"""The run store of a fleet: a Redis or Valkey server that all hosts share.
+
+Each step is a script that the server executes in one go (`redis_scripts`), so a claim is
+one way there and back, and the finish of a run another one. All keys of an application
+begin with `pulse:{<name>}:`, and lie in one slot of a cluster.
+
+A server may forget: it is restarted without its data, or with older ones, another server
+takes its place, somebody empties it. What it knows carries the identity of the server that
+knew it; where that is another one, all that was due before is recorded as missed.
+
+A command whose answer was lost may have been executed. No claim is ever sent twice because
+of that: if it was won, its lease ends, and the run is recorded as lost.
+"""
+
+import json
+import logging
+import os
+import re
+import socket
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as missing:
+    raise ImportError(
+        "a run store at redis://, rediss:// or unix:// needs redis-py: pip install pulse[redis]", name="redis"
+    ) from missing
+
+from pulse.errors import ConfigError, Fault, StoreUnavailableError
+from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Trigger
+from pulse.runstores import redis_scripts
+from pulse.runstores.base import Passed, RunStore, Totals
+from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost
+from pulse.runstores.redis_scripts import Script
+from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, number_of
+from pulse.zone import EPOCH
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+CONNECT_SECONDS: Final = 1.0  # how long a call waits for a connection
+ANSWER_SECONDS: Final = 2.0  # and how long for an answer
+FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
+TRIES: Final = 20  # a claim that finds another state than expected is repeated; each time somebody else was faster
+
+
+class RedisRunStore(RunStore):
+    """Keeps everything on the server at *address*; safe to use from many threads, and after a fork.
+
+    The server's clock is that of the store. Every method raises StoreUnavailableError when
+    the server does not answer in a few seconds, or not as it should; the next call tries anew.
+    """
+
+    def __init__(
+        self, address: str, *, name: str, history: int = 50, tolerance: timedelta | None = timedelta(seconds=1)
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            address: `redis://`, `rediss://` or `unix://`, as redis-py has it.
+            name: Of the application.
+            history: How many finished records are kept a task.
+            tolerance: How long before its instant, by the server's clock, a fire may be
+                claimed: hosts are never quite of one time. None if the instants are made up:
+                then those that are given count, and the server's clock does not.
+
+        Raises:
+            ConfigError: (a ValueError) the address cannot be understood.
+        """
+        _require_address(address)
+        self.address = _without_password(address)
+        self._address = address
+        self._space = f"pulse:{{{name}}}:"
+        self._history = history
+        self._tolerance = tolerance
+        self._clients: dict[int, redis.Redis] = {}  # by process: a connection is not for two of them
+        self._seen: dict[str, str] = {}  # the cursors as this process saw them last
+        self._is_met = False
+
+    # Claims
+
+    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+        """See `RunStore.register`; also forgets the tracks of hosts and processes that are long gone."""
+        named = sorted(tracks)
+        terms = {
+            "tracks": named,
+            "seen": max(self._seen.values(), key=int, default=None),
+            "forget_after": FORGET_AFTER // MICROSECOND,
+            "now": _text(now),
+        }
+        cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held"), terms)
+        self._seen.update(zip(named, map(bytes.decode, cursors), strict=True))
+        return {track: _instant(cursor) for track, cursor in zip(named, cursors, strict=True)}
+
+    def claim(
+        self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
+    ) -> Claimed:
+        """See `RunStore.claim`."""
+        terms = {
+            "owner": owner,
+            "lease": lease // MICROSECOND,
+            "latest": _text(fire.latest),
+            "waits": limits.waits,
+            "replaces": limits.replaces,
+            "recovers": limits.recovers or None,
+            **_exclusion(limits),
+            "waits_for_due": self._tolerance is not None,
+            "living": {},
+            "gone": {},
+        }
+        return self._settle(redis_scripts.CLAIM, fire, now, passed, terms)
+
+    def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
+        """See `RunStore.dismiss`."""
+        terms = {"outcome": outcome.value, "reason": reason}
+        return self._settle(redis_scripts.DISMISS, fire, now, passed, terms)
+
+    def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
+        """See `RunStore.renew`; by the server's clock the leases last as long as they did at first."""
+        runs = list(runs)
+        if not runs:
+            return []
+        terms = {"runs": [_named(run) for run in runs], "expires": _text(until), "now": _text(until)}
+        lost = self._step(redis_scripts.RENEW, self._keys("held"), terms)
+        return [runs[number - 1] for number in lost]
+
+    def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
+        """See `RunStore.finish`."""
+        said = _fields_of(replace(run, body=b"", errors=b"", reason=""))
+        terms = {"run": said, "again_at": _text(again_at), "now": _text(run.finished)}
+        return bool(self._step(redis_scripts.FINISH, self._keys_of(run.task), terms, _json(_fields_of(run))))
+
+    def reap(self, now: datetime) -> list[Run]:
+        """See `RunStore.reap`."""
+        at, held = self._step(redis_scripts.LOOK, self._keys("held"), {"now": _text(now)})
+        started = [run for run in map(self._run_of, held) if run.started]
+        suspects = sorted((run for run in started if why_lost(run, _instant(at))), key=lambda run: run.task)
+        lost: list[Run] = []
+        for task, theirs in groupby(suspects, key=lambda run: run.task):
+            runs = list(theirs)
+            terms = {"suspects": [_named(run) for run in runs], "now": _text(now), **_judged(runs)}
+            lost += map(self._run_of, self._step(redis_scripts.REAP, self._keys_of(task), terms))
+        return lost
+
+    def waiting(self) -> list[Run]:
+        """See `RunStore.waiting`."""
+        return sorted((run for run in self._held() if run.is_waiting), key=lambda run: run.expires or run.due)
+
+    def adopt(self, run: Run, *, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run | None:
+        """See `RunStore.adopt`."""
+        terms = {
+            "run": _named(run),
+            "task": run.task,
+            "owner": owner,
+            "lease": lease // MICROSECOND,
+            **_exclusion(limits),
+            "now": _text(now),
+        }
+        begun = self._step(redis_scripts.ADOPT, self._keys_of(run.task), terms)
+        return self._run_of(begun) if begun else None
+
+    def ask_to_stop(self, run_id: str, reason: str) -> bool:
+        """See `RunStore.ask_to_stop`."""
+        terms = {"id": run_id, "reason": reason, "now": "0"}
+        return bool(self._step(redis_scripts.ASK_TO_STOP, self._keys("held"), terms))
+
+    def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
+        """See `RunStore.report`."""
+        said = {run_id: _written(one) for run_id, one in progress.items()}
+        terms = {"owner": owner, "progress": said, "now": "0"}
+        stops = self._step(redis_scripts.REPORT, self._keys("held"), terms)
+        return {run_id.decode(): _decoded(reason) for run_id, reason in stops}
+
+    def running(self) -> list[Run]:
+        """See `RunStore.running`."""
+        return sorted((run for run in self._held() if run.started), key=lambda run: run.started or run.due)
+
+    def history(self, task: str, limit: int | None = None) -> list[Run]:
+        """See `RunStore.history`."""
+        wanted = self._history if limit is None else min(limit, self._history)
+        if wanted < 1:
+            return []
+        return [self._run_of(record) for record in self._read("LRANGE", f"history:{task}", 0, wanted - 1)]
+
+    def totals(self, task: str) -> Totals:
+        """See `RunStore.totals`."""
+        kept = {key.decode(): value for key, value in self._read("HGETALL", f"task:{task}").items()}
+        return Totals(
+            counts={outcome: int(kept[outcome.value]) for outcome in Outcome if outcome.value in kept},
+            last_finished=_instant_or_none(kept.get("last_finished")),
+            last_success=_instant_or_none(kept.get("last_success")),
+        )
+
+    # What people say about tasks
+
+    def pause(self, task: str, pause: Pause) -> None:
+        """See `RunStore.pause`."""
+        said = {
+            "since": _text(pause.since), "until": _text(pause.until), "note": pause.note, "by": pause.by,
+            "reason": pause.reason,
+        }  # fmt: skip
+        self._command("HSET", f"{self._space}pauses", task, _json(said))
+
+    def resume(self, task: str) -> bool:
+        """See `RunStore.resume`."""
+        return bool(self._command("HDEL", f"{self._space}pauses", task))
+
+    def pauses(self) -> Mapping[str, Pause]:
+        """See `RunStore.pauses`."""
+        return {
+            task.decode(): self._understood(_pause_of, said) for task, said in self._read("HGETALL", "pauses").items()
+        }
+
+    def purge(self, keep: Iterable[str]) -> list[str]:
+        """See `RunStore.purge`."""
+        fields = [field.decode() for field in self._read("HKEYS", "ledger")]
+        tracks = [field.removeprefix("cursor ") for field in fields if field.startswith("cursor ")]
+        gone = sorted({_task_of(track) for track in tracks} - set(keep))
+        if gone:
+            named = [f"{kind}:{task}" for task in gone for kind in ("task", "history")]
+            terms = {"tracks": [track for track in tracks if _task_of(track) in gone], "tasks": gone, "now": "0"}
+            self._step(redis_scripts.PURGE, self._keys("ledger", "pauses", "held", *named), terms)
+            for track in terms["tracks"]:
+                self._seen.pop(track, None)
+        return gone
+
+    # Who is there
+
+    def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
+        """See `RunStore.beat`; also forgets processes and configurations that are long gone."""
+        keys = self._keys("instances", "configurations", "fingerprints")
+        terms = {
+            "instance": _instance_fields(instance),
+            "alive": alive // MICROSECOND,
+            "forget_after": FORGET_AFTER // MICROSECOND,
+            "forget_instance_after": FORGET_INSTANCE_AFTER // MICROSECOND,
+            "now": _text(instance.seen),
+        }
+        living = self._step(redis_scripts.BEAT, keys, terms)
+        if living is None:
+            living = self._step(redis_scripts.BEAT, keys, terms, _json(dict(fingerprints)))
+        return {digest.decode(): _instant(first_seen) for digest, first_seen in living}
+
+    def fingerprints(self, digest: str) -> Mapping[str, str]:
+        """See `RunStore.fingerprints`."""
+        said = self._read("HGET", "fingerprints", digest)
+        return self._understood(dict, said) if said else {}
+
+    def leave(self, owner: str) -> None:
+        """See `RunStore.leave`."""
+        self._command("HDEL", f"{self._space}instances", owner)
+
+    def instances(self) -> list[Instance]:
+        """See `RunStore.instances`."""
+        known = [self._understood(_instance_of, said) for said in self._read("HVALS", "instances")]
+        return sorted(known, key=lambda one: one.seen, reverse=True)
+
+    # The store itself
+
+    def now(self) -> datetime:
+        """The server's clock."""
+        seconds, microseconds = self._read("TIME")
+        return EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
+
+    def after_fork(self) -> None:
+        """See `RunStore.after_fork`; the next call connects anew."""
+        _inherited.append(self._clients)
+        self._clients = {}
+
+    def close(self) -> None:
+        """Close all connections; the next call opens one again."""
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
+            client.connection_pool.disconnect()
+
+    # Steps
+
+    def _settle(self, script: Script, fire: Fire, now: datetime, passed: Passed, terms: dict[str, Any]) -> Claimed:
+        """Tell the script what only this side knows of the state that it finds, until it has found that state."""
+        terms |= {
+            "now": _text(now),
+            "task": fire.task,
+            "track": fire.track,
+            "fire": _fields_of(
+                Run(id=fire.run_id, task=fire.task, due=fire.due, trigger=fire.trigger, place=fire.place)
+            ),
+        }
+        for _ in range(TRIES):
+            terms |= self._between(fire, now, passed)
+            answer = self._understood(dict, self._step(script, self._keys_of(fire.task), terms))
+            if "cursor" in answer:
+                self._seen[fire.track] = answer["cursor"]
+            if answer["answer"] != "again":
+                return _claimed(answer)
+            if "held" in answer:
+                terms |= _judged(map(_run_from, answer["held"]))
+        raise self._unavailable("too many others claim the same task")
+
+    def _between(self, fire: Fire, now: datetime, passed: Passed) -> dict[str, Any]:
+        """The cursor as this process knows it, and what lies between it and *fire*."""
+        seen = self._seen.get(fire.track)
+        if seen is None or fire.trigger is Trigger.MANUAL or (cursor := _instant(seen)) >= fire.due:
+            return {"seen": seen, "passed_over": None}
+        span = passed(cursor)
+        if span is None:
+            return {"seen": seen, "passed_over": None}
+        first = Fire(task=fire.task, due=span.first, place=fire.place)
+        record = unclaimed(first, Outcome.MISSED, PASSED_OVER, now)
+        record = replace(record, due=span.last, first_due=span.first, count=span.count)
+        return {"seen": seen, "passed_over": _fields_of(record)}
+
+    def _held(self) -> list[Run]:
+        return [self._run_of(run) for run in self._read("HVALS", "held")]
+
+    def _keys(self, *names: str) -> list[str]:
+        return [self._space + name for name in names]
+
+    def _keys_of(self, task: str) -> list[str]:
+        return self._keys("ledger", "pauses", "held", f"task:{task}", f"history:{task}")
+
+    # The server
+
+    def _step(self, script: Script, keys: list[str], terms: Mapping[str, Any], *more: bytes) -> Any:
+        """Have the server execute *script*."""
+        tolerance = None if self._tolerance is None else self._tolerance // MICROSECOND
+        told = _json({**terms, "history": self._history, "tolerance": tolerance})
+        try:
+            return self._command("EVALSHA", script.digest, len(keys), *keys, told, *more)
+        except redis.exceptions.NoScriptError:  # this server has not seen it yet, and has done nothing
+            return self._command("EVAL", script.text, len(keys), *keys, told, *more)
+
+    def _read(self, command: str, key: str = "", *values: object) -> Any:
+        """The answer to a command that changes nothing, and so may be sent twice."""
+        words = (command, self._space + key, *values) if key else (command,)
+        try:
+            return self._command(*words)
+        except StoreUnavailableError as error:
+            if not isinstance(error.__cause__, redis.exceptions.ConnectionError):
+                raise
+            return self._command(*words)  # that connection was cut; whether there is another is soon seen
+
+    def _command(self, *words: Any) -> Any:
+        client = self._clients.get(os.getpid())
+        try:
+            if client is None:
+                # Of two threads that come first, both get the one that is kept; the other is never connected.
+                client = self._clients.setdefault(os.getpid(), _client_of(self._address))
+            if not self._is_met:
+                self._meet(client)
+            return client.execute_command(*words)  # type: ignore[no-untyped-call]
+        except redis.exceptions.NoScriptError:
+            raise
+        except (redis.exceptions.RedisError, OSError) as error:
+            # Whatever was wrong, the next call shall not inherit it: the address may lead elsewhere by now.
+            if client is not None:
+                client.connection_pool.disconnect(inuse_connections=False)
+            raise self._unavailable(error) from error
+
+    def _meet(self, client: "redis.Redis") -> None:
+        """Look once at how the server is set up."""
+        memory: Any = client.info("memory")
+        policy = memory.get("maxmemory_policy", "noeviction")
+        if memory.get("maxmemory") and policy != "noeviction":
+            log.warning(
+                "the run store %s may throw away what it has to remember: its maxmemory-policy is %s, and should be "
+                "noeviction",
+                self.address, policy,
+                extra={"pulse_event": "store_may_evict"},
+            )  # fmt: skip
+        self._is_met = True
+
+    def _unavailable(self, problem: object) -> StoreUnavailableError:
+        return StoreUnavailableError(f"the run store {self.address} cannot be used: {problem}")
+
+    # What the server has
+
+    def _run_of(self, text: bytes) -> Run:
+        return self._understood(_run_from, text)
+
+    def _understood(self, read: Callable[[Any], T], text: bytes) -> T:
+        """What *read* makes of the JSON in *text*."""
+        try:
+            return read(json.loads(_decoded(text)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._unavailable(f"it holds what Pulse has not written ({error!r})") from error
+
+
+_inherited: Final[
+    list[Any]
+] = []  # kept from the garbage collector, which could wait for a lock of the parent's threads
+
+
+# The way to the server
+
+
+def _client_of(address: str) -> "redis.Redis":
+    settings: dict[str, Any] = {
+        "socket_timeout": ANSWER_SECONDS,
+        "retry": Retry(NoBackoff(), 0),  # by itself redis-py sends again what may have been executed
+        "max_connections": 2**16,  # the threads of the process are the limit
+        "protocol": 2,
+    }
+    if not address.startswith("unix:"):
+        settings |= {
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_keepalive": True,
+            "socket_keepalive_options": _KEEPALIVE,
+        }
+    pool = redis.ConnectionPool.from_url(address, **settings)
+    pool.connection_kwargs["decode_responses"] = False  # whatever the address says
+    return redis.Redis(connection_pool=pool)
+
+
+# A connection that a firewall has forgotten is found out before a claim is sent into it.
+_KEEPALIVE: Final = {
+    getattr(socket, option): seconds
+    for option, seconds in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, option)
+}
+
+
+def _require_address(address: str) -> None:
+    try:
+        redis.connection.parse_url(address)  # type: ignore[no-untyped-call]
+    except ValueError:
+        wanted = "want redis://[user:password@]host[:port][/number], special characters percent-encoded"
+        fault = Fault(key="pulse.config.store", shown=repr(_without_password(address)), problem=wanted)
+        raise ConfigError([fault]) from None  # the error may show the password
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"://\S*@", "://***@", address))
+
+
+# What is written
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    said = {name: one for name, one in value.items() if one is not None}
+    # Any text survives: what is no character came from bytes that were none.
+    return _encode(said).encode("utf-8", "surrogatepass")
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogatepass")
+
+
+def _text(instant: datetime | None) -> str | None:
+    return None if instant is None else str(number_of(instant))
+
+
+def _instant(text: str | bytes) -> datetime:
+    return EPOCH + int(text) * MICROSECOND
+
+
+def _instant_or_none(text: str | bytes | None) -> datetime | None:
+    return None if text is None else _instant(text)
+
+
+def _task_of(track: str) -> str:
+    return track.partition("@")[0]
+
+
+def _named(run: Run) -> dict[str, Any]:
+    return {"id": run.id, "attempt": run.attempt}
+
+
+def _exclusion(limits: Limits) -> dict[str, Any]:
+    return {"instances": limits.instances, "lock": limits.lock or None, "lock_shown": repr(limits.lock)}
+
+
+def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
+    """Which of *runs* have lost their process; whether a lease has ended, the server knows better."""
+    judged: dict[str, dict[str, Any]] = {"living": {}, "gone": {}}
+    for run in runs:
+        reason = why_lost(replace(run, expires=None), EPOCH)
+        judged["gone" if reason else "living"][f"{run.id}/{run.attempt}"] = reason or True
+    return judged
+
+
+def _fields_of(run: Run) -> dict[str, Any]:
+    said = {name: getattr(run, name) for name in _RUN}
+    return {name: _written(value) for name, value in said.items() if value or type(value) in (int, float)}
+
+
+def _written(value: object) -> Any:
+    match value:
+        case datetime():
+            return _text(value)
+        case Enum():
+            return value.value
+        case bytes():
+            return b64encode(value).decode()
+        case Progress():
+            return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
+    return value
+
+
+def _run_from(said: Mapping[str, Any]) -> Run:
+    """What `_fields_of` has written, here or in another release."""
+    return Run(**{name: _READERS.get(name, _as_it_is)(value) for name, value in said.items() if name in _RUN})
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _progress_of(text: str) -> Progress:
+    done, total, said = json.loads(text)
+    return Progress(done=done, total=total, text=said)
+
+
+_RUN: Final = tuple(field.name for field in fields(Run))
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("due", "started", "expires", "finished", "first_due", "again_at"), _instant),
+    **dict.fromkeys(("body", "errors"), b64decode),
+    "trigger": Trigger,
+    "outcome": Outcome,
+    "progress": _progress_of,
+}
+
+
+def _claimed(answer: Mapping[str, Any]) -> Claimed:
+    return Claimed(
+        answer=Claim(answer["answer"]),
+        run=_run_from(answer["run"]) if "run" in answer else None,
+        missed=_run_from(answer["missed"]) if "missed" in answer else None,
+        lost=tuple(map(_run_from, answer.get("lost", ()))),
+    )
+
+
+def _pause_of(said: Mapping[str, Any]) -> Pause:
+    return Pause(
+        since=_instant(said["since"]), until=_instant_or_none(said.get("until")), note=said["note"], by=said["by"]
+    )
+
+
+def _instance_fields(instance: Instance) -> dict[str, Any]:
+    return {
+        "owner": instance.owner,
+        "started": _text(instance.started),
+        "seen": _text(instance.seen),
+        "digest": instance.digest,
+        "server": instance.server,
+        "version": instance.version,
+    }
+
+
+def _instance_of(said: Mapping[str, Any]) -> Instance:
+    return Instance(
+        owner=said["owner"],
+        started=_instant(said["started"]),
+        seen=_instant(said["seen"]),
+        digest=said["digest"],
+        server=said["server"],
+        version=said["version"],
+    )

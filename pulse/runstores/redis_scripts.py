@@ -1,0 +1,636 @@
+"""The rules of `pulse.runstores.ledger`, as scripts that a Redis server executes in one step each.
+
+A step reads and changes several things that belong together. Redis has no transaction that
+may look at what it reads, but it executes nothing else while a script runs, so each step is
+one script, and one way to the server and back.
+
+What a script is told stands in `terms`, a JSON object; what else it may touch, in KEYS.
+Runs are JSON objects with the names that `Run` has, without what is empty. Instants are
+microseconds since 1970, as text: as a JSON number they would lose their last digits.
+"""
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+from typing import Final
+
+from pulse.runstores.ledger import FORGOTTEN, REBORN, RECOVERIES, REPLACED, RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A step, and the name by which a server that has seen it knows it."""
+
+    text: str
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Redis names scripts so; nothing is kept secret by it.
+        object.__setattr__(self, "digest", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+_TIME: Final = """
+local call = redis.call
+local terms = cjson.decode(ARGV[1])
+
+local function text(instant)
+    return string.format('%.0f', instant)
+end
+
+local function time_of_server()
+    local time = call('TIME')
+    return time[1] * 1000000 + time[2]
+end
+
+-- Without a tolerance the instants are made up, and those of the caller count alone.
+local now = terms.tolerance and time_of_server() or tonumber(terms.now)
+"""
+
+_BIRTH: Final = """
+local LEDGER, PAUSES, HELD, TASK, HISTORY = unpack(KEYS)
+local LEEWAY = 60000000  -- further the clock of a caller is not believed
+
+-- The birth of what is known here
+
+local function this_server()
+    return string.match(call('INFO', 'server'), 'run_id:(%w+)') or ''
+end
+
+-- No instant that was given out can be behind it: the clock of the server may have been
+-- another server's before, which the caller has gone by.
+local function horizon()
+    local seen = tonumber(terms.seen or 0)
+    if not terms.tolerance then
+        return math.max(now, seen)
+    end
+    return math.max(seen, math.max(now, math.min(tonumber(terms.now), now + LEEWAY)) + terms.tolerance)
+end
+
+local function be_born()
+    local before = tonumber(call('HGET', LEDGER, 'born') or 0)
+    local born = math.max(before, horizon())
+    call('HSET', LEDGER, 'server', this_server(), 'born', text(born))
+    return born
+end
+
+-- A server that was started again, or has taken another one's place, may have lost what
+-- came last: only what is due after its birth may be given out.
+local function birth()
+    local server, born = unpack(call('HMGET', LEDGER, 'server', 'born'))
+    return server == this_server() and tonumber(born or 0) or be_born()
+end
+"""
+
+_WORDS: Final = f"""
+local FORGOTTEN = '{FORGOTTEN}'
+local REBORN = '{REBORN}'
+local RUNNING = '{RUNNING}'
+local REPLACED = '{REPLACED}'
+local NOT_RENEWED = 'its lease was not renewed'
+local LATE = '%.1f s late, later than its grace allows'
+local LOCKED = '%s is running, and has the lock %s, too'
+local RECOVERIES = {RECOVERIES}
+"""
+
+_RULES: Final = """
+local born  -- set by the steps that give runs out
+
+local function changed(run, changes)
+    local copy = {}
+    for name, value in pairs(run) do copy[name] = value end
+    for name, value in pairs(changes) do copy[name] = value end
+    return copy
+end
+
+-- Held runs: all by id, and for each track their ids
+
+local function track_of(run)
+    return run.place and run.task .. '@' .. run.place or run.task
+end
+
+local function ids_at(track)
+    local ids = call('HGET', LEDGER, 'held ' .. track)
+    return ids and cjson.decode(ids) or {}
+end
+
+local function keep_ids(track, ids)
+    if #ids > 0 then
+        call('HSET', LEDGER, 'held ' .. track, cjson.encode(ids))
+    else
+        call('HDEL', LEDGER, 'held ' .. track)
+    end
+end
+
+local function ids_but(track, id)
+    local others = {}
+    for _, other in ipairs(ids_at(track)) do
+        if other ~= id then others[#others + 1] = other end
+    end
+    return others
+end
+
+local function held_as(id)
+    local run = call('HGET', HELD, id)
+    return run and cjson.decode(run) or nil
+end
+
+local function find(id, attempt)
+    local run = held_as(id)
+    return run and run.attempt == attempt and run or nil
+end
+
+local function held_at(track)
+    local runs = {}
+    for _, id in ipairs(ids_at(track)) do
+        local run = held_as(id)
+        if run then
+            runs[#runs + 1] = run
+        else
+            keep_ids(track, ids_but(track, id))  -- the server has evicted it
+        end
+    end
+    return runs
+end
+
+local function holder_of(lock)
+    local id = call('HGET', LEDGER, 'lock ' .. lock)
+    local run = id and held_as(id)
+    return run and run.started and run.lock == lock and run or nil
+end
+
+local function hold(run)
+    local ids = ids_but(track_of(run), run.id)
+    ids[#ids + 1] = run.id
+    keep_ids(track_of(run), ids)
+    call('HSET', HELD, run.id, cjson.encode(run))
+    if run.lock and run.started then
+        call('HSET', LEDGER, 'lock ' .. run.lock, run.id)
+    end
+end
+
+local function release(run)
+    keep_ids(track_of(run), ids_but(track_of(run), run.id))
+    call('HDEL', HELD, run.id)
+    if run.lock and call('HGET', LEDGER, 'lock ' .. run.lock) == run.id then
+        call('HDEL', LEDGER, 'lock ' .. run.lock)
+    end
+end
+
+-- Why another run may not begin beside as many as are running; nil if it may
+local function why_busy(running)
+    if terms.instances and running >= terms.instances then
+        return RUNNING
+    end
+    local holder = terms.lock and holder_of(terms.lock)
+    return holder and string.format(LOCKED, holder.task, terms.lock_shown) or nil
+end
+
+-- Records
+
+local function count(run)
+    call('HINCRBY', TASK, run.outcome, run.count)
+    if run.started then
+        call('HSET', TASK, 'last_finished', run.finished)
+        if run.outcome == 'success' then
+            call('HSET', TASK, 'last_success', run.finished)
+        end
+    end
+end
+
+-- The newest record is kept beside the history only if another one may continue it.
+local function append(run, record)
+    call('LPUSH', HISTORY, record)
+    call('LTRIM', HISTORY, 0, terms.history - 1)
+    if run.started then
+        call('HDEL', TASK, 'newest')
+    else
+        call('HSET', TASK, 'newest', record)
+    end
+    count(run)
+end
+
+local function is_continued_by(newest, run)
+    return newest.outcome == run.outcome and newest.reason == run.reason
+        and newest.trigger == run.trigger and newest.place == run.place
+        and run.trigger ~= 'manual'
+        and tonumber(newest.due) < tonumber(run.first_due or run.due)
+end
+
+local function joined(newest, run)
+    return changed(newest, {
+        first_due = newest.first_due or newest.due,
+        due = run.due,
+        finished = run.finished,
+        count = newest.count + run.count,
+    })
+end
+
+local function note(run)
+    local newest = call('HGET', TASK, 'newest')
+    newest = newest and cjson.decode(newest)
+    if newest and is_continued_by(newest, run) and call('EXISTS', HISTORY) == 1 then
+        local record = cjson.encode(joined(newest, run))
+        call('LSET', HISTORY, 0, record)
+        call('HSET', TASK, 'newest', record)
+        count(run)
+    else
+        append(run, cjson.encode(run))
+    end
+end
+
+-- Lost runs
+
+local function why_lost(run)
+    if run.expires and tonumber(run.expires) < now then
+        return NOT_RENEWED
+    end
+    return terms.gone[run.id .. '/' .. run.attempt]  -- what the caller can see, and the server cannot
+end
+
+local function another_attempt(run, trigger, at)
+    return {
+        id = run.id, task = run.task, due = run.due, trigger = trigger, attempt = run.attempt + 1,
+        expires = at, place = run.place, recovers = run.recovers, lock = run.lock, count = 1,
+    }
+end
+
+local function lose(run, reason)
+    local record = changed(run, {finished = text(now), outcome = 'lost', reason = reason})
+    release(run)
+    append(record, cjson.encode(record))
+    -- What was due before the birth may have been run again already.
+    if run.recovers and run.attempt < RECOVERIES and tonumber(run.due) > born then
+        hold(another_attempt(run, 'recover', text(now)))
+    end
+    return record
+end
+
+local function pause_now()
+    local pause = call('HGET', PAUSES, terms.task)
+    pause = pause and cjson.decode(pause)
+    if pause and (not pause['until'] or now < tonumber(pause['until'])) then
+        return pause
+    end
+end
+"""
+
+# Claims, and what is recorded instead
+
+_JUDGEMENT: Final = """
+local fire = terms.fire
+local due = tonumber(fire.due)
+local is_manual = fire.trigger == 'manual'  -- a call by hand stands beside the schedule
+
+local function unclaimed(outcome, reason)
+    return changed(fire, {finished = text(now), outcome = outcome, reason = reason})
+end
+
+local function move_cursor(to)
+    call('HSET', LEDGER, 'cursor ' .. terms.track, to)
+end
+
+local function pass_over()
+    if is_manual then
+        return nil
+    end
+    move_cursor(fire.due)
+    if not terms.passed_over then
+        return nil
+    end
+    local record = changed(terms.passed_over, {finished = text(now)})
+    note(record)
+    return record
+end
+
+local function answer(word, more)
+    local cursor = call('HGET', LEDGER, 'cursor ' .. terms.track)
+    return changed(more or {}, {answer = word, cursor = cursor or nil})
+end
+
+local function dismiss(word, outcome, reason)
+    local missed = pass_over()
+    local record = unclaimed(outcome, reason)
+    note(record)
+    return answer(word, {run = record, missed = missed})
+end
+
+local function refuse()
+    move_cursor(text(is_manual and now or math.max(now, due)))
+    local record = unclaimed('missed', FORGOTTEN)
+    note(record)
+    return answer('refused', {run = record})
+end
+
+-- The answer to whoever cannot have the fire at all; nil if it is to be had. `again` asks
+-- the caller to come back with what lies between that cursor and the fire.
+local function judge()
+    born = birth()
+    if terms.waits_for_due and not is_manual and due > now + terms.tolerance then
+        return answer('wait')
+    end
+    local cursor = call('HGET', LEDGER, 'cursor ' .. terms.track)
+    if not cursor then
+        return refuse()
+    end
+    if is_manual then
+        return nil
+    end
+    if due <= tonumber(cursor) then
+        return answer('taken')
+    end
+    if terms.seen and tonumber(cursor) < tonumber(terms.seen) then
+        born = be_born()  -- it has gone back: somebody has put older data in its place
+    end
+    if cursor ~= terms.seen then
+        return answer('again')
+    end
+    if due <= born then
+        return dismiss('stale', 'missed', REBORN)
+    end
+    local pause = pause_now()
+    if pause then
+        return dismiss('paused', 'skipped', pause.reason)
+    end
+end
+"""
+
+_CLAIM: Final = """
+local function won()
+    return changed(fire, {
+        owner = terms.owner, started = text(now), expires = text(now + terms.lease), lease = terms.lease,
+        recovers = terms.recovers, lock = terms.lock,
+    })
+end
+
+local function wait_for(running, lost)
+    for _, run in ipairs(running) do
+        if terms.replaces and not run.stop then
+            hold(changed(run, {stop = REPLACED}))
+        end
+    end
+    return answer('wait', {lost = lost})
+end
+
+local function claim()
+    local judged = judge()
+    if judged then
+        return judged
+    end
+    if terms.latest and now > tonumber(terms.latest) then
+        return dismiss('stale', 'missed', string.format(LATE, (now - due) / 1000000))
+    end
+    local held, running, doubtful, reasons = held_at(terms.track), {}, false, {}
+    for _, run in ipairs(held) do
+        reasons[run] = run.started and why_lost(run)
+        if run.started and not reasons[run] then
+            running[#running + 1] = run
+            doubtful = doubtful or not (run.owner == terms.owner or terms.living[run.id .. '/' .. run.attempt])
+        end
+    end
+    if doubtful and why_busy(#running) then
+        return answer('again', {held = running})  -- one of their processes may have ended
+    end
+    local lost
+    for _, run in ipairs(held) do
+        if reasons[run] then
+            lost = lost or {}
+            lost[#lost + 1] = lose(run, reasons[run])
+        end
+    end
+    local reason = why_busy(#running)
+    if reason and terms.waits and not is_manual then
+        return wait_for(running, lost)
+    end
+    if reason then
+        return changed(dismiss('busy', 'skipped', reason), {lost = lost})
+    end
+    for _, run in ipairs(held) do
+        if not run.started and run.trigger == 'retry' then
+            release(run)
+        end
+    end
+    local missed = pass_over()
+    local run = won()
+    hold(run)
+    return answer('won', {run = run, missed = missed, lost = lost})
+end
+
+return cjson.encode(claim())
+"""
+
+_DISMISS: Final = """
+return cjson.encode(judge() or dismiss('stale', terms.outcome, terms.reason))
+"""
+
+# Held runs
+
+_FINISH: Final = """
+local run = find(terms.run.id, terms.run.attempt)
+if not run then
+    return 0
+end
+release(run)
+append(terms.run, ARGV[2])
+if terms.again_at then
+    hold(another_attempt(run, 'retry', terms.again_at))
+end
+return 1
+"""
+
+_REAP: Final = """
+born = birth()
+local lost = {}
+for _, suspect in ipairs(terms.suspects) do
+    local run = find(suspect.id, suspect.attempt)
+    local reason = run and run.started and why_lost(run)
+    if reason then
+        lost[#lost + 1] = cjson.encode(lose(run, reason))
+    end
+end
+return lost
+"""
+
+_ADOPT: Final = """
+born = birth()
+local run = find(terms.run.id, terms.run.attempt)
+if not run or run.started or not call('HGET', LEDGER, 'cursor ' .. track_of(run)) then
+    return false
+end
+if tonumber(run.due) <= born then  -- another one may have begun it before
+    release(run)
+    note(changed(run, {finished = text(now), outcome = 'missed', reason = REBORN}))
+    return false
+end
+if pause_now() then
+    return false
+end
+local running = 0
+for _, other in ipairs(held_at(track_of(run))) do
+    running = running + (other.started and 1 or 0)
+end
+if why_busy(running) then
+    return false
+end
+local begun = changed(run, {
+    owner = terms.owner, started = text(now), expires = text(now + terms.lease), lease = terms.lease,
+})
+hold(begun)
+return cjson.encode(begun)
+"""
+
+_RENEW: Final = """
+local HELD = KEYS[1]
+local lost = {}
+for number, mine in ipairs(terms.runs) do
+    local run = call('HGET', HELD, mine.id)
+    run = run and cjson.decode(run)
+    if run and run.attempt == mine.attempt then
+        run.expires = terms.tolerance and run.lease and text(now + run.lease) or terms.expires
+        call('HSET', HELD, mine.id, cjson.encode(run))
+    else
+        lost[#lost + 1] = number
+    end
+end
+return lost
+"""
+
+_ASK_TO_STOP: Final = """
+local HELD = KEYS[1]
+local run = call('HGET', HELD, terms.id)
+run = run and cjson.decode(run)
+if not (run and run.started) then
+    return 0
+end
+run.stop = run.stop or terms.reason
+call('HSET', HELD, run.id, cjson.encode(run))
+return 1
+"""
+
+_REPORT: Final = """
+local HELD = KEYS[1]
+for id, progress in pairs(terms.progress) do
+    local run = call('HGET', HELD, id)
+    run = run and cjson.decode(run)
+    if run and run.owner == terms.owner then
+        run.progress = progress
+        call('HSET', HELD, id, cjson.encode(run))
+    end
+end
+
+-- Most runs are somebody else's, or are not asked to stop: to read all of them would take its time.
+local mine = '"owner":' .. cjson.encode(terms.owner)
+local stops = {}
+for _, text in ipairs(call('HVALS', HELD)) do
+    if string.find(text, '"stop":', 1, true) and string.find(text, mine, 1, true) then
+        local run = cjson.decode(text)
+        if run.stop and run.owner == terms.owner then
+            stops[#stops + 1] = {run.id, run.stop}
+        end
+    end
+end
+return stops
+"""
+
+_LOOK: Final = """
+return {text(now), call('HVALS', KEYS[1])}
+"""
+
+# Tasks
+
+_REGISTER: Final = """
+if terms.seen or call('EXISTS', LEDGER, HELD) > 0 then
+    birth()
+else
+    call('HSET', LEDGER, 'server', this_server())  -- the very first time: nothing can have been forgotten
+end
+local fields = call('HGETALL', LEDGER)
+for number = 1, #fields, 2 do
+    local place = string.match(fields[number], '^cursor .*@')
+    if place and tonumber(fields[number + 1]) < now - terms.forget_after then
+        call('HDEL', LEDGER, fields[number])
+    end
+end
+local cursors = {}
+for number, track in ipairs(terms.tracks) do
+    call('HSETNX', LEDGER, 'cursor ' .. track, text(now))
+    cursors[number] = call('HGET', LEDGER, 'cursor ' .. track)
+end
+return cursors
+"""
+
+_PURGE: Final = """
+local LEDGER, PAUSES, HELD = unpack(KEYS)
+for _, track in ipairs(terms.tracks) do
+    local ids = call('HGET', LEDGER, 'held ' .. track)
+    for _, id in ipairs(ids and cjson.decode(ids) or {}) do
+        call('HDEL', HELD, id)
+    end
+    call('HDEL', LEDGER, 'cursor ' .. track, 'held ' .. track)
+end
+for _, task in ipairs(terms.tasks) do
+    call('HDEL', PAUSES, task)
+end
+for number = 4, #KEYS do
+    call('DEL', KEYS[number])
+end
+"""
+
+# Who is there
+
+_BEAT: Final = """
+local INSTANCES, CONFIGURATIONS, FINGERPRINTS = unpack(KEYS)
+local mine = terms.instance
+
+if call('HEXISTS', FINGERPRINTS, mine.digest) == 0 then
+    if not ARGV[2] then
+        return false  -- they are sent once, not with every beat
+    end
+    call('HSET', FINGERPRINTS, mine.digest, ARGV[2])
+end
+call('HSET', INSTANCES, mine.owner, cjson.encode(mine))
+
+local known = {}
+for _, one in ipairs(call('HVALS', CONFIGURATIONS)) do
+    one = cjson.decode(one)
+    known[one.digest] = one
+end
+local own = known[mine.digest] or {digest = mine.digest, first_seen = mine.seen}
+own.last_seen = mine.seen
+known[mine.digest] = own
+call('HSET', CONFIGURATIONS, own.digest, cjson.encode(own))
+
+local living = {}
+for _, one in ipairs(call('HVALS', INSTANCES)) do
+    one = cjson.decode(one)
+    if tonumber(one.seen) + terms.alive > tonumber(mine.seen) then
+        living[one.digest] = true
+    elseif tonumber(one.seen) < now - terms.forget_instance_after then
+        call('HDEL', INSTANCES, one.owner)
+    end
+end
+
+local found = {}
+for digest, one in pairs(known) do
+    if living[digest] then
+        found[#found + 1] = {digest, one.first_seen}
+    elseif tonumber(one.last_seen) < now - terms.forget_after then
+        call('HDEL', CONFIGURATIONS, digest)
+        call('HDEL', FINGERPRINTS, digest)
+    end
+end
+return found
+"""
+
+_LEDGER: Final = _TIME + _BIRTH + _WORDS + _RULES
+
+CLAIM: Final = Script(_LEDGER + _JUDGEMENT + _CLAIM)
+DISMISS: Final = Script(_LEDGER + _JUDGEMENT + _DISMISS)
+FINISH: Final = Script(_LEDGER + _FINISH)
+REAP: Final = Script(_LEDGER + _REAP)
+ADOPT: Final = Script(_LEDGER + _ADOPT)
+RENEW: Final = Script(_TIME + _RENEW)
+ASK_TO_STOP: Final = Script(_TIME + _ASK_TO_STOP)
+REPORT: Final = Script(_TIME + _REPORT)
+LOOK: Final = Script(_TIME + _LOOK)
+REGISTER: Final = Script(_TIME + _BIRTH + _REGISTER)
+PURGE: Final = Script(_TIME + _PURGE)
+BEAT: Final = Script(_TIME + _BEAT)
