@@ -20,6 +20,7 @@ from pulse.zone import EPOCH
 
 MICROSECOND: Final = timedelta(microseconds=1)
 TRIM_EVERY: Final = 16  # records of a task from one look at the length of its history to the next
+PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
 FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
 
 # A run that waits for its next attempt has no `started`, and its time comes at `expires`.
@@ -195,16 +196,16 @@ class SqlStore(LedgerStore):
         with self._reading():
             known = [track for (track,) in self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()]
         gone = sorted({track.partition("@")[0] for track in known} - kept)
-        if not gone:
-            return []
-        with self._step(*gone):
-            for track in known:
-                if track.partition("@")[0] in gone:
-                    self._run("DELETE FROM tracks WHERE app = ? AND name = ?", self._app, track)
-            for task in gone:
-                self._run("DELETE FROM tasks WHERE app = ? AND name = ?", self._app, task)
-                for table in ("totals", "held", "pauses", "records"):
-                    self._run(f"DELETE FROM {table} WHERE app = ? AND task = ?", self._app, task)  # noqa: S608
+        for begin in range(0, len(gone), PURGED_AT_ONCE):
+            some = set(gone[begin : begin + PURGED_AT_ONCE])
+            with self._step(*some):
+                for track in known:
+                    if track.partition("@")[0] in some:
+                        self._run("DELETE FROM tracks WHERE app = ? AND name = ?", self._app, track)
+                for task in some:
+                    self._run("DELETE FROM tasks WHERE app = ? AND name = ?", self._app, task)
+                    for table in ("totals", "held", "pauses", "records"):
+                        self._run(f"DELETE FROM {table} WHERE app = ? AND task = ?", self._app, task)  # noqa: S608
         return gone
 
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:

@@ -8,14 +8,15 @@ moments of it.
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
+from pulse.model import Instance
 from pulse.runstores.sql import TABLES, SqlStore, instant_of, number_of
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
@@ -27,7 +28,7 @@ CREATE TABLE birth (device INTEGER NOT NULL, inode INTEGER NOT NULL, born BIGINT
 """
 )
 # What brings a file from the version of its place here to the next one; never changed once released.
-_UPGRADES: Final = (_SCHEMA,)
+_UPGRADES: Final = (_SCHEMA, "ALTER TABLE birth ADD COLUMN generation BIGINT NOT NULL DEFAULT 0")
 
 
 class SqliteRunStore(SqlStore):
@@ -48,6 +49,7 @@ class SqliteRunStore(SqlStore):
         """
         super().__init__(name=name, history=history)
         self.path = Path(path).absolute()  # another one after a chdir would be another store
+        self._witness = self.path.with_name(f"{self.path.name}-seen")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -111,19 +113,57 @@ class SqliteRunStore(SqlStore):
         self._connection, self._opened_as = connection, self._identity()
         return connection
 
+    def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
+        """See `RunStore.beat`; also looks whether the file is still the one that it was."""
+        living = super().beat(instance, fingerprints, alive)
+        with self._reading() as file:
+            self._birth = self._birth_of(file)
+        return living
+
     def _birth_of(self, connection: sqlite3.Connection) -> datetime | None:
-        """Since when the file knows everything: a copy that was put in its place knows nothing of what came later."""
+        """Since when the file knows everything: an older copy of it knows nothing of what came later.
+
+        One that was put in its place is another file. One that was written over it is not,
+        as by `cp` or by the backup of SQLite: so a file beside it remembers the highest
+        generation that it had, which grows every few seconds.
+        """
         found = self.path.stat()
         place = (found.st_dev, found.st_ino)
         connection.execute("BEGIN IMMEDIATE")
-        row = connection.execute("SELECT device, inode, born FROM birth").fetchone()
-        if row is None:
-            connection.execute("INSERT INTO birth VALUES (?, ?, NULL)", place)
-        elif row[:2] != place:
-            row = (*place, number_of(self._clock.now()))
-            connection.execute("UPDATE birth SET device = ?, inode = ?, born = ?", row)
+        try:
+            row = connection.execute("SELECT device, inode, born, generation FROM birth").fetchone()
+            device, inode, born, generation = row or (*place, None, 0)
+            seen = self._seen()
+            if row is None:
+                connection.execute("INSERT INTO birth VALUES (?, ?, NULL, 0)", place)
+            if (device, inode) != place or seen > generation:
+                born = number_of(self._clock.now())
+            generation = max(seen, generation) + 1
+            connection.execute(
+                "UPDATE birth SET device = ?, inode = ?, born = ?, generation = ?", (*place, born, generation)
+            )
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
         connection.execute("COMMIT")
-        return instant_of(row[2]) if row else None
+        # Behind the commit: a process that dies in between must not make the file look like a copy.
+        self._remember(generation)
+        return instant_of(born)
+
+    def _seen(self) -> int:
+        """The highest generation of the file that is known of."""
+        try:
+            written = self._witness.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return 0
+        return int(written) if written.isdecimal() else 0
+
+    def _remember(self, generation: int) -> None:
+        witness = os.open(self._witness, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(witness, f"{generation:020d}".encode(), 0)  # always as long: at no time is it cut short
+        finally:
+            os.close(witness)
 
     def _identity(self) -> tuple[int, int, int] | None:
         """Who uses which file: one that was replaced under its path is another store."""

