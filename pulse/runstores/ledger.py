@@ -33,6 +33,16 @@ class Standing:
     pause: Pause | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Bid:
+    """A fire that is judged now, and how far its track has got."""
+
+    fire: Fire
+    now: datetime
+    passed: Passed
+    cursor: datetime
+
+
 class LedgerStore(RunStore):
     """A `RunStore` over the primitives below, which are only called within `_step`."""
 
@@ -50,18 +60,18 @@ class LedgerStore(RunStore):
             now = self._judged_at(now)
             if self._is_early(fire, now):
                 return Claimed(answer=Claim.WAIT)
-            judged = self._judge(fire, now, passed)
-            if judged is not None:
-                return judged
+            bid = self._judge(fire, now, passed)
+            if isinstance(bid, Claimed):
+                return bid
             if fire.latest and now > fire.latest:
-                return self._dismiss(fire, Claim.STALE, Outcome.MISSED, _late(fire, now), now, passed)
+                return self._dismiss(bid, Claim.STALE, Outcome.MISSED, _late(fire, now))
             held = self._held(fire.track)
             lost = tuple(self._reap(held, now))
             running = [run for run in held if run.started and run.id not in {one.id for one in lost}]
             if reason := self._why_busy(running, limits):
-                return replace(self._busy(fire, limits, reason, now, passed), lost=lost)
+                return replace(self._busy(bid, limits, reason), lost=lost)
             self._drop_retries(held)
-            missed = self._pass_over(fire, now, passed)
+            missed = self._pass_over(bid)
             run = won(fire, owner, now, lease, limits)
             self._hold(run)
             return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
@@ -70,8 +80,8 @@ class LedgerStore(RunStore):
         """See `RunStore.dismiss`."""
         with self._step(fire.task):
             now = self._judged_at(now)
-            judged = self._judge(fire, now, passed)
-            return judged or self._dismiss(fire, Claim.STALE, outcome, reason, now, passed)
+            bid = self._judge(fire, now, passed)
+            return bid if isinstance(bid, Claimed) else self._dismiss(bid, Claim.STALE, outcome, reason)
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`."""
@@ -224,21 +234,22 @@ class LedgerStore(RunStore):
         standing = self._standing(track, track)  # another process may have made it known meanwhile
         return standing.cursor if standing else now
 
-    def _judge(self, fire: Fire, now: datetime, passed: Passed) -> Claimed | None:
-        """The answer to whoever cannot have *fire* at all; None if it is to be had."""
+    def _judge(self, fire: Fire, now: datetime, passed: Passed) -> "Claimed | _Bid":
+        """The answer to whoever cannot have *fire* at all; or the bid, if it is to be had."""
         standing = self._standing(fire.track, fire.task)
         if standing is None:
             return self._refuse(fire, now)
+        bid = _Bid(fire, now, passed, standing.cursor)
         if fire.trigger is Trigger.MANUAL:
-            return None  # a call by hand stands beside the schedule
+            return bid  # a call by hand stands beside the schedule
         if fire.due <= standing.cursor:
             return Claimed(answer=Claim.TAKEN)
         born = self._born()
         if born is not None and fire.due <= born:
-            return self._dismiss(fire, Claim.STALE, Outcome.MISSED, REBORN, now, passed)
+            return self._dismiss(bid, Claim.STALE, Outcome.MISSED, REBORN)
         if standing.pause and standing.pause.holds(now):
-            return self._dismiss(fire, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason, now, passed)
-        return None
+            return self._dismiss(bid, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason)
+        return bid
 
     def _refuse(self, fire: Fire, now: datetime) -> Claimed:
         self._known(fire.track, max(now, fire.due))
@@ -256,36 +267,32 @@ class LedgerStore(RunStore):
                 return f"{holder.task} is running, and has the lock {limits.lock!r}, too"
         return ""
 
-    def _busy(self, fire: Fire, limits: Limits, reason: str, now: datetime, passed: Passed) -> Claimed:
-        if fire.trigger is Trigger.MANUAL or not limits.waits:
-            return self._dismiss(fire, Claim.BUSY, Outcome.SKIPPED, reason, now, passed)
+    def _busy(self, bid: "_Bid", limits: Limits, reason: str) -> Claimed:
+        if bid.fire.trigger is Trigger.MANUAL or not limits.waits:
+            return self._dismiss(bid, Claim.BUSY, Outcome.SKIPPED, reason)
         if limits.replaces:
-            for run in self._held(fire.track):
+            for run in self._held(bid.fire.track):
                 if run.started and not run.stop:
                     self._hold(replace(run, stop=REPLACED))
         return Claimed(answer=Claim.WAIT)
 
-    def _dismiss(
-        self, fire: Fire, answer: Claim, outcome: Outcome, reason: str, now: datetime, passed: Passed
-    ) -> Claimed:
-        missed = self._pass_over(fire, now, passed)
-        record = unclaimed(fire, outcome, reason, now)
+    def _dismiss(self, bid: "_Bid", answer: Claim, outcome: Outcome, reason: str) -> Claimed:
+        missed = self._pass_over(bid)
+        record = unclaimed(bid.fire, outcome, reason, bid.now)
         self._note(record)
         return Claimed(answer=answer, run=record, missed=missed)
 
-    def _pass_over(self, fire: Fire, now: datetime, passed: Passed) -> Run | None:
-        """Move the cursor to *fire*; the record of what lies between, if anything does."""
-        standing = self._standing(fire.track, fire.task)
-        if standing is None or fire.trigger is Trigger.MANUAL:
+    def _pass_over(self, bid: "_Bid") -> Run | None:
+        """Move the cursor to the fire; the record of what lies between, if anything does."""
+        fire = bid.fire
+        if fire.trigger is Trigger.MANUAL:
             return None
-        span = passed(standing.cursor)
+        span = bid.passed(bid.cursor)
         self._move_cursor(fire.track, fire.due)
         if span is None:
             return None
-        first = Fire(task=fire.task, due=span.first, place=fire.place)
-        record = replace(
-            unclaimed(first, Outcome.MISSED, PASSED_OVER, now), due=span.last, first_due=span.first, count=span.count
-        )
+        first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, PASSED_OVER, bid.now)
+        record = replace(first, due=span.last, first_due=span.first, count=span.count)
         self._note(record)
         return record
 
