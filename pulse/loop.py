@@ -1,0 +1,216 @@
+"""The one background event loop of a process: how threads reach what is asynchronous.
+
+The loop is made when it is first asked for, made again in a forked child, and closed at exit.
+It runs in a daemon thread, so it never keeps the interpreter from ending.
+"""
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+LAST_WORD: Final = 1.0  # seconds that a cancelled coroutine has to clean up before its caller goes on
+CLOSING: Final = 2.0  # seconds that all of them have when the process ends
+
+_log = logging.getLogger(__name__)
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The running loop of this process; safe to call from any thread."""
+    return _own().started()
+
+
+def is_on_background_loop() -> bool:
+    """Whether the caller is run by the loop of this process, and would stop it by waiting for it."""
+    return _own().is_here()
+
+
+def run_async(
+    coro: Coroutine[Any, Any, T], timeout: float | None = 5.0, *, loop: asyncio.AbstractEventLoop | None = None
+) -> T:
+    """What *coro* returns or raises; it is run on the loop of this process while the caller waits.
+
+    Context variables of the caller reach the coroutine. Safe to call from any thread.
+
+    Args:
+        coro: Closed if it cannot be run.
+        timeout: Seconds; then the coroutine is cancelled. None to wait for ever.
+        loop: A running loop to use instead.
+
+    Raises:
+        TimeoutError: it did not end in *timeout*.
+        RuntimeError: the caller is itself run by the loop, which would wait for itself for ever.
+        concurrent.futures.CancelledError: it was cancelled, by itself or because the process ends.
+    """
+    if is_on_background_loop() or (loop is not None and _own().loop is not loop and _is_running_here(loop)):
+        coro.close()
+        raise RuntimeError("run_async was called on the event loop that it would wait for; use await there")
+    return _Call(coro, loop or background_loop()).result(timeout)
+
+
+def run_soon(coro: Coroutine[Any, Any, object], *, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """Run *coro* on the loop of this process, and go on at once; a failure is logged.
+
+    Safe to call from any thread, and on the loop itself.
+
+    Args:
+        coro: What nobody waits for.
+        loop: A running loop to use instead.
+    """
+    _Call(coro, loop or background_loop(), is_awaited=False)
+
+
+class _Call(Generic[T]):
+    """One coroutine on its way through a loop that another thread runs."""
+
+    # asyncio refers to its tasks weakly: what nobody holds may vanish in the middle of its work.
+    _held: Final[set["_Call[Any]"]] = set()
+
+    def __init__(
+        self, coro: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, *, is_awaited: bool = True
+    ) -> None:
+        self._coro = coro
+        self._loop = loop
+        self._is_awaited = is_awaited
+        self._task: asyncio.Task[T] | None = None
+        self._is_given_up = False
+        self._ended = threading.Event()
+        self._held.add(self)
+        try:
+            loop.call_soon_threadsafe(self._start)
+        except RuntimeError:  # the loop was closed
+            self._held.discard(self)
+            coro.close()
+            raise
+
+    def result(self, timeout: float | None) -> T:
+        """What came of it; cancels it when that takes longer than *timeout*."""
+        try:
+            if self._ended.wait(timeout):
+                return self._outcome()
+        except KeyboardInterrupt:  # of the waiting thread
+            self._loop.call_soon_threadsafe(self._give_up)
+            raise
+        self._loop.call_soon_threadsafe(self._give_up)
+        self._ended.wait(LAST_WORD)
+        raise TimeoutError(f"not finished after {timeout:g} s; it was cancelled")
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._coro)
+        self._task.add_done_callback(self._end)
+
+    def _give_up(self) -> None:
+        self._is_given_up = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        is_unheard = self._is_given_up or not self._is_awaited
+        error = None if task.cancelled() or not is_unheard else task.exception()
+        if error is not None:
+            _log.error("a coroutine that nobody waits for failed", exc_info=error, extra={"pulse_event": "loop_failed"})
+        self._held.discard(self)
+        self._ended.set()
+
+    def _outcome(self) -> T:
+        task = self._task
+        assert task is not None
+        if task.cancelled():
+            raise CancelledError("the coroutine was cancelled")
+        return task.result()
+
+
+class _Background:
+    """The loop of one process, and its thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._ident: int | None = None
+
+    def started(self) -> asyncio.AbstractEventLoop:
+        """The loop; begins to run it if it does not yet."""
+        with self._lock:
+            if self.loop is None:
+                self.loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._serve, args=(self.loop,), name="pulse-loop", daemon=True)
+                self._thread.start()
+            return self.loop
+
+    def is_here(self) -> bool:
+        # Not `get_running_loop`: under gevent the loop is a greenlet, and all others share its thread.
+        return self._ident == threading.get_ident()
+
+    def close(self) -> None:
+        """End the loop and what it runs; a next use begins a new one."""
+        with self._lock:
+            loop, thread = self.loop, self._thread
+            self.loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(CLOSING + LAST_WORD)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ident = threading.get_ident()
+        while self._runs_on(loop):
+            pass
+        loop.run_until_complete(_wind_up())
+        loop.close()
+        self._ident = None
+
+    def _runs_on(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Run *loop* until it is stopped; whether it goes on, since only a coroutine wanted to end the process."""
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            # asyncio lets these through, after it has given them to whoever awaits the coroutine.
+            return True
+        return False
+
+
+async def _wind_up() -> None:
+    """Cancel what still runs, and wait a little for it."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=CLOSING)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _own() -> _Background:
+    """That of this process; by its pid, since not every fork is announced (uWSGI's are not)."""
+    own = _backgrounds.get(os.getpid())
+    return own or _backgrounds.setdefault(os.getpid(), _Background())
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _close_at_exit() -> None:
+    _own().close()
+
+
+def _after_fork_in_child() -> None:
+    # Kept, never closed: its selector is the parent's too, and closing it here would make the parent deaf.
+    _inherited.extend(_backgrounds.values())
+    _backgrounds.clear()
+
+
+_backgrounds: Final[dict[int, _Background]] = {}
+_inherited: Final[list[_Background]] = []
+
+atexit.register(_close_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,253 @@
+"""The contracts of shared state; each is kept alike by memory and Redis.
+
+Every method is safe to use from many threads, each with an event loop of its own, and in a
+forked child. What is stored and what is returned are copies. Values must be such as
+`pulse.codec` carries, in memory too: what works in development works in a fleet. All raise
+`StoreUnavailableError` (a ConnectionError) in bounded time when the backend does not answer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from pulse.state.types import ConnectionInfo, EventMessage, UserSession, WidgetData
+
+ROLE_PERMISSIONS: Final = {
+    "admin": frozenset({"read", "write", "admin"}),
+    "editor": frozenset({"read", "write"}),
+    "viewer": frozenset({"read"}),
+}
+
+
+class Sweepable:
+    """A store that may hold what has expired."""
+
+    async def sweep(self) -> int:
+        """Free what has expired and is still held; how much that was.
+
+        Expired records are never seen, swept or not: this only frees their memory at once.
+        """
+        return 0
+
+
+class WidgetStore(Sweepable, ABC):
+    """Widgets by their id; a widget ends its time to live after it was registered, if it has one."""
+
+    @abstractmethod
+    async def register(
+        self,
+        widget_id: str,
+        html: str,
+        token: str | None = None,
+        owner_worker_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep a widget, in place of all that was kept under its id.
+
+        Args:
+            widget_id: Any text.
+            html: Its content.
+            token: What a viewer must present.
+            owner_worker_id: The worker that has its callbacks.
+            metadata: Title, kind, theme and so on.
+
+        Raises:
+            TypeError: *metadata* holds something that cannot be kept.
+        """
+
+    @abstractmethod
+    async def get(self, widget_id: str) -> WidgetData | None:
+        """The whole widget; None if there is none."""
+
+    @abstractmethod
+    async def get_html(self, widget_id: str) -> str | None:
+        """Its content; None if there is no such widget."""
+
+    @abstractmethod
+    async def get_token(self, widget_id: str) -> str | None:
+        """Its token; None if it has none, or there is no such widget."""
+
+    @abstractmethod
+    async def exists(self, widget_id: str) -> bool:
+        """Whether there is such a widget."""
+
+    @abstractmethod
+    async def delete(self, widget_id: str) -> bool:
+        """Forget a widget; whether there was one."""
+
+    @abstractmethod
+    async def list_active(self) -> list[str]:
+        """The ids of all widgets."""
+
+    @abstractmethod
+    async def update_html(self, widget_id: str, html: str) -> bool:
+        """Change the content of a widget, and nothing else; whether there is one."""
+
+    @abstractmethod
+    async def update_token(self, widget_id: str, token: str) -> bool:
+        """Change the token of a widget, and nothing else; whether there is one."""
+
+    @abstractmethod
+    async def count(self) -> int:
+        """How many widgets there are."""
+
+
+class EventBus(ABC):
+    """Events in channels, to every subscriber of a channel, in the order of their publishing."""
+
+    @abstractmethod
+    async def publish(self, channel: str, event: EventMessage) -> None:
+        """Give *event* to all who subscribe to *channel* now; nobody need.
+
+        The object stays as it is; receivers see a timestamp and a message id if it has none.
+        Never waits for a subscriber: one that does not keep up loses the oldest events.
+
+        Args:
+            channel: Any text, such as `widget:<id>` or `worker:<id>`.
+            event: What happened.
+
+        Raises:
+            TypeError: its data hold something that cannot be sent.
+        """
+
+    @abstractmethod
+    def subscribe(self, channel: str) -> AsyncIterator[EventMessage]:
+        """The events that are published to *channel* from now on; for `async for`, not awaited.
+
+        Dropping the iterator, `aclose()` or cancelling who awaits it ends this subscription
+        alone. One iterator is for one task.
+        """
+
+    @abstractmethod
+    async def unsubscribe(self, channel: str) -> None:
+        """End the subscriptions of *channel* that were made on this object.
+
+        Their iterators stop, after what they had already received. No subscription is no error.
+        """
+
+
+class ConnectionRouter(Sweepable, ABC):
+    """Which worker holds the connection of a widget's viewer; forgotten without heartbeats, if it has a limit."""
+
+    @abstractmethod
+    async def register_connection(
+        self,
+        widget_id: str,
+        worker_id: str,
+        user_id: str | None = None,
+        session_id: str | None = None,
+    ) -> None:
+        """Say that *worker_id* holds the connection of *widget_id*, and no other worker.
+
+        Args:
+            widget_id: The widget that is viewed.
+            worker_id: The worker that holds the connection.
+            user_id: Whose it is, if known.
+            session_id: Of which user session, if known.
+        """
+
+    @abstractmethod
+    async def get_connection_info(self, widget_id: str) -> ConnectionInfo | None:
+        """All that is known about a connection; None if there is none."""
+
+    @abstractmethod
+    async def get_owner(self, widget_id: str) -> str | None:
+        """The worker that holds the connection; None if none does."""
+
+    @abstractmethod
+    async def refresh_heartbeat(self, widget_id: str) -> bool:
+        """Say that a connection lives; whether it is known."""
+
+    @abstractmethod
+    async def unregister_connection(self, widget_id: str) -> bool:
+        """Forget a connection; whether it was known."""
+
+    @abstractmethod
+    async def list_worker_connections(self, worker_id: str) -> list[str]:
+        """The ids of the widgets whose connections *worker_id* holds."""
+
+
+class SessionStore(Sweepable, ABC):
+    """User sessions: who somebody is, until when, and what they may do."""
+
+    @abstractmethod
+    async def create_session(
+        self,
+        session_id: str,
+        user_id: str,
+        roles: list[str] | None = None,
+        ttl: int | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> UserSession:
+        """Begin a session, in place of one with the same id.
+
+        Args:
+            session_id: Secret and unique.
+            user_id: Whose it is.
+            roles: What the user is.
+            ttl: Seconds that it lasts; None for what the store was built with, or for ever.
+            metadata: `permissions` may grant rights, `{"widget:w1": ["read"]}`; the rest is free.
+
+        Raises:
+            ValueError: *ttl* is not more than 0.
+            TypeError: *metadata* holds something that cannot be kept.
+        """
+
+    @abstractmethod
+    async def get_session(self, session_id: str) -> UserSession | None:
+        """The session; None if there is none, or it has expired."""
+
+    @abstractmethod
+    async def validate_session(self, session_id: str) -> bool:
+        """Whether there is such a session, and it has not expired."""
+
+    @abstractmethod
+    async def delete_session(self, session_id: str) -> bool:
+        """End a session; whether there was one."""
+
+    @abstractmethod
+    async def refresh_session(self, session_id: str, extend_ttl: int | None = None) -> bool:
+        """Let a session expire later, counted from now; whether there is such a session.
+
+        Args:
+            session_id: The session.
+            extend_ttl: Seconds, for this once; None for as long as it was created for. A session
+                that never expires stays so then.
+
+        Raises:
+            ValueError: *extend_ttl* is not more than 0.
+        """
+
+    @abstractmethod
+    async def list_user_sessions(self, user_id: str) -> list[UserSession]:
+        """The sessions of *user_id* that have not expired, the oldest first."""
+
+    @abstractmethod
+    async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
+        """Whether a session may do something to a resource: by a role, or by its metadata.
+
+        Args:
+            session_id: The session; an unknown one may do nothing.
+            resource_type: `widget`, `user` and so on.
+            resource_id: Which one.
+            permission: `read`, `write`, `admin` and so on.
+        """
+
+
+def grants(metadata: dict[str, Any], resource_type: str, resource_id: str, permission: str) -> bool:
+    """Whether `metadata["permissions"]` gives *permission* to the one resource."""
+    resources = metadata.get("permissions")
+    rights = resources.get(f"{resource_type}:{resource_id}") if isinstance(resources, dict) else None
+    # In a text, "read" would also be found in "no-read".
+    return isinstance(rights, list | tuple | set) and permission in rights
+
+
+def checked_ttl(ttl: float | None, name: str = "ttl") -> float | None:
+    """*ttl*, which must be None or more than 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if ttl is not None and not 0 < ttl < float("inf"):
+        raise ValueError(f"{name} = {ttl!r}: want more than 0 seconds, or None")
+    return ttl

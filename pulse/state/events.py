@@ -1,0 +1,145 @@
+"""What both event buses share: how an event travels, and who listens to what."""
+
+import logging
+import os
+import uuid
+import weakref
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import astuple, replace
+from typing import Final, Generic, TypeVar
+
+from pulse.clock import Clock
+from pulse.codec import dumps, loads
+from pulse.state.lock import ProcessLock
+from pulse.state.types import EventMessage
+
+BACKLOG: Final = 16_384  # events that wait for a slow subscriber, at most
+BACKLOG_SIZE: Final = 256 * 2**20  # characters that they may be; one event is always kept
+
+_log = logging.getLogger(__name__)
+
+
+def encode(event: EventMessage, clock: Clock) -> str:
+    """*event* as text, with a time and an id if it has none.
+
+    Raises:
+        TypeError: its data hold something that cannot be sent.
+    """
+    whole = replace(
+        event,
+        timestamp=event.timestamp or clock.now().timestamp(),
+        message_id=event.message_id or uuid.uuid4().hex,
+    )
+    return dumps(list(astuple(whole)))
+
+
+def decode(text: str | bytes) -> EventMessage:
+    """The event of *text*, a new object each time.
+
+    Raises:
+        ValueError: *text* was not written by `encode`.
+    """
+    fields = loads(text)
+    if not isinstance(fields, list) or len(fields) != 7 or not isinstance(fields[2], dict):
+        raise ValueError(f"{text!r:.80} is no event")
+    return EventMessage(*fields)
+
+
+class Subscription(AsyncIterator[EventMessage]):
+    """The events of one channel from its making on; dropping it ends it.
+
+    Attributes:
+        missed: How many events it did not get, because it did not keep up.
+    """
+
+    def __init__(self, channel: str) -> None:
+        """A subscription of *channel* that has missed nothing."""
+        self.channel = channel
+        self.missed = 0
+
+    @abstractmethod
+    async def ready(self) -> None:
+        """Return when what is published from now on, by whomever, will be received."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Let the iteration stop after what was received already; from any thread."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End it at once; idempotent."""
+
+    def _miss(self, count: int) -> None:
+        if not self.missed:
+            _log.warning(
+                "a subscriber of %s does not keep up and misses events; further ones are missed in silence",
+                self.channel,
+                extra={"pulse_event": "events_missed"},
+            )
+        self.missed += count
+
+
+S = TypeVar("S", bound=Subscription)
+
+
+class Listeners(Generic[S]):
+    """The subscriptions of one bus by their channel, until nobody uses them any more.
+
+    They are held weakly: an iterator that a `break` has left behind is not told of it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = ProcessLock()
+        self._pid = os.getpid()
+        self._channels: dict[str, list[weakref.ref[S]]] = {}
+        self._crowd = 64
+
+    def add(self, subscription: S) -> None:
+        """Count *subscription* among those of its channel."""
+        with self._lock:
+            self._forget_parent()
+            self._channels.setdefault(subscription.channel, []).append(weakref.ref(subscription))
+            if len(self._channels) > self._crowd:
+                # Channels that nobody publishes to any more would stay for ever.
+                for channel in list(self._channels):
+                    self._living(channel)
+                self._crowd = 2 * len(self._channels) + 64
+
+    def of(self, channel: str) -> list[S]:
+        """The subscriptions of *channel*."""
+        with self._lock:
+            self._forget_parent()
+            return self._living(channel)
+
+    def take(self, channel: str) -> list[S]:
+        """The same, which are not counted from here on."""
+        with self._lock:
+            self._forget_parent()
+            found = self._living(channel)
+            self._channels.pop(channel, None)
+            return found
+
+    def remove(self, subscription: S) -> None:
+        """Count *subscription* no more."""
+        with self._lock:
+            references = self._channels.get(subscription.channel, [])
+            references[:] = [one for one in references if one() is not subscription]
+            self._living(subscription.channel)
+
+    def _living(self, channel: str) -> list[S]:
+        references = self._channels.get(channel)
+        if references is None:
+            return []
+        found = [one for reference in references if (one := reference()) is not None]
+        if not found:
+            del self._channels[channel]
+        elif len(found) < len(references):
+            references[:] = [weakref.ref(one) for one in found]
+        return found
+
+    def _forget_parent(self) -> None:
+        """In a forked child: its parent's subscribers are waiting over there."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._channels.clear()

@@ -1,0 +1,210 @@
+"""Connections to Redis: pooled, one pool an event loop and process, every answer in bounded time."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final
+from weakref import WeakSet, finalize
+
+from pulse.errors import StoreUnavailableError
+from pulse.state.lua import Script
+
+try:
+    from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import ExponentialBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import NoScriptError
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+except ImportError as error:
+    raise ImportError("state in Redis needs the redis package: pip install 'pulse[redis]'") from error
+
+CONNECT_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 2.0
+READERS: Final = 65_536  # at once; how many there are is the business of who subscribes
+BLOCK_SECONDS: Final = 1.0  # that a reader waits in Redis; less than ANSWER_SECONDS, so that a dead line shows
+
+Argument = str | bytes | int | float
+Entry = tuple[bytes, dict[bytes, bytes]]
+"""One of a stream: its id and its fields."""
+
+
+class RedisLink:
+    """What stores send to Redis; safe to use from many threads and event loops, and after a fork."""
+
+    def __init__(self, url: str, pool_size: int = 10) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            url: `redis://`, `rediss://` or `unix://`.
+            pool_size: Connections an event loop; readers that wait have their own.
+
+        Raises:
+            ValueError: there is no such kind of address.
+        """
+        self._url = url
+        self._pool_size = pool_size
+        self._lines: _Places = {}
+        _Lines(url, pool_size)  # so that a wrong address is refused here, and not at the first request
+        _links.add(self)
+        finalize(self, _close_all, self._lines).atexit = False  # at exit the loops end, and their lines with them
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
+        """What *script* returns, in one atomic step; sent twice if the connection was lost meanwhile.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer.
+        """
+        commands = (await self._open()).commands
+        sent = [*map(_bytes, keys), *map(_bytes, arguments)]
+        try:
+            try:
+                return await commands.execute_command("EVALSHA", script.sha, len(keys), *sent)
+            except NoScriptError:
+                return await commands.execute_command("EVAL", script.text, len(keys), *sent)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise _unavailable(error) from error
+
+    async def ask(self, *command: Argument) -> Any:
+        """What one command returns, as Redis sends it: numbers, bytes and lists.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer.
+        """
+        commands = (await self._open()).commands
+        try:
+            # A command as bytes has no entry in the client's table of parsers, which differs from version to version.
+            return await commands.execute_command(*map(_bytes, command))
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise _unavailable(error) from error
+
+    async def read(self, stream: str, after: bytes, count: int) -> list[Entry]:
+        """The entries of *stream* after an id, at most *count*; waits a second for the first.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer.
+        """
+        readers = (await self._open()).readers
+        milliseconds = round(BLOCK_SECONDS * 1000)
+        try:
+            answer = await readers.execute_command(
+                b"XREAD", "COUNT", count, "BLOCK", milliseconds, "STREAMS", _bytes(stream), after
+            )
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise _unavailable(error) from error
+        return _entries(answer[0][1]) if answer else []
+
+    async def newest(self, stream: str, count: int) -> list[Entry]:
+        """The last entries of *stream*, at most *count*, the newest first.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer.
+        """
+        return _entries(await self.ask("XREVRANGE", stream, "+", "-", "COUNT", count))
+
+    async def _open(self) -> "_Lines":
+        place = (os.getpid(), asyncio.get_running_loop())
+        lines = self._lines.get(place)
+        if lines is None:
+            for other in [other for other in list(self._lines) if other[1].is_closed()]:
+                self._lines.pop(other, None)
+            lines = self._lines[place] = _Lines(self._url, self._pool_size)
+            lines.keeper = _keep(self._lines, place, lines)
+            await anext(lines.keeper)
+        return lines
+
+
+class _Lines:
+    """The connections of one event loop."""
+
+    keeper: AsyncGenerator[None, None]
+
+    def __init__(self, url: str, pool_size: int) -> None:
+        # RESP2: its answers have the same form in all versions of the client.
+        options: dict[str, Any] = {
+            "protocol": 2,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_timeout": ANSWER_SECONDS,
+            "socket_keepalive": True,
+        }
+        # The client's own default, from its version 6 on, takes 4 s to say that nobody listens.
+        retry = Retry(ExponentialBackoff(cap=0.2, base=0.02), 1)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=pool_size, timeout=ANSWER_SECONDS, retry=retry, **options
+        )
+        self.commands: Any = Redis(connection_pool=pool)  # Any: its answers have other types in each version
+        readers = ConnectionPool.from_url(url, max_connections=READERS, retry=retry, **options)
+        self.readers: Any = Redis(connection_pool=readers)
+
+    async def close(self) -> None:
+        for client in (self.commands, self.readers):
+            try:
+                await client.connection_pool.disconnect()
+            except asyncio.CancelledError:
+                # The loop is ending, and cancels everything: what is half closed would be left so for ever.
+                await client.connection_pool.disconnect()
+
+
+_Place = tuple[int, asyncio.AbstractEventLoop]
+_Places = dict[_Place, _Lines]
+
+
+async def _keep(places: _Places, place: _Place, lines: _Lines) -> AsyncGenerator[None, None]:
+    """Close *lines* with their loop: asyncio closes the generators that it has begun before it ends."""
+    try:
+        yield
+    finally:
+        places.pop(place, None)
+        await lines.close()
+
+
+def _close_all(places: _Places) -> None:
+    """Nobody uses the link any more; from any thread."""
+    for (pid, loop), lines in list(places.items()):
+        if pid == os.getpid():
+            try:
+                loop.call_soon_threadsafe(_close_soon, loop, lines)
+            except RuntimeError:
+                continue  # the loop was closed, and the lines with it
+
+
+def _close_soon(loop: asyncio.AbstractEventLoop, lines: _Lines) -> None:
+    task = loop.create_task(_end(lines))
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+
+
+async def _end(lines: _Lines) -> None:
+    await lines.keeper.aclose()
+
+
+def text(answer: bytes) -> str:
+    """What Redis holds, as text; also lone surrogates, which Python has and UTF-8 has not."""
+    return answer.decode("utf-8", "surrogatepass")
+
+
+def _bytes(argument: Argument) -> bytes | int | float:
+    return argument.encode("utf-8", "surrogatepass") if isinstance(argument, str) else argument
+
+
+def _entries(answer: list[tuple[bytes, list[bytes]]]) -> list[Entry]:
+    return [(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in answer]
+
+
+def _unavailable(error: Exception) -> StoreUnavailableError:
+    return StoreUnavailableError(f"Redis did not answer: {error}")
+
+
+def _after_fork_in_child() -> None:
+    # Kept, never closed: their sockets and selectors are the parent's too.
+    for link in _links:
+        _inherited.append(dict(link._lines))  # noqa: SLF001 - of this file
+        link._lines.clear()  # noqa: SLF001
+
+
+_links: Final[WeakSet[RedisLink]] = WeakSet()
+_inherited: Final[list[object]] = []
+_closing: Final[set[asyncio.Task[None]]] = set()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,182 @@
+"""What Redis does in one atomic step: each change looks at what is there, and keeps its indices right.
+
+An index is a sorted set of what it points at, by the millisecond when that expires; it is
+trimmed by every use, and expires itself with the last thing that it points at. All times are
+those of the Redis server, so that the clocks of hosts do not matter.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the name under which Redis keeps it."""
+
+    text: str
+    sha: str
+
+
+_COMMON: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function whole(number)  -- Lua would write large ones as 1.7e+15
+  return string.format('%.0f', number)
+end
+
+local function tidy(index)  -- how many it pointed at that have expired
+  local gone = redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. whole(now))
+  local last = redis.call('ZRANGE', index, -1, -1, 'WITHSCORES')[2]
+  if last == 'inf' then
+    redis.call('PERSIST', index)
+  elseif last then
+    redis.call('PEXPIREAT', index, whole(tonumber(last)))
+  end
+  return gone
+end
+
+local function keep(key, index, member, span)  -- for so many milliseconds; '' for ever
+  if span == '' then
+    redis.call('PERSIST', key)
+    redis.call('ZADD', index, '+inf', member)
+  else
+    local ends = whole(now + span)
+    redis.call('PEXPIREAT', key, ends)
+    redis.call('ZADD', index, ends, member)
+  end
+  tidy(index)
+end
+
+local function drop(key, member)  -- whether it was there
+  local index = redis.call('HGET', key, 'index')
+  if not index then
+    return 0
+  end
+  redis.call('DEL', key)
+  redis.call('ZREM', index, member)
+  tidy(index)
+  return 1
+end
+
+local function put(fields)  -- KEYS: record, index; ARGV: member, span, field, value, ...
+  drop(KEYS[1], ARGV[1])
+  redis.call('HSET', KEYS[1], 'index', KEYS[2], unpack(fields))
+  for at = 3, #ARGV, 2 do
+    redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+  end
+  keep(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+  return whole(now)
+end
+"""
+
+
+def _script(text: str, common: str = _COMMON) -> Script:
+    whole = common + text
+    return Script(whole, sha1(whole.encode(), usedforsecurity=False).hexdigest())
+
+
+PUT: Final = _script("return put({'created', whole(now)})")
+
+DROP: Final = _script("return drop(KEYS[1], ARGV[1])")
+
+# An update never makes a record again that has expired since somebody looked.
+UPDATE: Final = _script("""
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return 0
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+""")
+
+MEMBERS: Final = _script("""
+tidy(KEYS[1])
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+""")
+
+COUNT: Final = _script("""
+tidy(KEYS[1])
+return redis.call('ZCARD', KEYS[1])
+""")
+
+TIDY: Final = _script("""
+local gone = 0
+for _, index in ipairs(KEYS) do
+  gone = gone + tidy(index)
+end
+return gone
+""")
+
+# KEYS: connection; ARGV: member, span
+BEAT: Final = _script("""
+local index = redis.call('HGET', KEYS[1], 'index')
+if not index then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'beat', whole(now))
+keep(KEYS[1], index, ARGV[1], ARGV[2])
+return 1
+""")
+
+# KEYS: session; ARGV: member, span or '' for that of its creation
+REFRESH: Final = _script("""
+local session = redis.call('HMGET', KEYS[1], 'index', 'ttl')
+if not session[1] then
+  return 0
+end
+local span = ARGV[2]
+if span == '' then
+  span = session[2]
+end
+if span ~= '' then
+  redis.call('HSET', KEYS[1], 'since', whole(now), 'span', span)
+  keep(KEYS[1], session[1], ARGV[1], span)
+end
+return 1
+""")
+
+RECORDS: Final = _script("""
+tidy(KEYS[1])
+local found = {}
+for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local record = redis.call('HGETALL', key)
+  if #record > 0 then
+    found[#found + 1] = record
+  end
+end
+return found
+""")
+
+# KEYS: session, roles
+RIGHTS: Final = _script("""
+return {redis.call('HMGET', KEYS[1], 'roles', 'metadata'), redis.call('HGETALL', KEYS[2])}
+""")
+
+# KEYS: stream; ARGV: token, event, greatest length, milliseconds until an unused stream ends.
+# The entries are numbered, so that a subscriber sees whether it has missed any.
+PUBLISH: Final = _script(
+    """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local number = 1
+if last and last[2][1] == 'n' then
+  number = (tonumber(last[2][2]) or 0) + 1
+end
+redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'n', string.format('%.0f', number), 't', ARGV[1], 'e', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return number
+""",
+    common="",
+)
+
+# KEYS: stream. Id and number of its last entry, without what that carries.
+LAST: Final = _script(
+    """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if not last then
+  return {'0-0', '0'}
+end
+return {last[1], last[2][1] == 'n' and last[2][2] or '0'}
+""",
+    common="",
+)

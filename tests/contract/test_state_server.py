@@ -1,0 +1,294 @@
+"""The server state of one process: alike in local mode, and in deploy mode over memory and over Redis."""
+
+import asyncio
+import inspect
+import json
+import threading
+import uuid
+from functools import wraps
+from types import SimpleNamespace
+
+import pytest
+
+from pulse import state
+from pulse.state import EventMessage, ServerStateManager
+
+LIMIT = 30  # seconds for what should come at once
+
+
+@pytest.fixture(params=["local", "memory", "redis"])
+def manager(request, monkeypatch):
+    if request.param != "local":
+        monkeypatch.setenv("PULSE_DEPLOY_MODE", "1")
+    if request.param == "redis":
+        monkeypatch.setenv("PULSE_DEPLOY__STATE_BACKEND", "redis")
+        monkeypatch.setenv("PULSE_DEPLOY__REDIS_URL", request.getfixturevalue("valkey_server").url)
+        monkeypatch.setenv("PULSE_DEPLOY__REDIS_PREFIX", f"test-{uuid.uuid4().hex}")
+    renew()
+    yield state.get_server_state()
+    renew()
+
+
+def renew():
+    state.reset_server_state()
+    state.reset_callback_registry()
+    state.clear_state_caches()
+
+
+def run(test):
+    @wraps(test)
+    def on_a_loop(*args, **fixtures):
+        asyncio.run(asyncio.wait_for(test(*args, **fixtures), LIMIT))
+
+    return on_a_loop
+
+
+def test_it_follows_the_factories(manager):
+    assert manager.deploy_mode is state.is_deploy_mode()
+    assert manager.worker_id == state.get_worker_id()
+    assert (manager.widgets, manager.widget_tokens, manager.connections, manager.event_queues) == ({}, {}, {}, {})
+
+
+@run
+async def test_a_registered_widget_is_known_here_and_in_the_store(manager):
+    await manager.register_widget("w1", "<p>", "secret", {"title": "T"})
+
+    widget = await manager.get_widget("w1")
+    assert (widget.html, widget.token, widget.metadata) == ("<p>", "secret", {"title": "T"})
+    assert widget.owner_worker_id == manager.worker_id
+    assert widget.created_at > 1_700_000_000
+    assert await manager.get_widget_html("w1") == "<p>"
+    assert await manager.widget_exists("w1") is True
+    assert await manager.list_widgets() == ["w1"]
+    assert manager.widgets["w1"]["html"] == "<p>"
+    assert manager.widget_tokens == {"w1": "secret"}
+    assert await state.get_widget_store().get("w1") == widget
+
+
+@run
+async def test_an_update_is_seen_in_both(manager):
+    await manager.register_widget("w1", "old")
+
+    assert await manager.update_widget_html("w1", "new") is True
+    assert await manager.update_widget_html("no", "new") is False
+    assert (manager.widgets["w1"]["html"], await manager.get_widget_html("w1")) == ("new", "new")
+
+
+@run
+async def test_registering_again_without_a_token_drops_the_old_one(manager):
+    await manager.register_widget("w1", "x", "secret")
+
+    await manager.register_widget("w1", "y")
+
+    assert manager.widget_tokens == {}
+    assert (await manager.get_widget("w1")).token is None
+
+
+@run
+async def test_removing_a_widget_removes_its_callbacks(manager):
+    await manager.register_widget("w1", "x", "secret")
+    await manager.register_callback("w1", "click", print)
+
+    assert [await manager.remove_widget("w1"), await manager.remove_widget("w1")] == [True, False]
+    assert (manager.widgets, manager.widget_tokens) == ({}, {})
+    assert await manager.get_callback("w1", "click") is None
+    assert await manager.get_widget("w1") is None
+    assert await manager.widget_exists("w1") is False
+
+
+@run
+async def test_a_connection_is_held_until_it_is_unregistered(manager):
+    socket = object()
+
+    queue = await manager.register_connection("w1", socket)
+
+    assert isinstance(queue, asyncio.Queue)
+    assert await manager.get_connection("w1") is socket
+    assert await manager.get_event_queue("w1") is queue
+    assert (manager.connections, manager.event_queues) == ({"w1": socket}, {"w1": queue})
+    assert await state.get_connection_router().get_owner("w1") == manager.worker_id
+
+    await manager.unregister_connection("w1")
+    await manager.unregister_connection("w1")
+
+    assert await manager.get_connection("w1") is None
+    assert await manager.get_event_queue("w1") is None
+    assert await state.get_connection_router().get_owner("w1") is None
+
+
+@run
+async def test_a_viewer_that_came_back_is_not_thrown_out_with_its_old_connection(manager):
+    old, new = object(), object()
+    await manager.register_connection("w1", old)
+    await manager.register_connection("w1", new)
+
+    await manager.unregister_connection("w1", old)
+
+    assert await manager.get_connection("w1") is new
+
+
+@run
+async def test_events_are_queued_once_and_in_order(manager):
+    queue = await manager.register_connection("w1", "socket")
+
+    await manager.broadcast_event("w1", "change", {"n": 1})
+    assert await manager.send_to_widget("w1", {"type": "raw"}) is True
+    await manager.broadcast_event("w1", "change", {"n": 2})
+
+    got = [await asyncio.wait_for(queue.get(), LIMIT) for _ in range(3)]
+    assert got == [{"type": "change", "data": {"n": 1}}, {"type": "raw"}, {"type": "change", "data": {"n": 2}}]
+    assert queue.empty()
+
+
+@run
+async def test_a_widget_without_a_viewer_can_be_sent_nothing(manager):
+    await manager.broadcast_event("no", "change", {})
+
+    assert await manager.send_to_widget("no", {}) is False
+
+
+@run
+async def test_in_deploy_mode_a_broadcast_is_told_to_subscribers_of_the_widgets_channel(manager):
+    subscription = state.get_event_bus().subscribe("widget:w1")
+
+    await manager.broadcast_event("w1", "change", {"n": 1})
+    await state.get_event_bus().publish("widget:w1", EventMessage("end", "w1", {}, "me"))
+
+    message = await anext(subscription)
+    if manager.deploy_mode:
+        assert (message.event_type, message.widget_id, message.data) == ("change", "w1", {"n": 1})
+        assert message.source_worker_id == manager.worker_id
+        message = await anext(subscription)
+    assert message.event_type == "end"
+
+
+def test_a_thread_with_its_own_loop_reaches_a_queue_of_another_loop(manager):
+    async def view():
+        queue = await manager.register_connection("w1", "socket")
+        sender = threading.Thread(target=lambda: asyncio.run(manager.broadcast_event("w1", "change", {})))
+        sender.start()
+        got = await asyncio.wait_for(queue.get(), LIMIT)
+        await asyncio.to_thread(sender.join)
+        return got
+
+    assert asyncio.run(view()) == {"type": "change", "data": {}}
+
+
+@run
+async def test_a_stalled_viewer_keeps_the_newest_events_only(manager, monkeypatch, caplog):
+    monkeypatch.setattr("pulse.state.outlet.LIMIT", 3)
+    queue = await manager.register_connection("w1", "socket")
+
+    for number in range(6):
+        await manager.send_to_widget("w1", {"n": number})
+
+    assert [queue.get_nowait()["n"] for _ in range(3)] == [3, 4, 5]
+    assert [record.pulse_event for record in caplog.records] == ["events_missed"]
+
+
+@run
+async def test_callbacks_are_kept_and_called(manager):
+    def callback(data, widget_id, event_type):
+        return [data, widget_id, event_type]
+
+    await manager.register_callback("w1", "click", callback)
+
+    assert await manager.get_callback("w1", "click") is callback
+    assert await manager.invoke_callback("w1", "click", {"x": 1}) == (True, [{"x": 1}, "w1", "click"])
+    assert await manager.invoke_callback("w1", "other", {}) == (False, None)
+
+
+@run
+async def test_a_session_has_an_id_that_cannot_be_guessed_and_views_by_default(manager):
+    first = await manager.create_session("u1")
+    second = await manager.create_session("u1", ["admin"], {"a": 1})
+
+    assert len({first, second}) == 2
+    assert min(len(first), len(second)) >= 32
+    assert (await manager.get_session(first)).roles == ["viewer"]
+    assert (await manager.get_session(second)).metadata == {"a": 1}
+    assert await manager.get_session("no") is None
+
+
+@run
+async def test_cleaning_up_ends_what_is_local_and_leaves_what_is_shared(manager):
+    await manager.register_widget("w1", "x", "t")
+    await manager.register_callback("w1", "click", print)
+    await manager.register_connection("w1", "socket")
+    session = await manager.create_session("u1")
+
+    await manager.cleanup()
+
+    assert (manager.widgets, manager.widget_tokens, manager.connections, manager.event_queues) == ({}, {}, {}, {})
+    assert await manager.get_callback("w1", "click") is None
+    assert await state.get_connection_router().get_owner("w1") is None
+    assert await manager.widget_exists("w1") is manager.deploy_mode
+    assert await manager.get_session(session) is not None
+
+    queue = await manager.register_connection("w2", "socket")
+    await manager.broadcast_event("w2", "again", {})
+    assert (await asyncio.wait_for(queue.get(), LIMIT))["type"] == "again"
+
+
+@run
+async def test_a_sweep_forgets_what_this_process_holds_of_widgets_that_are_gone(manager):
+    await manager.register_widget("old", "x", "t")
+    await manager.register_widget("new", "x")
+    await manager.register_callback("old", "click", print)
+    await state.get_widget_store().delete("old")
+
+    assert await manager.sweep() == 1
+    assert (list(manager.widgets), manager.widget_tokens) == (["new"], {})
+    assert await manager.get_callback("old", "click") is None
+
+
+def test_the_sweeping_endpoint_answers_with_counts(manager):
+    asyncio.run(state.get_session_store().create_session("s1", "u1", ttl=0.05))
+    asyncio.run(asyncio.sleep(0.1))
+    started = []
+
+    body = b"".join(state.sweep_endpoint({}, lambda *response: started.append(response)))
+
+    assert started[0][0] == "200 OK"
+    assert dict(started[0][1]) == {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    swept = json.loads(body)
+    assert set(swept) == {"sessions", "connections", "widgets"}
+    if type(state.get_session_store()).__name__.startswith("Memory"):
+        assert swept == {"sessions": 1, "connections": 0, "widgets": 0}
+
+
+@run
+async def test_a_sweep_may_be_given_stores(manager):
+    async def three():
+        return 3
+
+    swept = await state.sweep(sessions=SimpleNamespace(sweep=three))
+
+    assert (swept.sessions, swept.connections, swept.widgets) == (3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("register_widget", ["widget_id", "html", "token", "metadata"]),
+        ("update_widget_html", ["widget_id", "html"]),
+        ("register_connection", ["widget_id", "websocket"]),
+        ("register_callback", ["widget_id", "event_type", "callback"]),
+        ("invoke_callback", ["widget_id", "event_type", "data"]),
+        ("broadcast_event", ["widget_id", "event_type", "data"]),
+        ("send_to_widget", ["widget_id", "event"]),
+        ("create_session", ["user_id", "roles", "metadata"]),
+        ("get_session", ["session_id"]),
+        ("cleanup", []),
+    ],
+)
+def test_methods_take_what_they_are_known_for(name, parameters):
+    method = getattr(ServerStateManager, name)
+    positional = [
+        one.name
+        for one in inspect.signature(method).parameters.values()
+        if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+
+    assert positional == ["self", *parameters]
+    assert inspect.iscoroutinefunction(method)
