@@ -5,31 +5,38 @@ iterated to its end and closed, whatever it is. Nothing that an endpoint does ca
 than make its own run fail, except to hang: a thread cannot be killed.
 """
 
-import io
+import asyncio
 import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from inspect import iscoroutine
-from threading import Event
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Final, TextIO, cast
+from typing import Any, Final, TextIO, cast
 
 from pulse.clock import Clock, SystemClock
+from pulse.context import PULSE_CONTEXT, RunContext
+from pulse.control import Control
 from pulse.errors import ResponseError
 from pulse.gateway import Environ, WsgiApp
 from pulse.mark import INTERNAL, Mark, acting_for
 from pulse.model import Config, Outcome, Run, Task
 from pulse.request import InternalRequest
+from pulse.wsgi.bridge.answer import END, LoopReader, Pieces, awaited, close, is_asynchronous, readable, settled
+from pulse.wsgi.bridge.connection import CFG, CONNECTION, Connection, Settings
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 REASON_LENGTH: Final = 500  # characters; an exception may hold a whole document
+RESULT_LENGTH: Final = 200
 TRACE_LENGTH: Final = 65_536
+NOT_NOW: Final = frozenset({409, 423})  # the endpoint is there, and has a reason to do nothing
+LONGEST_WAIT: Final = 366 * 86_400  # seconds
 
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}( .*)?")
+_TELLING: Final = frozenset({"location", "retry-after", "x-pulse-result"})
 _LOGIN: Final = re.compile(r"log-?in|sign-?in|auth", re.IGNORECASE)
 
 
@@ -45,6 +52,8 @@ class Reply:
         body: The first bytes of the response.
         errors: The first bytes written to `wsgi.errors`, and the traceback of a failure.
         traceback: Of what the endpoint raised, whole; empty if it did not.
+        retry_after: When the endpoint wants to be asked again, from now on (`Retry-After`).
+        result: What it says of the run (`X-Pulse-Result`).
     """
 
     outcome: Outcome
@@ -54,66 +63,118 @@ class Reply:
     body: bytes = b""
     errors: bytes = b""
     traceback: str = ""
+    retry_after: timedelta | None = None
+    result: str = ""
 
 
-Dispatch = Callable[[Task, Run, Event], Reply]
+Dispatch = Callable[[Task, Run, Control], Reply]
 
 
 class Dispatcher:
-    """Sends internal requests to *app*, in the caller's thread; safe to use from many."""
+    """Sends internal requests to *app*, in the caller's thread; safe to use from many.
 
-    def __init__(self, app: WsgiApp, config: Config, *, clock: Clock | None = None) -> None:
-        """*app*: the wrapped application; *config*: its host, scheme, capture and tasks."""
+    An asynchronous application is awaited on the event loop of the process, while the
+    thread waits; at its time limit it is cancelled.
+    """
+
+    def __init__(
+        self, app: WsgiApp, config: Config, *, clock: Clock | None = None, middleware: object | None = None
+    ) -> None:
+        """Wire it.
+
+        Args:
+            app: The wrapped application.
+            config: Its host, scheme, capture and tasks.
+            clock: That of the machine if not given.
+            middleware: The `PulseMiddleware`, for `PulseContext.app`; *app* itself where there is none.
+        """
         self._app = app
+        self._middleware = app if middleware is None else middleware
+        self._context = config.context
         self._capture = config.capture
         self._clock = clock or SystemClock()
-        self._requests = {name: InternalRequest(task, config) for name, task in config.tasks.items()}
+        told = {CONNECTION: Connection("internal"), CFG: Settings(config)}
+        self._requests = {name: InternalRequest(task, config, told) for name, task in config.tasks.items()}
 
-    def __call__(self, task: Task, run: Run, cancelled: Event) -> Reply:
+    def __call__(self, task: Task, run: Run, control: Control) -> Reply:
         """Request the endpoint of *task* once, and read its response to the end.
 
-        Between two chunks it stops when *cancelled* is set or the timeout of the task has
+        Between two chunks it stops when *control* is set or the timeout of the task has
         passed. Never raises: whatever the endpoint raises is its failure.
         """
-        process, started = os.getpid(), self._clock.monotonic()
-        seconds = task.timeout.total_seconds() if task.timeout else None
-        exchange = _Exchange(self._capture, _Limits(self._clock, started, seconds, cancelled))
-        environ = self._requests[task.name].environ(
-            run,
-            deadline=self._clock.now() + timedelta(seconds=seconds) if seconds else None,
-            errors=cast("TextIO", exchange.errors),
-            cancelled=cancelled,
-        )
-        mark = Mark(task=task.name, due=run.due, trigger=run.trigger, path=task.path)
-        environ[INTERNAL] = mark
-        outcome, reason, raised = Outcome.SUCCESS, "", ""
+        process = os.getpid()
+        exchange, environ, mark = self._prepare(task, run, control)
+        entered = PULSE_CONTEXT.set(RunContext(self._middleware, environ, self._context, run))
+        raised: BaseException | None = None
         try:
             with acting_for(mark):
                 exchange.perform(self._app, environ)
         # What leaves an endpoint is the endpoint's, SystemExit included: it becomes the
         # record of this run, and must not end the worker that the other tasks share.
         except BaseException as error:  # noqa: BLE001 - see above
-            stop = error if isinstance(error, RunStopped) else error.__context__
-            if isinstance(stop, RunStopped):  # perhaps its close() raised then: it is cut all the same
-                outcome, reason = stop.outcome, str(stop)
-            else:
-                outcome, reason, raised = Outcome.FAILED, _say(error), _trace(error)
-                exchange.errors.write(raised)
-        else:
-            if exchange.status not in task.expect_status:
-                outcome, reason = Outcome.FAILED, exchange.unexpected()
+            raised = error
+        finally:
+            PULSE_CONTEXT.reset(entered)
         if os.getpid() != process:
             # A fork that the endpoint made and that came back instead of ending: the run, the
             # store and the worker are those of the parent.
             os._exit(0)
+        return self._reply(task, exchange, raised)
+
+    async def perform(self, task: Task, run: Run, control: Control) -> Reply:
+        """The same on an event loop: whatever the application awaits is awaited here.
+
+        Raises:
+            asyncio.CancelledError: it was cancelled; the response is closed before.
+        """
+        exchange, environ, mark = self._prepare(task, run, control)
+        entered = PULSE_CONTEXT.set(RunContext(self._middleware, environ, self._context, run))
+        raised: BaseException | None = None
+        try:
+            with acting_for(mark):
+                await exchange.perform_async(self._app, environ)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            raised = error
+        finally:
+            PULSE_CONTEXT.reset(entered)
+        return self._reply(task, exchange, raised)
+
+    def _prepare(self, task: Task, run: Run, control: Control) -> tuple["_Exchange", Environ, Mark]:
+        clock, timeout = self._clock, task.timeout
+        limits = _Limits(clock, clock.monotonic(), timeout.total_seconds() if timeout else None, control)
+        exchange = _Exchange(self._capture, limits)
+        environ = self._requests[task.name].environ(
+            run,
+            deadline=clock.now() + timeout if timeout else None,
+            errors=cast("TextIO", exchange.errors),
+            control=control,
+        )
+        mark = environ[INTERNAL] = Mark(task=task.name, due=run.due, trigger=run.trigger, path=task.path)
+        return exchange, environ, mark
+
+    def _reply(self, task: Task, exchange: "_Exchange", raised: BaseException | None) -> Reply:
+        trace = ""
+        if raised is None:
+            outcome, reason = exchange.judged(task)
+        else:
+            stop = raised if isinstance(raised, RunStopped) else raised.__context__
+            if isinstance(stop, RunStopped):  # perhaps its close() raised then: it is cut all the same
+                outcome, reason = stop.outcome, str(stop)
+            else:
+                outcome, reason, trace = Outcome.FAILED, _say(raised), _trace(raised)
+                exchange.errors.write(trace)
         return Reply(
             outcome=outcome,
             reason=reason,
             status=exchange.status,
-            duration=self._clock.monotonic() - started,
+            duration=exchange.seconds(),
             body=exchange.body.kept(),
             errors=exchange.errors.kept(),
-            traceback=raised,
+            traceback=trace,
+            retry_after=_retry_after(exchange.said.get("retry-after"), self._clock),
+            result=_brief(exchange.said.get("x-pulse-result", ""), RESULT_LENGTH),
         )
 
 
@@ -126,85 +187,178 @@ class RunStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
         self.outcome = outcome
 
 
-@dataclass(frozen=True, slots=True)
 class _Limits:
     """When a run has to stop between two chunks."""
 
-    clock: Clock
-    started: float
-    seconds: float | None
-    cancelled: Event
+    __slots__ = ("_cancelled", "_clock", "_seconds", "_started")
+
+    def __init__(self, clock: Clock, started: float, seconds: float | None, cancelled: Control) -> None:
+        self._clock = clock
+        self._started = started
+        self._seconds = seconds
+        self._cancelled = cancelled
+
+    def seconds(self) -> float:
+        """How long the run has lasted."""
+        return self._clock.monotonic() - self._started
 
     def check(self) -> None:
         self.check_cancelled()
-        if self.seconds is not None and self.clock.monotonic() - self.started > self.seconds:
-            raise RunStopped(Outcome.TIMEOUT, f"cut after {self.seconds:g} s, while it was sending its response")
+        if self._seconds is not None and self._clock.monotonic() - self._started > self._seconds:
+            raise RunStopped(Outcome.TIMEOUT, f"cut after {self._seconds:g} s, before it had sent all of its response")
 
     def check_cancelled(self) -> None:
-        if self.cancelled.is_set():
+        if self._cancelled.is_set():
             raise RunStopped(Outcome.CANCELLED, "cancelled before it had sent all of its response")
 
 
-class _Capture(io.TextIOBase):
+class _Capture:
     """Keeps the first bytes of what is written, and forgets the rest at once."""
+
+    __slots__ = ("_limit", "_parts", "_room")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._room = limit
         self._parts: list[bytes] = []
-        self._size = 0
 
     def add(self, chunk: bytes) -> None:
-        room = self._limit - self._size
-        if room > 0 and chunk:
-            self._parts.append(chunk[:room])
-            self._size += len(self._parts[-1])
-
-    def write(self, text: str) -> int:
-        self.add(text.encode("utf-8", "backslashreplace"))
-        return len(text)
-
-    def writable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """Stay open: a logging handler of the application may write long after the run."""
+        if self._room > 0 and chunk:
+            self._parts.append(chunk[: self._room])
+            self._room -= len(chunk)
 
     def kept(self) -> bytes:
         return b"".join(self._parts)
 
 
+class _Errors(_Capture):
+    """The same as a text stream, `wsgi.errors`: not one of `io`, as every run pays for making it."""
+
+    __slots__ = ()
+
+    closed = False
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def write(self, text: str) -> int:
+        self.add(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Stay open: a logging handler of the application may write long after the run."""
+
+    def isatty(self) -> bool:
+        return False
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+
 class _Exchange:
     """One call of a WSGI application, from `start_response` to `close()`."""
+
+    __slots__ = ("_chunks", "_has_sent", "_limits", "body", "errors", "said", "status")
 
     def __init__(self, capture: int, limits: _Limits) -> None:
         self.status: int | None = None
         self.body = _Capture(capture)
-        self.errors = _Capture(capture)
+        self.errors = _Errors(capture)
         self._limits = limits
-        self._location = ""
+        self.said: Mapping[str, str] = {}  # the headers that say something to Pulse
         self._has_sent = False
         self._chunks = 0
 
     def perform(self, app: WsgiApp, environ: Environ) -> None:
         """Call *app* and read its response to the end; raises what it raises, or `ResponseError`."""
         self._limits.check_cancelled()
-        chunks = app(environ, self._start_response)
-        try:
-            for chunk in _iterate(chunks):
-                self._take(chunk)
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
+        answer = app(environ, self._start_response)
+        if type(answer) is list:
+            self._take_all(answer)
+        else:
+            self._read(answer)
         if self.status is None:
             raise ResponseError("it never called start_response (PEP 3333)")
 
-    def unexpected(self) -> str:
-        """Why the status is no success."""
+    async def perform_async(self, app: WsgiApp, environ: Environ) -> None:
+        """The same on an event loop."""
+        self._limits.check_cancelled()
+        answer = app(environ, self._start_response)
+        if is_asynchronous(answer):
+            await self._read_async(await settled(answer))
+        elif not await self._read_either(readable(answer)):
+            raise ResponseError(
+                "it answered without waiting for anything, which on a loop all others wait for: "
+                "want mode = threading for a synchronous application"
+            )
+        if self.status is None:
+            raise ResponseError("it never called start_response (PEP 3333)")
+
+    async def _read_async(self, body: Any) -> None:
+        pieces = Pieces(body)
+        try:
+            while (piece := await pieces.next()) is not END:
+                self._take(piece)
+        finally:
+            await pieces.close()
+
+    async def _read_either(self, body: Iterable[Any]) -> bool:
+        """Read a body whose pieces may be awaitable; whether any of them was."""
+        was_awaited = False
+        try:
+            for piece in body:
+                was_awaited = was_awaited or hasattr(piece, "__await__")
+                self._take(await _settled_piece(piece))
+        finally:
+            await close(body)
+        return was_awaited
+
+    def seconds(self) -> float:
+        """How long it has lasted."""
+        return self._limits.seconds()
+
+    def _read(self, answer: object) -> None:
+        chunks = answer
+        try:
+            if is_asynchronous(answer):
+                reader = LoopReader(answer, check=self._limits.check)
+                chunks = reader.body()
+            self._take_all(readable(chunks))
+        finally:
+            end = getattr(chunks, "close", None)
+            if end is not None:
+                end()
+
+    def _take_all(self, chunks: Iterable[object]) -> None:
+        for chunk in chunks:
+            self._take(chunk)
+
+    def judged(self, task: Task) -> tuple[Outcome, str]:
+        """What the status says of the run, and why."""
+        if self.status in task.expect_status:
+            return Outcome.SUCCESS, ""
+        if self.status in NOT_NOW:
+            return Outcome.SKIPPED, f"answered {self.status}: not now"
+        return Outcome.FAILED, self._unexpected()
+
+    def _unexpected(self) -> str:
         if self.status is None or self.status // 100 != 3:
             return f"answered {self.status}"
-        hint = ": the endpoint asks for a login" if _LOGIN.search(self._location) else ""
-        return f"answered {self.status} and pointed to {self._location or 'nowhere'}{hint}"
+        location = _brief(self.said.get("location", ""))
+        hint = ": the endpoint asks for a login" if _LOGIN.search(location) else ""
+        return f"answered {self.status} and pointed to {location or 'nowhere'}{hint}"
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -218,7 +372,7 @@ class _Exchange:
         elif self.status is not None:
             raise ResponseError("it called start_response twice without exc_info (PEP 3333)")
         self.status = _code(status)
-        self._location = _location(headers)
+        self.said = _said(headers)
         return self._write
 
     def _write(self, chunk: bytes) -> None:
@@ -228,6 +382,8 @@ class _Exchange:
         if self.status is None:
             raise ResponseError("it sent its body before it called start_response (PEP 3333)")
         if not isinstance(chunk, bytes):
+            chunk = self._awaited(chunk)
+        if not isinstance(chunk, bytes):
             raise ResponseError(f"its response yielded {type(chunk).__name__}; want bytes (PEP 3333)")
         self._has_sent = self._has_sent or bool(chunk)
         self.body.add(chunk)
@@ -235,15 +391,14 @@ class _Exchange:
         if self._chunks > 1:  # a response in one piece has come to its end, if late
             self._limits.check()
 
+    def _awaited(self, chunk: Any) -> object:
+        return awaited(chunk, check=self._limits.check) if hasattr(chunk, "__await__") else chunk
 
-def _iterate(chunks: object) -> Iterable[object]:
-    if iscoroutine(chunks):
-        chunks.close()
-    if hasattr(chunks, "__await__") or hasattr(chunks, "__aiter__"):
-        raise ResponseError(f"it returned {_kind(chunks)}; want a synchronous WSGI application (PEP 3333)")
-    if isinstance(chunks, str | bytes | Mapping) or not hasattr(chunks, "__iter__"):
-        raise ResponseError(f"it returned {_kind(chunks)}; want an iterable of bytes (PEP 3333)")
-    return cast("Iterable[object]", chunks)
+
+async def _settled_piece(piece: Any) -> Any:
+    while not isinstance(piece, bytes) and hasattr(piece, "__await__"):
+        piece = await piece
+    return piece
 
 
 def _kind(value: object) -> str:
@@ -256,13 +411,24 @@ def _code(status: object) -> int:
     return int(status[:3])
 
 
-def _location(headers: object) -> str:
+def _said(headers: object) -> dict[str, str]:
+    """Those of *headers* that say something to Pulse, by their names in small letters."""
     if not isinstance(headers, list):
         raise ResponseError(f"its headers are {_kind(headers)}; want a list of pairs (PEP 3333)")
-    for name, value in headers:
-        if name.lower() == "location":
-            return _brief(str(value))
-    return ""
+    return {name.lower(): str(value) for name, value in headers if name.lower() in _TELLING}
+
+
+def _retry_after(said: str | None, clock: Clock) -> timedelta | None:
+    """The time that a `Retry-After` asks for (RFC 9110, 10.2.3); None for what cannot be read."""
+    if said is None:
+        return None
+    if said.strip().isdecimal() and said.isascii():
+        return timedelta(seconds=min(int(said[:12]), LONGEST_WAIT))
+    try:
+        moment = parsedate_to_datetime(said)
+    except ValueError:
+        return None
+    return max(timedelta(0), (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - clock.now())
 
 
 def _say(error: BaseException) -> str:
@@ -283,9 +449,9 @@ def _trace(error: BaseException) -> str:
     return _encodable("".join(lines)[-TRACE_LENGTH:])
 
 
-def _brief(text: str) -> str:
-    """*text* for a record: at most REASON_LENGTH characters."""
-    return _encodable(text if len(text) <= REASON_LENGTH else text[:REASON_LENGTH] + "...")
+def _brief(text: str, length: int = REASON_LENGTH) -> str:
+    """*text* for a record: at most *length* characters."""
+    return _encodable(text if len(text) <= length else text[:length] + "...")
 
 
 def _encodable(text: str) -> str:

@@ -31,6 +31,7 @@ from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler
 from pulse.start import StartRule
+from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
 from pulse.workers.base import Workers
 from pulse.workers.processes import Children, ProcessWorkers, application_for_children
 from pulse.workers.threads import ThreadWorkers
@@ -38,6 +39,8 @@ from pulse.wsgi.lazy import note_built
 
 log = logging.getLogger(__name__)
 
+WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
+AIO_WORKERS: Final = 1000  # runs on the event loop
 ALARMS_SECONDS: Final = 5.0  # that hooks and pings have at the end
 CHILD_PATIENCE: Final = 70.0  # seconds beyond `kill_grace`: a minute of it is for loading the application
 
@@ -112,6 +115,7 @@ class PulseMiddleware:
         self._guard = Guard(config, clock=self._clock)
         # Worked out now: an application that cannot reach a child process must not start.
         self._application = application_for_children(app, config) if config.mode == "processing" else b""
+        self._mode = _mode_of(app, config)
         self._announcers = _announcers(config)
         self._engine: _Engine | None = None
         self._seconds = config.shutdown_timeout.total_seconds()  # that running work has when the engine ends
@@ -306,15 +310,21 @@ class PulseMiddleware:
 
     def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
         more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self._announcers]}
-        if self.config.mode != "processing":
-            dispatch = Dispatcher(self.app, self.config, clock=clock, middleware=self)
-            return ThreadWorkers(self._build_runner(dispatch, clock, **more), workers=self.config.workers, clock=clock)
+        if self._mode == "processing":
+            return self._build_processes(clock, more)
+        dispatcher = Dispatcher(self.app, self.config, clock=clock, middleware=self)
+        runner = self._build_runner(dispatcher, clock, **more)
+        if self._mode == "asyncio":
+            return AioWorkers(runner, dispatcher, workers=self.config.workers or AIO_WORKERS, clock=clock)
+        return ThreadWorkers(runner, workers=self.config.workers or WORKERS, clock=clock)
+
+    def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
         children = Children(self._application, clock=clock)
         # Children are killed when they are overdue; if one is even so not heard of, as when half
         # an answer is in its pipe, the thread that waits for it is given up like any other.
         grace = max((task.kill_grace for task in self.config.tasks.values()), default=timedelta(0))
         runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
-        return ProcessWorkers(runner, workers=self.config.workers, clock=clock, children=children)
+        return ProcessWorkers(runner, workers=self.config.workers or WORKERS, clock=clock, children=children)
 
     def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
         return Runner(
@@ -333,6 +343,20 @@ def _digests_beside(own: PulseMiddleware) -> list[str]:
     """Of the configurations by which other filters of this process ring."""
     engines = [other._engine for other in list(_ringing) if other is not own]  # noqa: SLF001 - one of us
     return [engine.fleet.digest for engine in engines if engine]
+
+
+def _mode_of(app: WsgiApp, config: Config) -> str:
+    """What executes runs of *app*.
+
+    Raises:
+        ConfigError: that mode does not fit the application.
+    """
+    if config.mode == "auto":
+        return "asyncio" if is_asynchronous_app(app) else "threading"
+    if config.mode == "asyncio" and known_as_synchronous(app):
+        problem = "the application is synchronous, and would keep all others waiting: want threading or processing"
+        raise ConfigError([Fault(key="pulse.config.mode", shown="'asyncio'", problem=problem)])
+    return config.mode
 
 
 def _announcers(config: Config) -> list[Listener]:

@@ -238,6 +238,7 @@ def _aware(instant: datetime, zone: ZoneInfo) -> datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=zone)
 
 
+MOST_THREADS: Final = 256
 SHARED_STORES: Final = frozenset({"redis", "rediss", "unix", "postgres", "postgresql"})
 
 
@@ -254,9 +255,10 @@ class Config:
     )
     mode: str = option(
         "threading",
-        reader.choice("threading", "processing", "auto"),
-        "`threading`, `processing`, `auto`",
-        "What executes runs; `auto` is the best fit for the application.",
+        reader.choice("threading", "processing", "asyncio", "auto"),
+        "`threading`, `processing`, `asyncio`, `auto`",
+        "What executes runs; `auto` is `asyncio` for an application that is known to be asynchronous, else "
+        "`threading`.",
     )
     guard: bool = option(
         False, reader.boolean, "boolean", "Whether requests from outside to the paths of tasks get 404."
@@ -282,7 +284,12 @@ class Config:
         "When a process begins to run tasks; the environment variable `PULSE_START` wins.",
     )
     timezone: ZoneInfo = option("UTC", reader.zone, "IANA name", "The time zone of tasks that name none.")
-    workers: int = option(4, reader.integer(1, 256), "whole number, 1 to 256", "Concurrent runs of a process.")
+    workers: int | None = option(
+        None,
+        reader.optional(reader.integer(1, 100_000)),
+        "whole number, 1 to 256",
+        "Concurrent runs of a process: 4 if not given; in mode `asyncio` 1000, and any number.",
+    )
     host: str = option("localhost", reader.host, "host", "`Host` and `SERVER_NAME` of internal requests.")
     scheme: str = option("http", reader.choice("http", "https"), "`http`, `https`", "Their URL scheme.")
     shutdown_timeout: timedelta = option(
@@ -344,6 +351,9 @@ class Config:
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )
+        if self.mode != "asyncio" and isinstance(self.workers, int) and self.workers > MOST_THREADS:
+            problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
+            faults.append(options_of(Config)["workers"].fault(self.workers, problem))
         if self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))

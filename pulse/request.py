@@ -1,22 +1,180 @@
-"""The internal request of a task, as the WSGI environ that its endpoint sees (PEP 3333)."""
+"""Requests: one that came in, the same whichever door it came by; and those that Pulse sends.
+
+`PulseRequest` is what code sees that must not care about WSGI, ASGI or Socket.IO;
+`InternalRequest` makes the WSGI environ that the endpoint of a task sees (PEP 3333).
+"""
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import datetime
-from threading import Event
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 from urllib.parse import quote, unquote_to_bytes
 
 from pulse import __version__
 from pulse.gateway import Environ
 from pulse.model import Config, Run, Task
 
+if TYPE_CHECKING:
+    from pulse.control import Control
+
 USER_AGENT: Final = f"Pulse/{__version__}"
 PORTS: Final = {"http": "80", "https": "443"}
 
+Address = tuple[str, int]
+
 _ADDRESS: Final = re.compile(r"(?P<name>.+):(?P<port>[0-9]+)")
 _QUERY: Final = "%/:?@!$&'()*+,;=~-._[]"  # what stands in a query as it is (RFC 3986, 3.4), and what is encoded already
+
+
+class PulseRequest:
+    """One request, of HTTP or the one that opens a WebSocket, whichever door it came by.
+
+    Attributes:
+        headers: By lower-case name; a repeated header has its values joined with a comma.
+        cookies: By name; of a repeated one the last counts.
+        scheme: `http`, `https`, `ws` or `wss`.
+        method: The HTTP method.
+        path: As text, not percent-encoded, with the prefix under which the application is mounted.
+        query_string: As it was sent, without the `?`.
+        client: Host and port (0 if unknown) of the other side; None if there is none.
+        auth: What a Socket.IO client sent to prove who it is.
+        raw: What the request was made from.
+    """
+
+    __slots__ = ("auth", "client", "cookies", "headers", "method", "path", "query_string", "raw", "scheme")
+
+    def __init__(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        cookies: Mapping[str, str] | None = None,
+        scheme: str | None = None,
+        method: str | None = None,
+        path: str | None = None,
+        query_string: str | None = None,
+        client: Address | None = None,
+        auth: Any | None = None,
+        raw: Any | None = None,
+    ) -> None:
+        """Neither *headers* nor *cookies* is kept: both are copied."""
+        self.headers = {name.lower(): value for name, value in (headers or {}).items()}
+        self.cookies = dict(cookies or {})
+        self.scheme = scheme or ""
+        self.method = method or ""
+        self.path = path or ""
+        self.query_string = query_string or ""
+        self.client = client
+        self.auth = auth
+        self.raw = raw
+
+    @property
+    def url(self) -> str:
+        """`scheme://host/path?query`, percent-encoded; without a `Host` header only path and query."""
+        path = quote(self.path, safe=_PATH)
+        if host := self.headers.get("host", ""):
+            path = f"{self.scheme or 'http'}://{host}{'' if path.startswith('/') or not path else '/'}{path}"
+        return f"{path}?{self.query_string}" if self.query_string else path
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, Any], auth: Any | None = None) -> "PulseRequest":
+        """The request of a WSGI environ."""
+        headers = dict(_headers_of(environ))
+        return cls(
+            headers=headers,
+            cookies=dict(_cookies(headers.get("cookie", ""))),
+            scheme=environ.get("wsgi.url_scheme") or "http",
+            method=environ.get("REQUEST_METHOD") or "GET",
+            path=_text(f"{environ.get('SCRIPT_NAME') or ''}{environ.get('PATH_INFO') or ''}"),
+            query_string=environ.get("QUERY_STRING"),
+            client=_client(environ.get("REMOTE_ADDR"), environ.get("REMOTE_PORT")),
+            auth=auth,
+            raw=environ,
+        )
+
+    @classmethod
+    def from_scope(cls, scope: Mapping[str, Any], auth: Any | None = None, raw: Any | None = None) -> "PulseRequest":
+        """The request of an ASGI scope, `http` or `websocket`; *raw* is the scope if not given."""
+        headers: dict[str, str] = {}
+        for key, value in scope.get("headers") or ():
+            name, text = key.decode("latin-1").lower(), value.decode("latin-1")
+            separator = "; " if name == "cookie" else ", "
+            headers[name] = f"{headers[name]}{separator}{text}" if name in headers else text
+        path, root = scope.get("path") or "", (scope.get("root_path") or "").rstrip("/")
+        return cls(
+            headers=headers,
+            cookies=dict(_cookies(headers.get("cookie", ""))),
+            scheme=scope.get("scheme") or ("ws" if scope.get("type") == "websocket" else "http"),
+            method=scope.get("method") or "GET",
+            # Servers differ in whether the path of a mounted application has its prefix.
+            path=path if path == root or path.startswith(f"{root}/") else root + path,
+            query_string=(scope.get("query_string") or b"").decode("latin-1"),
+            client=_client(*scope["client"][:2]) if scope.get("client") else None,
+            auth=auth,
+            raw=scope if raw is None else raw,
+        )
+
+    @staticmethod
+    def from_fastapi(request: Any) -> "PulseRequest":
+        """The request of a Starlette or FastAPI `Request` or `WebSocket`."""
+        return PulseRequest.from_scope(request.scope, raw=request)
+
+    @staticmethod
+    def from_socketio_environ(environ: MutableMapping[str, Any], auth: Any | None) -> "PulseRequest":
+        """The request that opened a Socket.IO connection; *auth* is what the client sent with it."""
+        scope = environ.get("asgi.scope")
+        if scope is None:
+            return PulseRequest.from_environ(environ, auth)
+        return PulseRequest.from_scope(scope, auth, environ)
+
+    def __repr__(self) -> str:
+        # No query, header or cookie: this stands in logs.
+        return f"<PulseRequest {self.method} {self.path}>"
+
+
+_PATH: Final = "/:@!$&'()*+,;=~-._"  # what stands in a path as it is (RFC 3986, 3.3)
+_ESCAPE: Final = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")  # in a quoted value, RFC 2109
+
+
+def _headers_of(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-").lower(), value
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            yield key.replace("_", "-").lower(), value
+
+
+def _cookies(header: str) -> Iterator[tuple[str, str]]:
+    """The cookies of a `Cookie` header, each on its own: what is wrong with one harms no other.
+
+    As browsers send them. The parsers at hand lose the others (`http.cookies`), or cut values
+    that browsers do send (WebOb: JSON, UTF-8).
+    """
+    for pair in header.split(";"):
+        name, separator, value = pair.partition("=")
+        if separator and name.strip():
+            yield name.strip(), _unquoted(value.strip())
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)) if found[1] else found[2], value[1:-1])
+
+
+def _client(host: str | None, port: object) -> Address | None:
+    if not host:
+        return None
+    text = str(port)
+    return host, int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _text(path: str) -> str:
+    """*path* of an environ, whose characters are bytes, as text."""
+    try:
+        return path.encode("latin-1").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # text already, from a caller who does not know PEP 3333
+        return path
 
 
 class InternalRequest:
@@ -25,51 +183,51 @@ class InternalRequest:
     What is the same for all runs is worked out once. Safe to use from any thread.
     """
 
-    def __init__(self, task: Task, config: Config) -> None:
-        """*task* with its whole path, as `pulse.config` places it."""
-        self._task = task
+    def __init__(self, task: Task, config: Config, more: Mapping[str, object] | None = None) -> None:
+        """*task* with its whole path, as `pulse.config` places it; *more* that stands in every environ."""
         self._path = unquote_to_bytes(task.path).decode("latin-1")
-        self._interval = task.interval.total_seconds() if task.interval else None
-        self._fixed = self._fixed_environ(config)
+        self._body = task.body
+        self._fixed = self._fixed_environ(task, config) | dict(more or {})
+        self._fixed_info = {
+            "context": self._path,  # 2009's name for the path
+            "interval": task.interval.total_seconds() if task.interval else None,
+            "task": task.name,
+            "action": task.action,
+        }
 
-    def environ(self, run: Run, *, deadline: datetime | None, errors: TextIO, cancelled: Event) -> Environ:
+    def environ(self, run: Run, *, deadline: datetime | None, errors: TextIO, control: "Control") -> Environ:
         """What the endpoint sees of *run*: it may change or clear it, nobody else looks again.
 
         Args:
             run: The claimed run.
             deadline: When the run will be given up; None for never.
             errors: Receives what the endpoint writes to `wsgi.errors`.
-            cancelled: Set when the run is asked to stop.
+            control: Set when the run is asked to stop; takes what it tells of its progress.
         """
-        due = run.due.isoformat()
-        return self._fixed | {
-            "wsgi.input": io.BytesIO(self._task.body),
+        attempt, trigger = run.attempt, run.trigger.value
+        return {
+            **self._fixed,
+            "wsgi.input": io.BytesIO(self._body),
             "wsgi.errors": errors,
             "HTTP_X_PULSE_RUN": run.id,
-            "HTTP_X_PULSE_DUE": due,
-            "HTTP_X_PULSE_ATTEMPT": str(run.attempt),
-            "HTTP_X_PULSE_TRIGGER": run.trigger.value,
+            "HTTP_X_PULSE_DUE": run.due.isoformat(),
+            "HTTP_X_PULSE_ATTEMPT": str(attempt),
+            "HTTP_X_PULSE_TRIGGER": trigger,
             # W3C trace context: the run is the trace, so its log lines are found by its id.
             "HTTP_TRACEPARENT": f"00-{run.id}-{run.id[16:]}-01",
-            "pulse.info": self._info(run, deadline),
-            "pulse.cancelled": cancelled,
+            "pulse.info": {
+                **self._fixed_info,
+                "run_id": run.id,
+                "due": run.due,
+                "attempt": attempt,
+                "trigger": trigger,
+                "deadline": deadline,
+            },
+            "pulse.cancelled": control,
+            "pulse.progress": control.tell,
         }
 
-    def _info(self, run: Run, deadline: datetime | None) -> Mapping[str, object]:
-        return {
-            "context": self._path,  # 2009's name for the path
-            "interval": self._interval,
-            "task": run.task,
-            "action": self._task.action,
-            "run_id": run.id,
-            "due": run.due,
-            "attempt": run.attempt,
-            "trigger": run.trigger.value,
-            "deadline": deadline,
-        }
-
-    def _fixed_environ(self, config: Config) -> Environ:
-        task = self._task
+    def _fixed_environ(self, task: Task, config: Config) -> Environ:
         address = _ADDRESS.fullmatch(config.host)
         name, port = (address["name"], address["port"]) if address else (config.host, None)
         environ: Environ = {

@@ -54,9 +54,10 @@ class Listener(Protocol):
 
 
 @dataclass(slots=True)
-class _Active:
+class Active:
     """A run that is under way in this process; the runner's lock guards `given_up`."""
 
+    task: Task
     run: Run
     control: Control
     began: float  # monotonic seconds, as the next one
@@ -115,7 +116,7 @@ class Runner:
         self._fleet = fleet
         self._patience = patience
         self._hears = tuple(hears)
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._later: dict[str, _Later] = {}  # by run
         # Whether there may be further attempts in the store, and so whether to look for them.
         self._repeats = any(task.recover or task.retries for task in tasks.values())
@@ -137,17 +138,38 @@ class Runner:
         store did not answer: then nothing runs, and the next claim that it answers records
         the instant as missed.
         """
+        claimed = self.claim(fire)
+        if not isinstance(claimed, Active):
+            return claimed
+        try:
+            reply = self._dispatch(claimed.task, claimed.run, claimed.control)
+        except BaseException:  # a fault of Pulse: what is not under way must not be renewed for ever
+            self._let_go(claimed)
+            raise
+        return self.finish(claimed, reply)
+
+    def claim(self, fire: Fire) -> Active | Run | None:
+        """Ask for *fire*, and begin its run; or the record that was made instead; or None, as for `run`."""
         task = self._tasks[fire.task]
         if self._fleet and self._fleet.why_not(fire.task) and fire.trigger is not Trigger.MANUAL:
             return None
         claimed = self._claim(fire)
         if claimed.answer is not Claim.WON or claimed.run is None:
             return claimed.run
-        with self._underway(task, claimed.run) as active:
-            for listener in self._hears:
-                listener.began(active.run)
-            reply = self._dispatch(task, active.run, active.control)
-        return self._finish(active, reply)
+        return self._begin(task, claimed.run)
+
+    def finish(self, active: Active, reply: Reply) -> Run | None:
+        """End a run that `claim` has begun, and record it; None if it was lost meanwhile."""
+        self._let_go(active)
+        run = active.run
+        if active.given_up:
+            _say(logging.WARNING, f"task={run.task} run={run.id} came back after it was given up", run, "came_back")
+            return active.given_up
+        finished = self._ended(active, reply)
+        recorded = self._settle(replace(finished, again_at=self._aftermath.again_at(finished, reply.retry_after)))
+        if reply.traceback:
+            _say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
+        return recorded
 
     def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
         """Record that *fire* is not run; None if somebody else has claimed it."""
@@ -318,30 +340,27 @@ class Runner:
 
         return passed
 
-    @contextmanager
-    def _underway(self, task: Task, run: Run) -> Iterator[_Active]:
-        """Renew the lease of *run*, and watch its deadline, as long as this lasts."""
+    def _begin(self, task: Task, run: Run) -> Active:
+        """From here on the lease of *run* is renewed, and its deadline watched."""
         seconds = task.timeout.total_seconds() if task.timeout else None
-        deadline = None if seconds is None else self._clock.monotonic() + seconds
-        active = _Active(run, Control(), self._clock.monotonic(), deadline)
+        now = self._clock.monotonic()
+        active = Active(task, run, Control(), now, None if seconds is None else now + seconds)
         with self._lock:
             if self._is_ending:  # the claim took its time: nothing begins any more
                 active.control.stop(ENDING)
             self._active[run.id] = active
-        try:
-            yield active
-        finally:
-            with self._lock:
-                self._active.pop(run.id, None)
+        for listener in self._hears:
+            listener.began(run)
+        return active
 
-    def _finish(self, active: _Active, reply: Reply) -> Run | None:
-        run = active.run
-        if active.given_up:
-            _say(logging.WARNING, f"task={run.task} run={run.id} came back after it was given up", run, "came_back")
-            return active.given_up
+    def _let_go(self, active: Active) -> None:
+        with self._lock:
+            self._active.pop(active.run.id, None)
+
+    def _ended(self, active: Active, reply: Reply) -> Run:
         why = active.control.reason if reply.outcome is Outcome.CANCELLED else ""
-        finished = replace(
-            run,
+        return replace(
+            active.run,
             finished=self._clock.now(),
             outcome=reply.outcome,
             reason=f"{reply.reason}: {why}" if why else reply.reason,
@@ -351,10 +370,6 @@ class Runner:
             body=reply.body,
             errors=reply.errors,
         )
-        recorded = self._settle(replace(finished, again_at=self._aftermath.again_at(finished, reply.retry_after)))
-        if reply.traceback:
-            _say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
-        return recorded
 
     def _settle(self, ended: Run) -> Run | None:
         """Record *ended* now, or as soon as the store answers; None if it is not ours any more."""
@@ -378,17 +393,17 @@ class Runner:
             self._aftermath.see_to(ended)
         return self._record(ended)
 
-    def _stop(self, active: _Active, reason: str) -> None:
+    def _stop(self, active: Active, reason: str) -> None:
         """Ask a run to stop; if it does not within `kill_grace`, it is given up."""
         if active.control.reason:
             return
         active.control.stop(reason)
-        last = self._clock.monotonic() + self._tasks[active.run.task].kill_grace.total_seconds()
+        last = self._clock.monotonic() + active.task.kill_grace.total_seconds()
         active.deadline = last if active.deadline is None else min(active.deadline, last)
         said = f"task={active.run.task} run={active.run.id} is asked to stop: {reason}"
         _say(logging.WARNING, said, active.run, "asked_to_stop")
 
-    def _give_up(self, overdue: Iterable[_Active], outcome: Outcome, reason: str) -> list[Run]:
+    def _give_up(self, overdue: Iterable[Active], outcome: Outcome, reason: str) -> list[Run]:
         given_up = []
         for active in overdue:
             now = self._clock.now()

@@ -171,11 +171,11 @@ class ThreadWorkers(Workers):
             else:
                 reason = f"{stuck} earlier runs never came back from their threads"
                 run = self._runner.dismiss(fire, Outcome.SKIPPED, reason)
-            _keep(worker.promise, run)
+            keep_promise(worker.promise, run)
         # The endpoint's exceptions are its run's; what arrives here is a fault of Pulse or of
         # the store. The fire stays unrecorded until the next claim passes over it.
         except BaseException as error:
-            _keep(worker.promise, error)
+            keep_promise(worker.promise, error)
             with suppress(Exception):  # a handler of the log may be what is broken
                 log.exception("task=%s due=%s was not run", fire.task, fire.due, extra=_facts(fire, "run_broke"))
         finally:
@@ -230,7 +230,7 @@ class ThreadWorkers(Workers):
             if not self._count_busy():
                 self._idle.set()
         for worker, fire in stuck.items():
-            _keep(worker.promise, records[fire.run_id])
+            keep_promise(worker.promise, records[fire.run_id])
             self._say_left_behind(fire)
         self._fill()
 
@@ -248,7 +248,7 @@ class ThreadWorkers(Workers):
         )
 
 
-def _keep(promise: Future[Run | None] | None, result: Run | BaseException | None) -> None:
+def keep_promise(promise: Future[Run | None] | None, result: Run | BaseException | None) -> None:
     """Resolve *promise*; a run that was given up may come back to one that is resolved."""
     if promise is None:
         return

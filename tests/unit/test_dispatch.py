@@ -1,10 +1,10 @@
 """One internal request: what the endpoint sees, and what becomes of whatever it does."""
 
+import asyncio
 import io
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from threading import Event
 from wsgiref.util import FileWrapper
 from wsgiref.validate import validator
 
@@ -12,20 +12,23 @@ import pytest
 
 import pulse
 from pulse.config import read_config
+from pulse.context import PULSE_CONTEXT, PulseContext
+from pulse.control import Control
 from pulse.dispatch import Dispatcher, Reply
 from pulse.mark import is_internal
-from pulse.model import Outcome, Run, Trigger
+from pulse.model import Outcome, Progress, Run, Trigger
 from pulse.testing import ManualClock
+from pulse.wsgi import LazyWsgi, WsgiHandler, as_wsgi
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
 
-def ask(app, *, clock: ManualClock | None = None, cancelled: Event | None = None, options=None, **task) -> Reply:
+def ask(app, *, clock: ManualClock | None = None, cancelled: Control | None = None, options=None, **task) -> Reply:
     """Dispatch one run of a task to an application."""
     clock = clock or ManualClock(NOON)
     config = read_config(tasks={"sweep": {"interval": 60, **task}}, options={"context": "jobs", **(options or {})})
     run = Run(id="ab" * 16, task="sweep", due=NOON, attempt=2, trigger=Trigger.CATCHUP, started=NOON)
-    return Dispatcher(app, config, clock=clock)(config.tasks["sweep"], run, cancelled or Event())
+    return Dispatcher(app, config, clock=clock)(config.tasks["sweep"], run, cancelled or Control())
 
 
 def answering(status: str = "200 OK", headers=(), body: Iterable[bytes] = (b"done",)):
@@ -130,7 +133,7 @@ def test_an_endpoint_that_clears_its_environ_harms_no_later_run():
     dispatch = Dispatcher(app, config, clock=ManualClock(NOON))
     run = Run(id="ab" * 16, task="sweep", due=NOON)
 
-    replies = [dispatch(config.tasks["sweep"], run, Event()) for _ in range(2)]
+    replies = [dispatch(config.tasks["sweep"], run, Control()) for _ in range(2)]
 
     assert [reply.body for reply in replies] == [b"/pulse/sweep"] * 2
 
@@ -325,23 +328,6 @@ def test_whatever_an_endpoint_does_is_its_own_failure(app, reason):
     assert b"Traceback" in reply.errors
 
 
-def test_a_coroutine_is_refused_by_name_and_leaves_no_warning():
-    async def app(environ, start_response):
-        return []
-
-    reply = ask(app)
-
-    assert reply.outcome is Outcome.FAILED
-    assert "it returned a coroutine; want a synchronous WSGI application" in reply.reason
-
-
-def test_an_asynchronous_iterable_is_refused_by_name():
-    async def chunks():
-        yield b"x"
-
-    assert "async_generator" in ask(answering(body=chunks())).reason
-
-
 def test_a_huge_response_is_read_to_its_end_and_only_its_beginning_is_kept():
     response = Watched(b"x" * 65536 for _ in range(16_384))  # 1 GiB
 
@@ -426,7 +412,7 @@ def test_an_endpoint_that_writes_for_ever_is_cut_too():
 
 
 def test_a_cancelled_run_stops_between_two_chunks():
-    cancelled = Event()
+    cancelled = Control()
 
     def chunks():
         yield b"one"
@@ -440,7 +426,7 @@ def test_a_cancelled_run_stops_between_two_chunks():
 
 
 def test_a_run_that_was_cancelled_before_it_began_reaches_no_endpoint():
-    cancelled = Event()
+    cancelled = Control()
     cancelled.set()
 
     reply = ask(lambda environ, start_response: pytest.fail("requested"), cancelled=cancelled)
@@ -500,3 +486,226 @@ def test_without_a_timeout_nothing_is_cut():
         yield b"x"
 
     assert ask(answering(body=chunks()), clock=clock, timeout=0).outcome is Outcome.SUCCESS
+
+
+# What an answer says to Pulse, beside its status
+
+
+def saying(status: str, *headers: tuple[str, str]):
+    def app(environ, start_response):
+        start_response(status, list(headers))
+        return [b""]
+
+    return app
+
+
+@pytest.mark.parametrize("status", ["409 Conflict", "423 Locked"])
+def test_an_endpoint_may_say_not_now(status):
+    reply = ask(saying(status))
+
+    assert (reply.outcome, reply.reason) == (Outcome.SKIPPED, f"answered {status[:3]}: not now")
+
+
+def test_what_is_expected_is_a_success_whatever_it_means_elsewhere():
+    assert ask(saying("409 Conflict"), expect_status="409").outcome is Outcome.SUCCESS
+
+
+def test_the_result_of_an_endpoint_is_cut_at_a_length():
+    reply = ask(saying("200 OK", ("X-Pulse-Result", "swept 3 " + "x" * 300)))
+
+    assert reply.result == ("swept 3 " + "x" * 300)[:200] + "..."
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("120", 120), (" 0 ", 0), ("Sat, 01 May 2027 12:05:00 GMT", 300), ("Sat, 01 May 2027 11:00:00 GMT", 0),
+        ("soon", None), ("-5", None), ("1.5", None), ("", None), ("9" * 400, 366 * 86_400),
+    ],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date(said, seconds):
+    clock = ManualClock(datetime(2027, 5, 1, 12, tzinfo=UTC))
+
+    reply = ask(saying("503 Service Unavailable", ("Retry-After", said)), clock=clock)
+
+    assert reply.retry_after == (None if seconds is None else timedelta(seconds=seconds))
+
+
+def test_an_endpoint_can_tell_how_far_it_has_got():
+    control = Control()
+
+    def app(environ, start_response):
+        environ["pulse.progress"](3, 10, "pages")
+        start_response("200 OK", [])
+        return [b""]
+
+    ask(app, cancelled=control)
+
+    assert control.progress == Progress(done=3, total=10, text="pages")
+
+
+# Asynchronous applications
+
+
+def simple_async():
+    yield b"hello"
+    c = asyncio.Future()
+    c.set_result(b" ")
+    yield c
+    yield b"World!"
+
+
+async def async_sample(environ, start_response):
+    await asyncio.sleep(0)
+    start_response("200 OK", [])
+    return simple_async()
+
+
+async def generator_sample(environ, start_response):
+    start_response("200 OK", [])
+    for chunk in (b"hello", b" ", b"World!"):
+        await asyncio.sleep(0)
+        yield chunk
+
+
+class LazySample(LazyWsgi):
+    def setup(self, environ=None):
+        return WsgiHandler([async_sample])
+
+
+@pytest.mark.parametrize(
+    "app", [async_sample, generator_sample, WsgiHandler([async_sample]), LazySample(), as_wsgi(async_sample)]
+)
+def test_an_asynchronous_handler_is_awaited_with_its_chunks(app):
+    reply = ask(app)
+
+    assert (reply.outcome, reply.status, reply.body) == (Outcome.SUCCESS, 200, b"hello World!")
+
+
+def test_awaitable_chunks_of_a_synchronous_application_are_awaited():
+    async def late():
+        await asyncio.sleep(0)
+        return b"late"
+
+    assert ask(answering(body=(b"now ", late()))).body == b"now late"
+
+
+def test_an_asynchronous_response_is_closed_once():
+    response = Watched([b"x"])
+
+    async def app(environ, start_response):
+        return answering(body=response)(environ, start_response)
+
+    assert ask(app).outcome is Outcome.SUCCESS
+    assert response.closed == 1
+
+
+def test_what_an_asynchronous_endpoint_raises_is_its_own_failure():
+    async def app(environ, start_response):
+        start_response("200 OK", [])
+        yield b"half"
+        raise OSError("disk")
+
+    reply = ask(app)
+
+    assert (reply.outcome, reply.reason, reply.body) == (Outcome.FAILED, "OSError: disk", b"half")
+    assert "it returned None" in ask(answering_async(None)).reason
+
+
+def answering_async(body):
+    async def app(environ, start_response):
+        return answering(body=body)(environ, start_response)
+
+    return app
+
+
+def test_an_asynchronous_endpoint_that_hangs_is_cancelled_at_its_timeout():
+    clock, cancelled = ManualClock(NOON), []
+
+    async def app(environ, start_response):
+        clock.advance(11)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    reply = ask(app, clock=clock, timeout=10)
+
+    assert (reply.outcome, cancelled) == (Outcome.TIMEOUT, [True])
+
+
+def test_an_asynchronous_response_in_one_piece_is_complete_even_if_it_is_late():
+    clock = ManualClock(NOON)
+
+    async def app(environ, start_response):
+        clock.advance(11)
+        return answering()(environ, start_response)
+
+    assert ask(app, clock=clock, timeout=10).outcome is Outcome.SUCCESS
+
+
+# What the endpoint knows
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_context_is_active_in_the_call_the_body_and_the_close(is_async):
+    seen = []
+
+    def look():
+        seen.append(PulseContext.get())
+
+    def chunks():
+        look()
+        yield b"x"
+
+    def app(environ, start_response):
+        look()
+        return answering(body=Watched(chunks(), on_close=look))(environ, start_response)
+
+    async def async_app(environ, start_response):
+        return app(environ, start_response)
+
+    wrapped = async_app if is_async else app
+    ask(wrapped)
+
+    assert len(seen) == 3
+    for context in seen:
+        assert (context.app, context.session, context.render) == (wrapped, None, None)
+        route = context.route
+        assert (route.path, route.context, route.action) == ("/jobs/sweep", "jobs", "sweep")
+        assert (route.internal, route.task.id, route.task.task) == (True, "ab" * 16, "sweep")
+    assert PULSE_CONTEXT.get() is None
+
+
+def test_the_context_has_the_middleware_if_there_is_one():
+    apps = []
+    config = read_config(tasks={"sweep": {}})
+    run = Run(id="ab" * 16, task="sweep", due=NOON)
+
+    def app(environ, start_response):
+        apps.append(PulseContext.get().app)
+        raise OSError("disk")
+
+    Dispatcher(app, config, clock=ManualClock(NOON), middleware="pulse")(config.tasks["sweep"], run, Control())
+
+    assert (apps, PULSE_CONTEXT.get()) == (["pulse"], None)
+
+
+def test_the_environ_has_the_connection_and_the_configuration():
+    seen = seen_by_the_endpoint(options={"token": "0123456789abcdef"})
+
+    assert (seen["pulse.connection"].kind, seen["pulse.connection"].peer) == ("internal", None)
+    assert (seen["pulse.cfg"].context, seen["pulse.cfg"]["pulse.config.guard"]) == ("jobs", False)
+    assert "token" not in seen["pulse.cfg"]
+
+
+def test_the_loop_of_an_internal_request_is_the_one_that_runs_it():
+    loops = []
+
+    async def app(environ, start_response):
+        loops.extend([environ["pulse.connection"]._loop, asyncio.get_running_loop()])
+        return answering()(environ, start_response)
+
+    assert ask(app).outcome is Outcome.SUCCESS
+    assert loops[0] is loops[1]

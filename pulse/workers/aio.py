@@ -1,0 +1,260 @@
+"""mode = asyncio: runs are tasks of the process's event loop, so one that waits costs no thread.
+
+Two threads claim, since a store may block; the request is made on the loop, and what became
+of it is recorded by the same threads. A run that is overdue, or asked to stop, is cancelled
+where it awaits; one that does not let itself be cancelled is given up, and one that blocks
+the loop, say by a call that is not asynchronous, keeps all others of this mode waiting.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Final
+
+from pulse.clock import Clock
+from pulse.dispatch import Dispatcher, Reply
+from pulse.errors import ClosedError
+from pulse.gateway import WsgiApp
+from pulse.loop import background_loop
+from pulse.model import Fire, Outcome, Run
+from pulse.runner import Active, Runner
+from pulse.workers.base import FireQueue, Workers
+from pulse.workers.threads import LAST_WORD, LOOK, REPORT, keep_promise
+
+log = logging.getLogger(__name__)
+
+CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
+
+
+def is_asynchronous_app(app: object) -> bool:
+    """Whether the wrapped application is known to answer asynchronously."""
+    if iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004 - which it has
+        return True
+    return bool(getattr(app, "async_", False))
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A run on the loop; the lock of `AioWorkers` guards its fields."""
+
+    fire: Fire
+    active: Active
+    promise: Future[Run | None] | None
+    task: "asyncio.Task[None] | None" = None
+    is_over: bool = False  # its place was given to another one
+
+
+class AioWorkers(Workers):
+    """Runs at most *workers* fires at once on the event loop of this process."""
+
+    def __init__(self, runner: Runner, dispatcher: Dispatcher, *, workers: int, clock: Clock) -> None:
+        """Wire it; `start` makes its threads."""
+        self._runner = runner
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._queue = FireQueue()
+        self._room = threading.Semaphore(workers)
+        self._flights: set[_Flight] = set()
+        self._landed: deque[tuple[_Flight, Reply]] = deque()
+        self._work = threading.Condition()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._ended = threading.Event()
+        self._claiming = 0
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Make the threads and begin to take fires; once."""
+        self._loop = background_loop()
+        threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
+        threading.Thread(target=self._record, name="pulse-record", daemon=True).start()
+        for _ in range(CLAIMERS):
+            threading.Thread(target=self._claim, name="pulse-claim", daemon=True).start()
+
+    def submit(self, fires: Iterable[Fire], *, keep: int = 1) -> None:
+        """See `Workers.submit`."""
+        self._queue.put(fires, keep=keep)
+
+    def run_apart(self, fire: Fire) -> Future[Run | None]:
+        """See `Workers.run_apart`."""
+        promise: Future[Run | None] = Future()
+        if self._is_closing:
+            raise ClosedError("the workers were closed")
+        threading.Thread(target=self._begin, args=(fire, promise), name="pulse-apart", daemon=True).start()
+        return promise
+
+    def close(self, seconds: float) -> int:
+        """See `Workers.close`."""
+        with self._work:
+            self._is_closing = True
+        waiting = self._queue.close()
+        if not self._ended.is_set() and not self._clock.wait(self._idle, seconds):
+            self._runner.cancel()
+            self._cancel_asked()
+            self._clock.wait(self._idle, LAST_WORD)
+            self._leave_behind(self._runner.abandon())
+        self._ended.set()
+        with self._work:
+            self._work.notify_all()
+        self._runner.record_late()
+        return waiting
+
+    @property
+    def busy(self) -> int:
+        """See `Workers.busy`."""
+        with self._work:
+            return len(self._flights) + self._claiming
+
+    # Claiming
+
+    def _claim(self) -> None:
+        """The outermost frame of a thread that claims."""
+        while fires := self._queue.get():
+            for fire in fires:
+                self._room.acquire()
+                if not self._begin(fire, None):
+                    self._room.release()
+
+    def _begin(self, fire: Fire, promise: Future[Run | None] | None) -> bool:
+        """Claim *fire* and send it to the loop; False if there is nothing to run."""
+        with self._work:
+            if self._is_closing:
+                keep_promise(promise, ClosedError("the workers were closed"))
+                return False
+            self._claiming += 1
+            self._idle.clear()
+        try:
+            claimed = self._runner.claim(fire)
+        # What arrives here is a fault of Pulse or of the store; the fire stays unrecorded
+        # until the next claim passes over it.
+        except Exception as error:
+            keep_promise(promise, error)
+            facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
+            log.exception("task=%s due=%s was not run", fire.task, fire.due, extra=facts)
+            claimed = None
+        flight = _Flight(fire, claimed, promise) if isinstance(claimed, Active) else None
+        with self._work:
+            self._claiming -= 1
+            if flight is not None:
+                self._flights.add(flight)
+            self._work.notify_all()
+        if flight is None:
+            keep_promise(promise, claimed if isinstance(claimed, Run) else None)
+            self._rest()
+            return False
+        self._loop.call_soon_threadsafe(self._take_off, flight)
+        return True
+
+    # On the loop
+
+    def _take_off(self, flight: _Flight) -> None:
+        flight.task = self._loop.create_task(self._fly(flight))
+
+    async def _fly(self, flight: _Flight) -> None:
+        active = flight.active
+        seconds = active.task.timeout.total_seconds() if active.task.timeout else None
+        started = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await self._dispatcher.perform(active.task, active.run, active.control)
+        except TimeoutError:
+            reason = f"cancelled after {seconds:g} s, before it had sent all of its response"
+            reply = Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=self._clock.monotonic() - started)
+        except asyncio.CancelledError:
+            reason = "cancelled before it had sent all of its response"
+            reply = Reply(outcome=Outcome.CANCELLED, reason=reason, duration=self._clock.monotonic() - started)
+        with self._work:
+            self._landed.append((flight, reply))
+            self._work.notify_all()
+
+    # Recording
+
+    def _record(self) -> None:
+        """The outermost frame of the thread that records."""
+        while True:
+            with self._work:
+                while not self._landed and not (self._ended.is_set() and not self._flights):
+                    self._work.wait(LOOK)
+                    if self._ended.is_set() and not self._landed:
+                        return
+                if not self._landed:
+                    return
+                flight, reply = self._landed.popleft()
+            try:
+                keep_promise(flight.promise, self._runner.finish(flight.active, reply))
+            # A fault of Pulse, which must not end the thread that all others need.
+            except Exception as error:
+                keep_promise(flight.promise, error)
+                facts = {"pulse_event": "run_broke", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
+                log.exception("task=%s could not be recorded", flight.fire.task, extra=facts)
+            self._free(flight)
+
+    def _free(self, flight: _Flight) -> None:
+        """Give the place of *flight* to another one; once."""
+        with self._work:
+            self._flights.discard(flight)
+            was_over, flight.is_over = flight.is_over, True
+        if not was_over and flight.promise is None:
+            self._room.release()
+        self._rest()
+
+    def _rest(self) -> None:
+        with self._work:
+            if not self._flights and not self._claiming:
+                self._idle.set()
+
+    # The watcher
+
+    def _watch(self) -> None:
+        """Renew leases, cancel what is asked to stop, and give up what does not come back."""
+        renewed = reported = self._clock.monotonic()
+        while not self._ended.is_set():
+            try:
+                self._leave_behind(self._runner.give_up_overdue())
+                for fire in self._runner.due_again():
+                    self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+                if self._clock.monotonic() - reported >= REPORT:
+                    reported = self._clock.monotonic()
+                    self._runner.report()
+                    self._cancel_asked()
+                if self._clock.monotonic() - renewed >= self._runner.beat:
+                    renewed = self._clock.monotonic()
+                    self._runner.renew()
+            # The store may be out of reach for a while; the deadlines must be watched on.
+            except Exception:
+                log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
+            self._clock.wait(self._ended, LOOK)
+
+    def _cancel_asked(self) -> None:
+        """Cancel, where they await, the runs that are asked to stop and take no notice of it."""
+        with self._work:
+            asked = [flight for flight in self._flights if flight.active.control.reason and flight.task]
+        for flight in asked:
+            with suppress(RuntimeError):  # the loop was closed at the end of the process
+                self._loop.call_soon_threadsafe(flight.task.cancel)  # type: ignore[union-attr]
+
+    def _leave_behind(self, given_up: Iterable[Run]) -> None:
+        """Free the places of runs that were given up; what they still do changes nothing."""
+        records = {run.id: run for run in given_up}
+        if not records:
+            return
+        with self._work:
+            stuck = [flight for flight in self._flights if flight.fire.run_id in records]
+        for flight in stuck:
+            keep_promise(flight.promise, records[flight.fire.run_id])
+            self._free(flight)
+            facts = {"pulse_event": "task_abandoned", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
+            log.error(
+                "task=%s run=%s does not let itself be cancelled", flight.fire.task, flight.fire.run_id, extra=facts
+            )
+
+
+def known_as_synchronous(app: WsgiApp) -> bool:
+    """Whether *app* says of itself that it is synchronous."""
+    return getattr(app, "async_", None) is False

@@ -1,0 +1,1 @@
+"""The bridges: any handler, synchronous or not, under any server, synchronous or not."""

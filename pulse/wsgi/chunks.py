@@ -1,0 +1,98 @@
+"""Bodies of asynchronous WSGI: to be read by `for`, which gives chunks and awaitables, or by `async for`."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+from pulse.wsgi.bridge.answer import END, Pieces, close
+
+
+def either(body: Any) -> Any:
+    """*body* as something that can also be read by `async for`, if it cannot be already."""
+    if hasattr(body, "__aiter__"):
+        return body
+    return ChunkList(body) if isinstance(body, list | tuple) else ChunkStream(body)
+
+
+class ChunkList(list[Any]):
+    """A list of chunks that can also be read by `async for`."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _awaited(self)
+
+
+class ChunkStream:
+    """An iterable of chunks that can also be read by `async for`."""
+
+    __slots__ = ("_before", "_body", "_steps")
+
+    def __init__(self, body: Any, *, before: Iterable[Any] = (), steps: Iterator[Any] | None = None) -> None:
+        """A stream of *body*.
+
+        Args:
+            body: Closed in the end.
+            before: Chunks that come first.
+            steps: The iterator of *body*, if it was begun.
+        """
+        self._body = body
+        self._before = before
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._before
+        yield from self._body if self._steps is None else self._steps
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _awaited(iter(self))
+
+    def close(self) -> None:
+        """Close the body; once, however often this is called."""
+        body, self._body = self._body, ()
+        if hasattr(body, "close"):
+            body.close()
+
+
+class AsyncChunkStream:
+    """An asynchronous iterable of chunks, of which some were read before."""
+
+    __slots__ = ("_before", "_body", "_steps")
+
+    def __init__(self, body: Any, *, before: Iterable[Any], steps: AsyncIterator[Any]) -> None:
+        """See `ChunkStream`."""
+        self._body = body
+        self._before = before
+        self._steps = steps
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._before:
+            yield chunk
+        async for chunk in self._steps:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the body; once, however often this is called."""
+        body, self._body = self._body, None
+        await close(body)
+
+
+async def begun(body: Any, written: Iterable[bytes]) -> Any:
+    """*body* with its first chunk made, behind what was *written* before it.
+
+    The first chunk is not awaited: it is made, and with it `start_response` was called.
+    """
+    if hasattr(body, "__aiter__"):
+        later = aiter(body)
+        first = await anext(later, END)
+        return AsyncChunkStream(body, before=_joined(written, first), steps=later)
+    steps = iter(body)
+    first = next(steps, END)
+    return ChunkStream(body, before=_joined(written, first), steps=steps)
+
+
+async def _awaited(chunks: Iterable[Any]) -> AsyncIterator[bytes]:
+    pieces = Pieces(chunks, is_asynchronous=False)
+    while (piece := await pieces.next()) is not END:
+        yield piece
+
+
+def _joined(written: Iterable[bytes], first: Any) -> list[Any]:
+    return [*written] if first is END else [*written, first]

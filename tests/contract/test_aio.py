@@ -1,0 +1,237 @@
+"""mode = asyncio: runs that wait cost no thread."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from servers import wait_until
+
+from pulse.errors import ConfigError
+from pulse.middleware import PulseMiddleware
+from pulse.model import Outcome
+from pulse.wsgi import WsgiHandler
+
+HOUR = {"interval": 3600}
+
+
+class Site:
+    """An asynchronous application; its endpoints do what their names say."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.under_way = 0
+        self.most = 0
+        self.closed: list[str] = []
+
+    async def __call__(self, environ, start_response):
+        path = environ["PATH_INFO"].rpartition("/")[2].rstrip("0123456789")
+        start_response("200 OK", [])
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            return await getattr(self, path)(environ)
+        finally:
+            self.under_way -= 1
+
+    async def ok(self, environ):
+        await asyncio.sleep(0)
+        return [b"ok ", threading.current_thread().name.encode()]
+
+    async def waits(self, environ):
+        while not self.release.is_set():  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.01)
+        return [b"at last"]
+
+    async def stubborn(self, environ):
+        while not self.release.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+        return []
+
+    async def raises(self, environ):
+        raise ValueError("bad day")
+
+    async def streams(self, environ):
+        async def body():
+            try:
+                while True:
+                    yield b"tick "
+                    await asyncio.sleep(0.01)
+            finally:
+                self.closed.append("streams")
+
+        return body()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.release.set()
+
+
+@pytest.fixture
+def serve(site):
+    made: list[PulseMiddleware] = []
+
+    def make(app=None, tasks=(), **options) -> PulseMiddleware:
+        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "raises", "streams"), HOUR)
+        made.append(PulseMiddleware(app or site, task=names, **{"mode": "asyncio", "start": "manual", **options}))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    site.release.set()
+    for one in made:
+        one.close()
+
+
+def begin(middleware: PulseMiddleware, name: str) -> list:
+    """Run *name* by hand in a thread; its record comes into the list."""
+    found: list = []
+    threading.Thread(target=lambda: found.append(middleware.run_now(name))).start()
+    return found
+
+
+def test_a_run_is_awaited_on_the_loop_and_recorded(serve):
+    middleware = serve()
+
+    run = middleware.run_now("ok")
+
+    assert (run.outcome, run.status) == (Outcome.SUCCESS, 200)
+    assert b"pulse-loop" in run.body or b"Thread" not in run.body
+    assert middleware.run_store.history("ok") == [run]
+
+
+def test_what_an_endpoint_raises_is_its_own_failure(serve):
+    middleware = serve()
+
+    run = middleware.run_now("raises")
+
+    assert (run.outcome, run.reason) == (Outcome.FAILED, "ValueError: bad day")
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+
+
+def test_many_runs_wait_at_once_without_a_thread_each(site, serve):
+    names = [f"waits{number}" for number in range(200)]
+    middleware = serve(tasks=names)
+    before = threading.active_count()
+    now = middleware._clock.now()
+    for name in names:
+        fire = middleware._engine.scheduler._fire(middleware.config.tasks[name], now, is_last=True)
+        middleware._engine.workers.submit([fire])
+
+    wait_until(lambda: site.under_way == 200)
+    threads = threading.active_count() - before
+    site.release.set()
+    wait_until(lambda: all(middleware.run_store.history(name) for name in names))
+
+    assert threads <= 2
+    assert {middleware.run_store.history(name)[0].outcome for name in names} == {Outcome.SUCCESS}
+
+
+def test_no_more_runs_than_workers_are_under_way(site, serve):
+    names = [f"waits{number}" for number in range(8)]
+    middleware = serve(tasks=names, workers=3)
+    now = middleware._clock.now()
+    for name in names:
+        fire = middleware._engine.scheduler._fire(middleware.config.tasks[name], now, is_last=True)
+        middleware._engine.workers.submit([fire])
+
+    wait_until(lambda: site.under_way == 3)
+    site.release.set()
+    wait_until(lambda: all(middleware.run_store.history(name) for name in names))
+
+    assert site.most == 3
+
+
+@pytest.mark.parametrize("name", ["waits", "streams"])
+def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+
+    run = middleware.run_now(name)
+
+    assert run.outcome is Outcome.TIMEOUT
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+    if name == "streams":
+        assert site.closed == ["streams"]
+
+
+def test_a_run_that_does_not_let_itself_be_cancelled_is_given_up(serve, site):
+    middleware = serve(workers=1, config={"pulse.config.default.timeout": "0.2"})
+
+    run = middleware.run_now("stubborn")
+
+    assert (run.outcome, run.reason) == (Outcome.TIMEOUT, "it did not come back by its deadline")
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+
+
+def test_a_run_is_cancelled_by_whoever_asks_the_store_for_it(serve):
+    middleware = serve()
+    found = begin(middleware, "waits")
+    wait_until(middleware.run_store.running)
+
+    middleware.run_store.ask_to_stop(middleware.run_store.running()[0].id, "by ada")
+    wait_until(lambda: found)
+
+    assert found[0].outcome is Outcome.CANCELLED
+    assert found[0].reason.endswith("by ada")
+
+
+def test_closing_lets_runs_end_and_then_cancels_them(site, serve):
+    middleware = serve(shutdown_timeout=0.2)
+    begin(middleware, "waits")
+    wait_until(middleware.run_store.running)
+    begun = time.monotonic()
+
+    middleware.close()
+
+    assert time.monotonic() - begun < 20
+    assert middleware.run_store.history("waits")[0].outcome is Outcome.CANCELLED
+
+
+def test_a_synchronous_application_is_refused_with_the_mode_that_fits(serve):
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [b"done"]
+
+    run = serve(app).run_now("ok")
+
+    assert run.outcome is Outcome.FAILED
+    assert "want mode = threading" in run.reason
+
+
+def test_a_handler_that_says_that_it_is_synchronous_ends_the_start():
+    with pytest.raises(ConfigError, match=r"pulse\.config\.mode = 'asyncio'.*want threading or processing"):
+        PulseMiddleware(WsgiHandler(async_=False), task={"ok": HOUR}, mode="asyncio")
+
+
+@pytest.mark.parametrize(("is_async", "mode"), [(True, "asyncio"), (False, "threading")])
+def test_auto_picks_the_mode_that_fits(site, is_async, mode):
+    app = site if is_async else (lambda environ, start_response: [])
+
+    assert PulseMiddleware(app, task={"ok": HOUR}, mode="auto")._mode == mode
+
+
+def test_pieces_of_a_synchronous_iterable_may_be_awaitable(serve):
+    async def later() -> bytes:
+        await asyncio.sleep(0.01)
+        return b"World!"
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return iter([b"hello ", later()])
+
+    assert serve(app).run_now("ok").body == b"hello World!"
+
+
+@pytest.mark.parametrize(("mode", "workers", "is_allowed"), [("asyncio", 5000, True), ("threading", 257, False)])
+def test_only_on_a_loop_there_may_be_many_workers(site, mode, workers, is_allowed):
+    if is_allowed:
+        PulseMiddleware(site, task={"ok": HOUR}, mode=mode, workers=workers)
+        return
+    with pytest.raises(ConfigError, match=r"workers = 257: want a whole number from 1 to 256"):
+        PulseMiddleware(site, task={"ok": HOUR}, mode=mode, workers=workers)
