@@ -74,7 +74,7 @@ class ResponseError(PulseError, RuntimeError):
 
 
 class StoreUnavailableError(PulseError, ConnectionError):
-    """The run store did not answer; nothing may run unclaimed."""
+    """A store did not answer: nothing may run unclaimed, and no shared state is guessed."""
 
 
 class NotInternalError(PulseError, PermissionError):
