@@ -1,0 +1,113 @@
+"""`App`: a `PulseMiddleware` that may stand alone, with sessions and pages of its own.
+
+The shortest way to start: the scheduler, a session for each visitor, and the clean-up that
+the one calls for the other.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
+from typing import Any, Final, TypeVar, cast
+
+from pulse.errors import ConfigError, Fault
+from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.mark import internal_only, not_found
+from pulse.middleware import PulseMiddleware
+from pulse.model import Config
+from pulse.option import shown
+from pulse.request import PulseRequest
+from pulse.sessions import CookieSessionStore, SessionFilter, SessionStorage, SessionStore, cleanup_endpoint
+
+P = TypeVar("P", bound=Callable[..., Any])
+
+CLEANUP: Final = "/sessions/cleanup"
+
+
+class App(PulseMiddleware):
+    """A WSGI application with tasks and sessions, around another one or around its own pages.
+
+    Pages find the session in `environ["pulse.session"]`. Alone, it answers `/sessions/cleanup`
+    to its own tasks, and 404 to everybody else who asks for a page that it does not have.
+
+    Attributes:
+        app: The session filter around the wrapped application.
+        session_store: Where sessions are kept.
+    """
+
+    def __init__(
+        self,
+        app: WsgiApp | None = None,
+        config: Mapping[str, object] | Config | None = None,
+        *,
+        session_store: SessionStore | SessionStorage | CookieSessionStore | None = None,
+        **options: Any,
+    ) -> None:
+        """Wrap *app*, or nothing.
+
+        Args:
+            app: Any WSGI application, for what has no `route`; without it, that is 404.
+            config: As for `PulseMiddleware`.
+            session_store: By default a `CookieSessionStore`, which wants PULSE_SECRET in production.
+            **options: As for `PulseMiddleware`: `task=`, `guard=` and so on.
+
+        Raises:
+            ConfigError: (a ValueError) naming every fault of the configuration at once.
+            RuntimeError: there is no secret for the default store, in production.
+            TypeError: *session_store* is none.
+        """
+        if not callable(app) and app is not None:
+            problem = "want a WSGI application, which is callable, or None"
+            raise ConfigError([Fault(key="app", shown=shown(app), problem=problem)])
+        self.session_store = CookieSessionStore() if session_store is None else session_store
+        self._pages: dict[str, WsgiApp] = {}
+        self._otherwise = not_found if app is None else app
+        if app is None:
+            self._pages[CLEANUP] = internal_only(cleanup_endpoint(self.session_store))
+        self._sessions = SessionFilter(self._page, self.session_store)
+        super().__init__(self._sessions, config, **options)
+
+    def route(self, path: str) -> Callable[[P], P]:
+        """A decorator: what stands below it is the page at *path*, before any other there.
+
+        That is a WSGI application, or a function that takes a `PulseRequest` and returns text,
+        bytes or a WSGI application such as a `webob.Response`.
+
+        Raises:
+            ValueError: *path* does not begin with a slash.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"route {path!r}: want a path that begins with a slash")
+
+        def place(page: P) -> P:
+            self._pages[path] = _wsgi(page)
+            return page
+
+        return place
+
+    def close_within(self, seconds: float) -> None:
+        """As `PulseMiddleware.close_within`; then the session store is closed, until it is used again."""
+        super().close_within(seconds)
+        self._sessions.close()
+
+    def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        page = self._pages.get(environ.get("PATH_INFO") or "/", self._otherwise)
+        return page(environ, start_response)
+
+
+def _wsgi(page: Callable[..., Any]) -> WsgiApp:
+    """*page* as a WSGI application, which takes two arguments and not one."""
+    try:
+        signature(page).bind(None)
+    except TypeError:
+        return page
+
+    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        given = page(PulseRequest.from_environ(environ))
+        if callable(given):
+            return cast("Iterable[bytes]", given(environ, start_response))
+        body = given.encode() if isinstance(given, str) else given
+        # Not HTML: what a page was told by a visitor must not become a part of its mark-up.
+        headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+        start_response("200 OK", headers)
+        return [body]
+
+    return answer

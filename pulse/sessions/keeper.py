@@ -1,0 +1,278 @@
+"""The ways to keep sessions, alike for all middleware: where a cookie leads, and what it is to be.
+
+A server keeps the data under the key that the cookie holds; a signed cookie holds the data
+itself. What a client sends is looked up and never adopted: a key that is not known would be
+one that somebody else has chosen (session fixation).
+"""
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+from pulse.option import shown
+from pulse.sessions.base import Session, SessionStore, new_key
+from pulse.sessions.cookie import CookieSessionStore
+from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
+from pulse.sessions.state import StateSessionStore
+from pulse.sessions.storage import SessionStorage, StoreSessionStorage
+from pulse.state.types import UserSession
+
+LONGEST_KEY: Final = 256  # characters of a key that a client may send; those made here have 43
+
+
+class Found(NamedTuple):
+    """A session as it was when the request came.
+
+    Attributes:
+        sid: Its id.
+        data: Its data; the middleware's to change.
+        is_ageing: Whether its cookie is to be sent again though nothing changes.
+    """
+
+    sid: str
+    data: Session
+    is_ageing: bool = False
+
+
+class Keeper(ABC):
+    """One way to keep sessions.
+
+    Attributes:
+        longest: Characters of a cookie's value that are worth a look.
+        is_on_server: Whether a session can still be kept when its cookie was sent.
+        is_immediate: Whether no method waits for anything, so that none needs an event loop.
+        compares: Whether a session is kept only if it has changed.
+    """
+
+    longest: int = LONGEST_KEY
+    is_on_server = True
+    is_immediate = False
+    compares = True
+
+    async def init(self) -> None:  # noqa: B027 - most need none
+        """Prepare it; may be awaited before each use."""
+
+    async def close(self) -> None:  # noqa: B027 - most need none
+        """Release what `init` has opened."""
+
+    @abstractmethod
+    async def find(self, value: str) -> Found | None:
+        """The session that the cookie *value* leads to; None if it is not known here."""
+
+    async def begin(self) -> Found:
+        """A session that nobody has kept yet, under a new key."""
+        return Found(new_key(), {})
+
+    async def record(self, sid: str) -> UserSession | None:  # noqa: ARG002
+        """Who the session belongs to; None where nobody keeps that."""
+        return None
+
+    @abstractmethod
+    async def add(self, sid: str, data: Session) -> str:
+        """Keep a session that is new; the value of its cookie."""
+
+    @abstractmethod
+    async def keep(self, sid: str, data: Session) -> str | None:
+        """Keep a session that was found; the value of its cookie, None if it has ended meanwhile."""
+
+    @abstractmethod
+    async def move(self, old: str, new: str, data: Session) -> str:
+        """Keep the session *old* under the key *new* from now on; the value of its cookie."""
+
+    @abstractmethod
+    async def end(self, sid: str) -> None:
+        """Keep the session no longer."""
+
+
+class StoreKeeper(Keeper):
+    """Sessions in a `SessionStore`, under the key in the cookie."""
+
+    def __init__(self, store: SessionStore) -> None:
+        """*store* is initialised before its first use, once."""
+        self._store = store
+        self._init = _Once()
+        # By the class itself: a subclass may wait for something.
+        self.is_immediate = type(store) is InMemorySessionStore
+        self._needs_init = type(store).init is not SessionStore.init
+
+    async def init(self) -> None:
+        """See `Keeper.init`."""
+        if self._needs_init:
+            await self._init.run(self._store)
+
+    async def close(self) -> None:
+        """See `Keeper.close`."""
+        await self._store.close()
+        self._init = _Once()
+
+    async def find(self, value: str) -> Found | None:
+        """See `Keeper.find`."""
+        data = await self._store.get(value)
+        return None if data is None else Found(value, data)
+
+    async def record(self, sid: str) -> UserSession | None:
+        """See `Keeper.record`."""
+        return await self._store.store.get_session(sid) if isinstance(self._store, StateSessionStore) else None
+
+    async def add(self, sid: str, data: Session) -> str:
+        """See `Keeper.add`; what the store gives a new session from the start is kept with it."""
+        initial = await self._store.create(sid)
+        await self._store.save(sid, {**initial, **data} if initial else data)
+        return sid
+
+    async def keep(self, sid: str, data: Session) -> str | None:
+        """See `Keeper.keep`."""
+        return sid if await self._store.replace(sid, data) else None
+
+    async def move(self, old: str, new: str, data: Session) -> str:
+        """See `Keeper.move`."""
+        await self._store.rename(old, new, data)
+        return new
+
+    async def end(self, sid: str) -> None:
+        """See `Keeper.end`."""
+        await self._store.delete(sid)
+
+
+class StorageKeeper(Keeper):
+    """Sessions in a `SessionStorage`, to which each use is a reason to save."""
+
+    compares = False
+
+    def __init__(self, storage: SessionStorage) -> None:
+        """Wrap *storage*."""
+        self._storage = storage
+        self.is_immediate = type(storage) is MemorySessionStorage
+
+    async def find(self, value: str) -> Found | None:
+        """See `Keeper.find`."""
+        data = await self._storage.load(value)
+        return Found(value, data) if data else None
+
+    async def begin(self) -> Found:
+        """See `Keeper.begin`; a storage may have something for every new session."""
+        key = new_key()
+        return Found(key, await self._storage.load(key))
+
+    async def add(self, sid: str, data: Session) -> str:
+        """See `Keeper.add`."""
+        await self._storage.save(sid, data)
+        return sid
+
+    async def keep(self, sid: str, data: Session) -> str | None:
+        """See `Keeper.keep`."""
+        return sid if await self._storage.replace(sid, data) else None
+
+    async def move(self, old: str, new: str, data: Session) -> str:
+        """See `Keeper.move`."""
+        await self._storage.save(new, data)
+        await self._storage.save(old, {})
+        return new
+
+    async def end(self, sid: str) -> None:
+        """See `Keeper.end`."""
+        await self._storage.save(sid, {})
+
+
+class CookieKeeper(Keeper):
+    """Sessions in their cookies."""
+
+    is_on_server = False
+    is_immediate = True
+
+    def __init__(self, store: CookieSessionStore) -> None:
+        """Sign and read by *store*."""
+        self._store = store
+        # A cookie that an earlier, more generous configuration has issued is still read.
+        self.longest = max(4096, store.max_cookie_bytes)
+        self._fresh = None if store.max_age is None else timedelta(seconds=store.max_age / 2)
+
+    async def find(self, value: str) -> Found | None:
+        """See `Keeper.find`."""
+        read = self._store.read(value)
+        if read is None:
+            return None
+        sid, data, age = read
+        # One that is used is issued anew, or it would end in the middle of its use.
+        return Found(sid, data, self._fresh is not None and age > self._fresh)
+
+    async def add(self, sid: str, data: Session) -> str:
+        """See `Keeper.add`."""
+        return self._store.encode(sid, data)
+
+    async def keep(self, sid: str, data: Session) -> str | None:
+        """See `Keeper.keep`."""
+        return self._store.encode(sid, data)
+
+    async def move(self, old: str, new: str, data: Session) -> str:  # noqa: ARG002
+        """See `Keeper.move`; the old cookie is valid for as long as it is."""
+        return self._store.encode(new, data)
+
+    async def end(self, sid: str) -> None:
+        """See `Keeper.end`; the client is told to forget the cookie, and more cannot be done."""
+
+
+def keeper_of(store: object) -> Keeper:
+    """The way to keep sessions in *store*: a `SessionStore`, `SessionStorage` or `CookieSessionStore`.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if type(store) is StoreSessionStorage:
+        return StoreKeeper(store.store)
+    if isinstance(store, SessionStore):
+        return StoreKeeper(store)
+    if isinstance(store, SessionStorage):
+        return StorageKeeper(store)
+    if isinstance(store, CookieSessionStore):
+        return CookieKeeper(store)
+    raise TypeError(f"want a SessionStore, SessionStorage or CookieSessionStore, not {shown(store)}")
+
+
+def immediate(coro: Any) -> Any:
+    """What *coro* returns or raises, which waits for nothing and so needs no event loop.
+
+    Raises:
+        RuntimeError: it does wait.
+    """
+    try:
+        coro.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coro.close()
+    raise RuntimeError("a coroutine that was to be immediate waits for something")
+
+
+class _Once:
+    """Initialises a store once, however many threads and event loops come first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: Future[None] | None = None
+
+    async def run(self, store: SessionStore) -> None:
+        with self._lock:
+            running = self._running
+            is_first = running is None
+            if running is None:
+                running = self._running = Future()
+        if not is_first:
+            if not running.done():
+                await asyncio.wrap_future(running)
+            return
+        try:
+            await store.init()
+        except BaseException as error:  # whoever comes next tries again
+            self._running = None
+            running.set_exception(error)
+            raise
+        running.set_result(None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, _state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]

@@ -1,0 +1,179 @@
+"""Sessions in the memory of one process: bounded, and freed when they expire."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+from pulse.clock import Clock, SystemClock
+from pulse.sessions.base import Session, SessionStore, seconds_of
+from pulse.sessions.snapshot import copied
+from pulse.sessions.storage import SessionStorage
+from pulse.state.lock import ProcessLock
+from pulse.state.shelf import LIMIT, Shelf
+
+TTL: Final = timedelta(days=14)  # as long as people expect to be remembered
+
+
+class Drawer:
+    """Dicts by key, each for as long as it rests unused; safe to use from any thread, and after a fork."""
+
+    def __init__(self, ttl: float | timedelta | None, most: int | None, clock: Clock | None) -> None:
+        """See `InMemorySessionStore`.
+
+        Raises:
+            ValueError: *ttl* or *most* is of no use.
+        """
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise ValueError(f"max_sessions = {most!r}: want 1 or more, or None for no limit")
+        self._ttl = seconds_of("ttl", ttl)
+        self._now = (clock or SystemClock()).monotonic
+        self._shelf: Shelf[Session] = Shelf(self._now, limit=sys.maxsize if most is None else most)
+        self._expired = 0
+        self._lock = ProcessLock()
+
+    def __len__(self) -> int:
+        with self._step():
+            return len(self._shelf)
+
+    def use(self, key: str) -> Session | None:
+        """The dict itself that is kept as *key*, whose time begins anew; None if there is none."""
+        with self._step():
+            session = self._shelf.get(key)
+            if session is not None:
+                self._put(key, session)
+            return session
+
+    def put(self, key: str, session: Session, *, only_known: bool = False) -> bool:
+        """Keep *session* itself as *key*; whether it is kept, which an unknown one may not be."""
+        with self._step():
+            if only_known and key not in self._shelf:
+                return False
+            self._put(key, session)
+            return True
+
+    def drop(self, key: str) -> None:
+        """Forget *key*; no error if it is not known."""
+        with self._step():
+            self._shelf.pop(key)
+
+    def sweep(self) -> int:
+        """Free what has expired; how many have since the last call."""
+        with self._step():
+            expired, self._expired = self._expired, 0
+            return expired
+
+    def _put(self, key: str, session: Session) -> None:
+        # Put anew and not prolonged: the shelf makes room by dropping what was put first.
+        self._shelf.put(key, session, None if self._ttl is None else self._now() + self._ttl)
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """One step, before which all that has expired is freed and counted."""
+        with self._lock:
+            self._expired += self._shelf.sweep()
+            yield
+
+
+class InMemorySessionStore(SessionStore):
+    """Sessions in the memory of this process: lost on restart, and not seen by other workers.
+
+    What is saved is copied, and what is given out too. Each use of a session gives it its
+    whole time again. Expired ones are freed by whatever is done next with the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: float | timedelta | None = TTL,
+        max_sessions: int | None = LIMIT,
+        clock: Clock | None = None,
+    ) -> None:
+        """An empty store.
+
+        Args:
+            ttl: A timedelta, or seconds, that a session rests unused before it expires.
+            max_sessions: When there are more, the one that has rested longest is dropped.
+            clock: For tests: `pulse.testing.ManualClock`.
+
+        Raises:
+            ValueError: *ttl* or *max_sessions* is of no use.
+        """
+        self._drawer = Drawer(ttl, max_sessions, clock)
+
+    def __len__(self) -> int:
+        """How many sessions there are."""
+        return len(self._drawer)
+
+    async def get(self, sid: str) -> Session | None:
+        """See `SessionStore.get`."""
+        session = self._drawer.use(sid)
+        return None if session is None else copied(session)
+
+    async def create(self, sid: str) -> Session:
+        """See `SessionStore.create`."""
+        self._drawer.put(sid, {})
+        return {}
+
+    async def delete(self, sid: str) -> None:
+        """See `SessionStore.delete`."""
+        self._drawer.drop(sid)
+
+    async def save(self, sid: str, session: Session) -> None:
+        """See `SessionStore.save`.
+
+        Raises:
+            TypeError: something in *session* cannot be copied.
+        """
+        self._drawer.put(sid, copied(session))
+
+    async def replace(self, sid: str, session: Session) -> bool:
+        """See `SessionStore.replace`; in one step."""
+        return self._drawer.put(sid, copied(session), only_known=True)
+
+    async def sweep(self) -> int:
+        """See `SessionStore.sweep`."""
+        return self._drawer.sweep()
+
+
+class MemorySessionStorage(SessionStorage):
+    """Sessions in the memory of this process, as live dicts.
+
+    Requests of one session that overlap work on the same dict, so each sees what the others
+    set, and nothing of it is lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: float | timedelta | None = TTL,
+        max_sessions: int | None = LIMIT,
+        clock: Clock | None = None,
+    ) -> None:
+        """An empty storage; for the arguments see `InMemorySessionStore`."""
+        self._drawer = Drawer(ttl, max_sessions, clock)
+
+    def __len__(self) -> int:
+        """How many sessions there are."""
+        return len(self._drawer)
+
+    async def load(self, key: str) -> Session:
+        """See `SessionStorage.load`."""
+        session = self._drawer.use(key)
+        return {} if session is None else session
+
+    async def save(self, key: str, session: Session) -> None:
+        """See `SessionStorage.save`."""
+        if session:
+            self._drawer.put(key, session)
+        else:
+            self._drawer.drop(key)
+
+    async def replace(self, key: str, session: Session) -> bool:
+        """See `SessionStorage.replace`; in one step."""
+        return self._drawer.put(key, session, only_known=True)
+
+    async def sweep(self) -> int:
+        """See `SessionStorage.sweep`."""
+        return self._drawer.sweep()

@@ -1,0 +1,110 @@
+"""Sessions of any `pulse.state` store, memory or Redis: who it is, and what an application keeps about them."""
+
+from datetime import timedelta
+from typing import Any
+
+from pulse.clock import Clock, SystemClock
+from pulse.sessions.base import Session, SessionStore, seconds_of
+from pulse.sessions.memory import TTL
+from pulse.state import base as state
+from pulse.state.types import SESSION_DATA, UserSession
+
+NOBODY = ""  # the user of a session that nobody has logged in to
+
+
+class StateSessionStore(SessionStore):
+    """A `pulse.SessionStore` over a `pulse.state.SessionStore`.
+
+    The data lies in the record of the session under one private metadata key, so that
+    nothing in it can grant a right. Sessions without a user are made here and live as long as
+    they are used; how long one with a user lives is for those who made it to say.
+
+    Attributes:
+        store: The store of `pulse.state`.
+    """
+
+    def __init__(
+        self, store: state.SessionStore, *, ttl: float | timedelta | None = TTL, clock: Clock | None = None
+    ) -> None:
+        """Wrap *store*.
+
+        Args:
+            store: Where the records are.
+            ttl: A timedelta, or seconds, that a session without a user rests unused before it
+                expires; None for what *store* was built with.
+            clock: For tests: that of *store*.
+
+        Raises:
+            ValueError: *ttl* is of no use.
+        """
+        self.store = store
+        self._ttl = seconds_of("ttl", ttl)
+        self._clock = clock or SystemClock()
+
+    async def get(self, sid: str) -> Session | None:
+        """See `SessionStore.get`."""
+        record = await self.store.get_session(sid)
+        if record is None:
+            return None
+        if self._is_ageing(record):
+            await self.store.refresh_session(sid)
+        return _data_of(record)
+
+    async def create(self, sid: str) -> Session:
+        """See `SessionStore.create`; who somebody is outlasts it."""
+        await self.save(sid, {})
+        return {}
+
+    async def delete(self, sid: str) -> None:
+        """See `SessionStore.delete`."""
+        await self.store.delete_session(sid)
+
+    async def save(self, sid: str, session: Session) -> None:
+        """See `SessionStore.save`.
+
+        Raises:
+            TypeError: something in *session* cannot be kept.
+        """
+        await self._write(sid, session, await self.store.get_session(sid))
+
+    async def replace(self, sid: str, session: Session) -> bool:
+        """See `SessionStore.replace`."""
+        record = await self.store.get_session(sid)
+        if record is None:
+            return False
+        await self._write(sid, session, record)
+        return True
+
+    async def rename(self, old: str, new: str, session: Session) -> None:
+        """See `SessionStore.rename`; who it is goes along."""
+        await self._write(new, session, await self.store.get_session(old))
+        await self.store.delete_session(old)
+
+    async def sweep(self) -> int:
+        """See `SessionStore.sweep`."""
+        return await self.store.sweep()
+
+    async def _write(self, sid: str, session: Session, record: UserSession | None) -> None:
+        """Keep *session* in the record *sid*, which is made like *record* otherwise."""
+        known = record or UserSession(sid, NOBODY)
+        metadata = {**known.metadata, SESSION_DATA: session}
+        await self.store.create_session(sid, known.user_id, known.roles, self._span(record), metadata)
+
+    def _span(self, record: UserSession | None) -> Any:
+        """Seconds that the record still has."""
+        if record is None or record.user_id == NOBODY:
+            return self._ttl
+        if record.expires_at is None:
+            return None
+        return max(0.001, record.expires_at - self._clock.now().timestamp())
+
+    def _is_ageing(self, record: UserSession) -> bool:
+        if record.user_id != NOBODY or self._ttl is None or record.expires_at is None:
+            return False
+        # Only now and then: each time would be a write for each request that reads.
+        return record.expires_at - self._clock.now().timestamp() < self._ttl / 2
+
+
+def _data_of(record: UserSession) -> Session:
+    data = record.metadata.get(SESSION_DATA)
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,62 @@
+"""What holds the session of a request: loaded before its handler, saved after it."""
+
+from abc import ABC, abstractmethod
+
+from pulse.sessions.base import Session, SessionStore
+
+
+class SessionStorage(ABC):
+    """The dict for each request of a session; subclasses implement `load` and `save`.
+
+    An empty dict is no session: a key that gives one is not known, and saving one ends the
+    session.
+    """
+
+    @abstractmethod
+    async def load(self, key: str) -> Session:
+        """The data of the session *key*; an empty dict if there is no such session."""
+
+    @abstractmethod
+    async def save(self, key: str, session: Session) -> None:
+        """Keep *session* as the data of *key*; an empty one ends it."""
+
+    async def replace(self, key: str, session: Session) -> bool:
+        """Save *session*, unless *key* has ended meanwhile; whether it was saved."""
+        await self.save(key, session)
+        return True
+
+    async def sweep(self) -> int:
+        """Free what has expired; how many sessions have since the last call."""
+        return 0
+
+
+class StoreSessionStorage(SessionStorage):
+    """A `SessionStorage` over any `SessionStore`.
+
+    Attributes:
+        store: Where the sessions are kept.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        """Wrap *store*."""
+        self.store = store
+
+    async def load(self, key: str) -> Session:
+        """See `SessionStorage.load`."""
+        return await self.store.get(key) or {}
+
+    async def save(self, key: str, session: Session) -> None:
+        """See `SessionStorage.save`."""
+        if not session:
+            await self.store.delete(key)
+        elif not await self.store.replace(key, session):
+            await self.store.create(key)
+            await self.store.save(key, session)
+
+    async def replace(self, key: str, session: Session) -> bool:
+        """See `SessionStorage.replace`."""
+        return await self.store.replace(key, session)
+
+    async def sweep(self) -> int:
+        """See `SessionStorage.sweep`."""
+        return await self.store.sweep()

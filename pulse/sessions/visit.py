@@ -1,0 +1,161 @@
+"""The session of one request: looked for, used, and kept or ended. All middleware share it."""
+
+import logging
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
+from pulse.sessions.base import Session, new_key
+from pulse.sessions.keeper import Found, Keeper, immediate
+from pulse.sessions.snapshot import copied, is_same
+
+TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith
+
+log = logging.getLogger(__name__)
+
+
+class Visit:
+    """What one request does with its session; one thread or task at a time.
+
+    Attributes:
+        is_used: Whether anybody asked for the data. A session that nobody asked for is left alone.
+    """
+
+    __slots__ = (
+        "_before",
+        "_found",
+        "_is_abandoned",
+        "_is_kept",
+        "_is_open",
+        "_is_renewed",
+        "_keeper",
+        "_values",
+        "is_used",
+    )
+
+    def __init__(self, keeper: Keeper, values: Iterable[str]) -> None:
+        """*values*: those of the cookie that the client sent."""
+        self._keeper = keeper
+        self._values = values
+        self._found = Found("", {})
+        self._before: Session = {}
+        self._is_open = False
+        self._is_kept = False
+        self._is_renewed = False
+        self._is_abandoned = False
+        self.is_used = False
+
+    @property
+    def sid(self) -> str:
+        """The session's id; that of a new session is not kept anywhere before `settle`."""
+        return self._found.sid
+
+    @property
+    def data(self) -> Session:
+        """What the session holds, to be changed at will."""
+        if not self._is_open:
+            immediate(self.open())
+        self.is_used = True
+        return self._found.data
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is kept nowhere yet."""
+        return not self._is_kept
+
+    async def open(self) -> None:
+        """Look for the session that the client's cookie leads to; a new one if there is none.
+
+        To be awaited before the session is used, unless its keeper is immediate: then this
+        is done when it is.
+        """
+        await self._keeper.init()
+        found = await self._find()
+        self._is_kept = found is not None
+        self._found = found or await self._keeper.begin()
+        self._before = self._copy()
+        self._is_open = True
+
+    def renew(self) -> None:
+        """Go on under a new id: whoever knows the old one is left out."""
+        if not self._is_open:
+            immediate(self.open())
+        self.is_used = True
+        self._is_renewed = True
+
+    def abandon(self) -> None:
+        """Keep nothing of what was changed: the request has failed."""
+        self._is_abandoned = True
+
+    async def settle(self, *, is_late: bool = False) -> str | None:
+        """Keep or end the session; the value of the cookie to send, None for none, empty to make it forgotten.
+
+        May be called again when the session is used further.
+
+        Args:
+            is_late: Headers are sent, no cookie can be.
+
+        Raises:
+            SessionTooLarge: (a ValueError) it does not fit into its cookie.
+            TypeError: something in it cannot be kept.
+        """
+        if not self.is_used or self._is_abandoned:
+            return None
+        is_changed = not is_same(self._before, self._found.data)
+        if is_late and not is_changed:
+            return None
+        if is_late and (not self._is_kept or not self._keeper.is_on_server):
+            log.warning(
+                "a session was changed after the headers of its response were sent, and is not kept",
+                extra={"pulse_event": "session_too_late"},
+            )
+            return None
+        value = await self._settle(is_due=is_changed or not self._keeper.compares)
+        if is_changed:
+            self._before = self._copy()
+        return value
+
+    async def _settle(self, *, is_due: bool) -> str | None:
+        sid, data, is_ageing = self._found
+        if not data:
+            return await self._end() if self._is_kept and self._before else None
+        if not self._is_kept:
+            value = await self._keeper.add(sid, data)
+            self._is_kept, self._is_renewed = True, False
+            return value
+        if self._is_renewed:
+            new = new_key()
+            value = await self._keeper.move(sid, new, data)
+            self._found, self._is_renewed = Found(new, data), False
+            return value
+        return await self._keep() if is_due or is_ageing else None
+
+    async def _keep(self) -> str | None:
+        value = await self._keeper.keep(self._found.sid, self._found.data)
+        if value is None:
+            self._is_kept = False
+            return ""
+        return None if self._keeper.is_on_server else value  # a key is there already
+
+    async def _end(self) -> str:
+        await self._keeper.end(self._found.sid)
+        self._found = Found(new_key(), self._found.data)
+        self._is_kept = False
+        return ""
+
+    async def _find(self) -> Found | None:
+        for value in islice(self._values, TRIES):
+            if len(value) <= self._keeper.longest:
+                found = await self._keeper.find(value)
+                if found is not None:
+                    return found
+        return None
+
+    def _copy(self) -> Session:
+        # Of a storage it only matters whether it was empty.
+        if not self._keeper.compares:
+            return dict(self._found.data)
+        try:
+            return copied(self._found.data)
+        except TypeError:  # a store in memory may hold what cannot be copied: then any use is a change
+            return {"": object()}

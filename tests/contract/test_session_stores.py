@@ -1,0 +1,396 @@
+"""What holds for every session store, and for every way to reach one."""
+
+import asyncio
+import functools
+from datetime import UTC, date, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from pulse.sessions import (
+    CookieSessionStore,
+    InMemorySessionStore,
+    MemorySessionStorage,
+    SessionStorage,
+    SessionStore,
+    StateSessionStore,
+    StoreSessionStorage,
+)
+from pulse.state.memory import MemorySessionStore
+from pulse.testing import ManualClock
+
+RICH = {
+    "when": datetime(2027, 3, 28, 2, 30, tzinfo=UTC),
+    "naive": datetime(2027, 3, 28, 2, 30, 0, 123456),
+    "day": date(2027, 3, 28),
+    "span": timedelta(days=-1, microseconds=5),
+    "bytes": b"\x00\xff",
+    "set": {1, 2},
+    "tuple": (1, (2,)),
+    "nested": {"list": [1, {"ü": "☃"}]},
+    "nothing": None,
+}
+
+
+class SimpleStore(SessionStore):
+    """The least that a store of somebody else's may be: the six methods, over a dict."""
+
+    def __init__(self):
+        self.kept = {}
+
+    async def init(self):
+        self.is_open = True
+
+    async def close(self):
+        self.is_open = False
+
+    async def get(self, sid):
+        return self.kept.get(sid)
+
+    async def create(self, sid):
+        self.kept[sid] = {}
+        return {}
+
+    async def delete(self, sid):
+        self.kept.pop(sid, None)
+
+    async def save(self, sid, session):
+        self.kept[sid] = dict(session)
+
+
+class SimpleStorage(SessionStorage):
+    """The least that a storage of somebody else's may be."""
+
+    def __init__(self):
+        self.kept = {}
+
+    async def load(self, key):
+        return dict(self.kept.get(key, {}))
+
+    async def save(self, key, session):
+        self.kept[key] = dict(session)
+
+
+def asynchronous(test):
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+def redis_store(request, **options):
+    from pulse.state.redis import RedisSessionStore  # noqa: PLC0415 - an extra
+
+    url = request.getfixturevalue("valkey_server").url
+    return RedisSessionStore(url, prefix=uuid4().hex, **options)
+
+
+STORES = {
+    "memory": lambda _request: InMemorySessionStore(),
+    "state memory": lambda _request: StateSessionStore(MemorySessionStore()),
+    "state redis": lambda request: StateSessionStore(redis_store(request)),
+    "somebody else's": lambda _request: SimpleStore(),
+}
+STORAGES = {
+    "live memory": lambda _request: MemorySessionStorage(),
+    "somebody else's": lambda _request: SimpleStorage(),
+} | {f"over {name}": lambda request, make=make: StoreSessionStorage(make(request)) for name, make in STORES.items()}
+
+
+@pytest.fixture(params=STORES)
+def store(request):
+    return STORES[request.param](request)
+
+
+@pytest.fixture(params=STORAGES)
+def storage(request):
+    return STORAGES[request.param](request)
+
+
+# A dict for each session id
+
+
+@asynchronous
+async def test_an_unknown_session_is_none(store):
+    assert await store.get("nobody") is None
+    assert await store.get("") is None
+
+
+@asynchronous
+async def test_a_created_session_is_empty_and_found(store):
+    assert await store.create("sid") == {}
+    assert await store.get("sid") == {}
+
+
+@asynchronous
+async def test_what_is_saved_is_found(store):
+    await store.create("sid")
+    await store.save("sid", RICH)
+
+    assert await store.get("sid") == RICH
+
+
+@asynchronous
+async def test_a_session_may_be_saved_without_having_been_created(store):
+    await store.save("sid", {"a": 1})
+
+    assert await store.get("sid") == {"a": 1}
+
+
+@asynchronous
+async def test_saving_replaces_all_that_was_saved_before(store):
+    await store.save("sid", {"a": 1, "b": 2})
+    await store.save("sid", {"c": 3})
+
+    assert await store.get("sid") == {"c": 3}
+
+
+@asynchronous
+async def test_a_deleted_session_is_forgotten_and_deleting_it_again_no_error(store):
+    await store.save("sid", {"a": 1})
+
+    await store.delete("sid")
+    await store.delete("sid")
+    await store.delete("nobody")
+
+    assert await store.get("sid") is None
+
+
+@asynchronous
+async def test_sessions_are_isolated(store):
+    shared = {"a": 1}
+    await store.save("one", shared)
+    await store.save("other", shared)
+    shared["a"] = 2
+    await store.save("one", shared)
+
+    assert await store.get("one") == {"a": 2}
+    assert await store.get("other") == {"a": 1}
+
+
+@asynchronous
+async def test_what_is_given_out_is_a_copy():
+    for store in (InMemorySessionStore(), StateSessionStore(MemorySessionStore())):
+        await store.save("sid", {"list": [1]})
+        found = await store.get("sid")
+        found["list"].append(2)
+        found["more"] = True
+
+        assert await store.get("sid") == {"list": [1]}
+
+
+@asynchronous
+async def test_odd_ids_are_ids(store):
+    ids = ["a:b", "a*", "a b", "ü", "a/b", "x" * 200]
+    for sid in ids:
+        await store.save(sid, {"is": sid})
+
+    assert [await store.get(sid) for sid in ids] == [{"is": sid} for sid in ids]
+
+
+@asynchronous
+async def test_an_ended_session_is_not_replaced(store):
+    await store.save("sid", {"a": 1})
+    assert await store.replace("sid", {"a": 2}) is True
+    await store.delete("sid")
+
+    assert await store.replace("sid", {"a": 3}) is False
+    assert await store.get("sid") is None
+
+
+@asynchronous
+async def test_a_renamed_session_is_only_known_by_its_new_id(store):
+    await store.save("old", {"a": 1})
+
+    await store.rename("old", "new", {"a": 2})
+
+    assert await store.get("old") is None
+    assert await store.get("new") == {"a": 2}
+
+
+@asynchronous
+async def test_init_sweep_and_close_work_without_being_asked_for(store):
+    assert await store.init() is None
+    assert await store.sweep() == 0
+    assert await store.close() is None
+
+
+@asynchronous
+async def test_a_session_of_ten_thousand_entries_is_kept(store):
+    data = {str(number): number for number in range(10_000)}
+    await store.save("sid", data)
+
+    assert await store.get("sid") == data
+
+
+@pytest.mark.parametrize("missing", ["get", "create", "delete", "save"])
+def test_a_store_without_one_of_the_four_methods_cannot_be_built(missing):
+    methods = {name: getattr(SimpleStore, name) for name in ("get", "create", "delete", "save") if name != missing}
+
+    with pytest.raises(TypeError, match=missing):
+        type("Incomplete", (SessionStore,), methods)()
+
+
+@pytest.mark.parametrize("missing", ["load", "save"])
+def test_a_storage_without_one_of_the_two_methods_cannot_be_built(missing):
+    methods = {name: getattr(SimpleStorage, name) for name in ("load", "save") if name != missing}
+
+    with pytest.raises(TypeError, match=missing):
+        type("Incomplete", (SessionStorage,), methods)()
+
+
+# The dict for a request
+
+
+@asynchronous
+async def test_an_unknown_key_has_an_empty_dict_and_is_not_remembered(storage):
+    assert await storage.load("nobody") == {}
+    found = await storage.load("nobody")
+    found["a"] = 1
+
+    assert await storage.load("nobody") == {}
+
+
+@asynchronous
+async def test_what_is_saved_is_loaded(storage):
+    await storage.save("key", RICH)
+
+    assert await storage.load("key") == RICH
+
+
+@asynchronous
+async def test_keys_are_isolated(storage):
+    await storage.save("one", {"a": 1})
+    await storage.save("other", {"a": 2})
+
+    assert await storage.load("one") == {"a": 1}
+    assert await storage.load("other") == {"a": 2}
+
+
+@asynchronous
+async def test_saving_an_empty_dict_ends_a_session(storage):
+    await storage.save("key", {"a": 1})
+    await storage.save("key", {})
+
+    assert await storage.load("key") == {}
+
+
+# Over the stores of `pulse.state`
+
+
+def state_memory(_request, clock):
+    return MemorySessionStore(clock=clock)
+
+
+def state_redis(request, _clock):
+    return redis_store(request)
+
+
+@pytest.fixture(params=[state_memory, state_redis], ids=["memory", "redis"])
+def records(request):
+    return request.param(request, ManualClock())
+
+
+@asynchronous
+async def test_nothing_that_is_kept_in_a_session_grants_a_right(records):
+    await records.create_session("sid", "anna", ["viewer"])
+    rights = {"permissions": {"widget:w1": ["write", "admin"]}, "roles": ["admin"], "user_id": "root"}
+
+    await StateSessionStore(records).save("sid", rights)
+    await StoreSessionStorage(StateSessionStore(records)).save("sid", rights)
+
+    assert await records.check_permission("sid", "widget", "w1", "read")
+    assert not await records.check_permission("sid", "widget", "w1", "write")
+    assert (await records.get_session("sid")).roles == ["viewer"]
+
+
+@asynchronous
+async def test_who_somebody_is_outlasts_what_is_kept_about_them(records):
+    rights = {"permissions": {"widget:w1": ["write"]}, "device": "phone"}
+    await records.create_session("sid", "anna", ["viewer"], metadata=rights)
+    store = StateSessionStore(records)
+
+    assert await store.get("sid") == {}
+    await store.save("sid", {"cart": [1]})
+    await store.rename("sid", "new", {"cart": [2]})
+
+    record = await records.get_session("new")
+    assert (record.user_id, record.roles) == ("anna", ["viewer"])
+    assert record.metadata["device"] == "phone"
+    assert record.data == {"cart": [2]}
+    assert await records.check_permission("new", "widget", "w1", "write")
+    assert await records.get_session("sid") is None
+
+
+@asynchronous
+async def test_a_session_with_a_user_ends_when_its_maker_has_said():
+    clock = ManualClock()
+    records = MemorySessionStore(clock=clock)
+    await records.create_session("sid", "anna", ttl=60)
+    store = StateSessionStore(records, ttl=3600, clock=clock)
+
+    for _ in range(5):
+        clock.advance(10)
+        await store.save("sid", {"at": clock.now()})
+        assert await store.get("sid")
+    clock.advance(10)
+
+    assert await store.get("sid") is None
+
+
+@asynchronous
+async def test_reading_does_not_prolong_a_session_with_a_user():
+    clock = ManualClock()
+    records = MemorySessionStore(clock=clock)
+    await records.create_session("sid", "anna", ttl=60)
+    store = StateSessionStore(records, ttl=3600, clock=clock)
+
+    clock.advance(50)
+    assert await store.get("sid") == {}
+    clock.advance(10)
+
+    assert await store.get("sid") is None
+
+
+@asynchronous
+async def test_a_session_without_a_user_lives_as_long_as_it_is_used():
+    clock = ManualClock()
+    records = MemorySessionStore(clock=clock)
+    store = StateSessionStore(records, ttl=60, clock=clock)
+    await store.save("sid", {"a": 1})
+
+    for _ in range(10):
+        clock.advance(45)
+        assert await store.get("sid") == {"a": 1}
+    clock.advance(60)
+
+    assert await store.get("sid") is None
+
+
+@asynchronous
+async def test_expired_records_are_swept():
+    clock = ManualClock()
+    store = StateSessionStore(MemorySessionStore(clock=clock), ttl=60, clock=clock)
+    await store.save("sid", {"a": 1})
+    clock.advance(61)
+
+    assert await store.sweep() == 1
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+def test_a_time_to_live_of_no_use_is_refused(ttl):
+    with pytest.raises(ValueError, match="ttl"):
+        StateSessionStore(MemorySessionStore(), ttl=ttl)
+
+
+def test_the_two_kinds_of_stores_are_not_one():
+    from pulse.state.base import SessionStore as StateStore  # noqa: PLC0415 - the same name
+
+    assert StateStore is not SessionStore
+
+
+def test_a_signed_cookie_keeps_every_kind_of_value():
+    store = CookieSessionStore("a secret")
+
+    assert store.decode(store.encode("sid", RICH)) == ("sid", RICH)

@@ -1,0 +1,864 @@
+import asyncio
+import io
+import re
+import wsgiref.util
+from datetime import UTC, datetime, timedelta
+from wsgiref.validate import validator
+
+import pytest
+import webtest
+
+from pulse.errors import ResponseError
+from pulse.mark import INTERNAL, Mark, acting_for
+from pulse.model import Trigger
+from pulse.sessions import (
+    CookieSessionStore,
+    InMemorySessionStore,
+    MemorySessionStorage,
+    SessionFilter,
+    SessionStore,
+    SessionTooLarge,
+    StateSessionStore,
+)
+from pulse.state.memory import MemorySessionStore
+from pulse.testing import ManualClock
+
+SECRET = "a-secret-of-the-tests"
+STORES = {
+    "memory": InMemorySessionStore,
+    "live memory": MemorySessionStorage,
+    "state": lambda **more: StateSessionStore(MemorySessionStore(), **more),
+    "cookie": lambda **more: CookieSessionStore(SECRET),
+}
+
+
+def site(environ, start_response):
+    """Pages that use the session in one way each."""
+    session = environ["pulse.session"]
+    path = environ["PATH_INFO"]
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Set-Cookie", "own=1")])
+    return [str(PAGES[path](session)).encode()]
+
+
+def count(session):
+    session["count"] = session.get("count", 0) + 1
+    return session["count"]
+
+
+def login(session):
+    session["user"] = "anna"
+    session.renew()
+
+
+PAGES = {
+    "/": lambda session: "nothing",
+    "/count": count,
+    "/read": lambda session: session.get("count"),
+    "/login": login,
+    "/who": lambda session: session.get("user"),
+    "/logout": lambda session: session.clear(),
+    "/nested": lambda session: session.setdefault("list", []).append(len(session["list"])) or session["list"],
+    "/true": lambda session: session.update(count=True),
+    "/when": lambda session: session.setdefault("when", datetime(2027, 1, 1, tzinfo=UTC)),
+    "/big": lambda session: session.update({str(n): hash(str(n)) for n in range(1000)}),
+    "/new": lambda session: session.is_new,
+    "/odd": lambda session: session.update(odd=print),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request):
+    return STORES[request.param]()
+
+
+def client(store, app=site, **options):
+    return webtest.TestApp(SessionFilter(app, store, **options))
+
+
+def cookies(response):
+    return [text for text in response.headers.getall("Set-Cookie") if not text.startswith("own=")]
+
+
+def kept(store):
+    return len(store.store._sessions if isinstance(store, StateSessionStore) else store)
+
+
+def test_a_session_is_found_again_and_its_cookie_is_sent_once_from_the_server(store):
+    browser = client(store)
+
+    first, second = browser.get("/count"), browser.get("/count")
+
+    assert (first.text, second.text) == ("1", "2")
+    assert len(cookies(first)) == 1
+    assert len(cookies(second)) == isinstance(store, CookieSessionStore)
+
+
+def test_visitors_are_isolated(store):
+    app = SessionFilter(site, store)
+    one, other = webtest.TestApp(app), webtest.TestApp(app)
+
+    assert [one.get("/count").text, one.get("/count").text, other.get("/count").text] == ["1", "2", "1"]
+
+
+def test_the_response_of_the_application_is_passed_on_unchanged(store):
+    response = client(store).get("/count")
+
+    assert response.headers.getall("Set-Cookie")[0] == "own=1"
+    assert response.content_type == "text/plain"
+
+
+@pytest.mark.parametrize("path", ["/", "/read", "/logout", "/new"])
+def test_whoever_stores_nothing_gets_no_cookie_and_leaves_nothing_behind(store, path):
+    response = client(store).get(path)
+
+    assert cookies(response) == []
+    if not isinstance(store, CookieSessionStore):
+        assert kept(store) == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "live memory", "state"])
+def test_ten_thousand_visitors_who_never_touch_a_session_leave_nothing_behind(kind):
+    store = STORES[kind]()
+    app = SessionFilter(site, store)
+
+    for number in range(10_000):
+        environ = {"PATH_INFO": "/", "HTTP_COOKIE": f"pulse-session=made-up-{number}"}
+        app(environ, lambda *head: None)
+
+    assert kept(store) == 0
+
+
+def test_only_a_used_session_makes_the_response_depend_on_the_cookie(store):
+    browser = client(store)
+
+    assert "Vary" not in browser.get("/").headers
+    assert browser.get("/read").headers["Vary"] == "Cookie"
+
+
+def test_a_key_that_is_not_known_is_never_adopted(store):
+    browser = client(store)
+    browser.set_cookie("pulse-session", "chosen-by-somebody-else")
+
+    response = browser.get("/count")
+
+    assert response.text == "1"
+    assert "chosen-by-somebody-else" not in cookies(response)[0]
+    if not isinstance(store, CookieSessionStore):
+        assert kept(store) == 1
+        assert webtest.TestApp(browser.app).get("/read", headers={"Cookie": "pulse-session=chosen-by-somebody-else"})
+        assert kept(store) == 1
+
+
+def test_a_tampered_cookie_is_a_new_session(store):
+    browser = client(store)
+    value = browser.get("/count") and browser.cookies["pulse-session"]
+
+    for tampered in (value[:-1], value + "A", value.swapcase(), value[1:]):
+        assert webtest.TestApp(browser.app).get("/count", headers={"Cookie": f"pulse-session={tampered}"}).text == "1"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "pulse-session=",
+        "pulse-session",
+        "pulse-session=\xff\xfe",
+        "pulse-session=" + "x" * 100_000,
+        'pulse-session="; pulse-session=; ;;= =',
+        "pulse-session=a\x00b",
+        "; ".join(["pulse-session=x"] * 1000),
+        "=; $Version=1",
+    ],
+)
+def test_odd_cookies_are_no_error(store, header):
+    app = SessionFilter(site, store)
+    heads = []
+
+    body = app({"PATH_INFO": "/count", "HTTP_COOKIE": header}, lambda *head: heads.append(head))
+
+    assert b"".join(body) == b"1"
+    assert heads[0][0] == "200 OK"
+
+
+def test_a_known_session_is_found_among_repeated_cookies(store):
+    browser = client(store)
+    browser.get("/count")
+    value = browser.cookies["pulse-session"]
+
+    header = f'a=1; b; pulse-session=stale; pulse-session="{value}"; c=3'
+
+    assert webtest.TestApp(browser.app).get("/count", headers={"Cookie": header}).text == "2"
+
+
+def test_ending_a_session_makes_the_browser_forget_it_and_the_next_one_has_a_new_key(store):
+    browser = client(store)
+    browser.get("/count")
+    before = browser.cookies["pulse-session"]
+
+    ended = browser.get("/logout")
+    after = browser.get("/count")
+
+    assert re.search("Max-Age=0", cookies(ended)[0])
+    assert after.text == "1"
+    assert browser.cookies["pulse-session"] != before
+    if not isinstance(store, CookieSessionStore):
+        assert webtest.TestApp(browser.app).get("/read", headers={"Cookie": f"pulse-session={before}"}).text == "None"
+
+
+def test_a_renewed_session_goes_on_under_a_new_id_and_the_old_one_is_worth_nothing(store):
+    browser = client(store)
+    browser.get("/count")
+    before = browser.cookies["pulse-session"]
+
+    browser.get("/login")
+
+    assert browser.cookies["pulse-session"] != before
+    assert browser.get("/who").text == "anna"
+    assert browser.get("/count").text == "2"
+    intruder = webtest.TestApp(browser.app)
+    assert intruder.get("/who", headers={"Cookie": f"pulse-session={before}"}).text == "None"
+
+
+def test_a_login_without_a_session_before_makes_one(store):
+    browser = client(store)
+
+    browser.get("/login")
+
+    assert browser.get("/who").text == "anna"
+
+
+def test_changes_deep_inside_are_kept(store):
+    browser = client(store)
+
+    assert [browser.get("/nested").text for _ in range(3)] == ["[0]", "[0, 1]", "[0, 1, 2]"]
+
+
+def test_a_change_of_type_alone_is_kept(store):
+    browser = client(store)
+    browser.get("/count")
+    browser.get("/true")
+
+    assert browser.get("/read").text == "True"
+
+
+def test_a_datetime_comes_back_as_one(store):
+    browser = client(store)
+
+    assert browser.get("/when").text == browser.get("/when").text == "2027-01-01 00:00:00+00:00"
+
+
+class Counting(InMemorySessionStore):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    async def get(self, sid):
+        self.calls.append("get")
+        return await super().get(sid)
+
+    async def replace(self, sid, session):
+        self.calls.append("replace")
+        return await super().replace(sid, session)
+
+
+def test_a_session_that_was_only_read_is_not_saved_and_one_that_was_not_used_not_even_read():
+    store = Counting()
+    browser = client(store)
+    browser.get("/count")
+    store.calls.clear()
+
+    browser.get("/")
+    assert store.calls == []
+    browser.get("/read")
+    assert store.calls == ["get"]
+    browser.get("/count")
+    assert store.calls == ["get", "get", "replace"]
+
+
+def test_a_session_that_ended_meanwhile_is_not_brought_back():
+    store = InMemorySessionStore()
+    browser = client(store)
+    browser.get("/count")
+
+    def slow(environ, start_response):
+        environ["pulse.session"]["late"] = True
+        asyncio.run(store.delete(environ["pulse.session"].sid))
+        start_response("200 OK", [])
+        return [b""]
+
+    response = webtest.TestApp(SessionFilter(slow, store)).get(
+        "/", headers={"Cookie": f"pulse-session={browser.cookies['pulse-session']}"}
+    )
+
+    assert len(store) == 0
+    assert "Max-Age=0" in response.headers["Set-Cookie"]
+
+
+def test_a_failing_application_keeps_nothing(store):
+    def failing(environ, start_response):
+        environ["pulse.session"]["a"] = 1
+        raise OSError("bad day")
+
+    with pytest.raises(OSError, match="bad day"):
+        client(store, failing).get("/")
+    if not isinstance(store, CookieSessionStore):
+        assert kept(store) == 0
+
+
+def test_what_an_application_changed_before_its_error_page_is_not_kept(store):
+    def failing(environ, start_response):
+        environ["pulse.session"]["a"] = 1
+        start_response("500 Internal Server Error", [])
+        return (chunk for chunk in [b"sorry"])
+
+    response = client(store, failing).get("/", status=500)
+
+    assert cookies(response) == []
+    if not isinstance(store, CookieSessionStore):
+        assert kept(store) == 0
+
+
+def test_a_session_that_does_not_fit_its_cookie_is_an_error_and_the_old_one_stays():
+    browser = client(CookieSessionStore(SECRET))
+    browser.get("/count")
+
+    with pytest.raises(SessionTooLarge):
+        browser.get("/big")
+
+    assert browser.get("/count").text == "2"
+
+
+@pytest.mark.parametrize("kind", ["state", "cookie"])
+def test_what_cannot_be_kept_is_an_error_and_the_old_session_stays(kind):
+    browser = client(STORES[kind]())
+    browser.get("/count")
+
+    with pytest.raises(TypeError):
+        browser.get("/odd")
+
+    assert browser.get("/count").text == "2"
+
+
+# The ways of an application to answer
+
+
+def generating(environ, start_response):
+    """Begins its response, and changes its session, when the server asks for the first chunk."""
+    environ["pulse.session"]["early"] = 1
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"first "
+    environ["pulse.session"]["late"] = 1
+    yield b"second"
+
+
+def writing(environ, start_response):
+    write = start_response("200 OK", [("Content-Type", "text/plain")])
+    environ["pulse.session"]["early"] = 1
+    write(b"first ")
+    environ["pulse.session"]["late"] = 1
+    return iter([b"second"])
+
+
+def iterating(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+
+    def steps():
+        environ["pulse.session"]["early"] = 1
+        yield b"first "
+        environ["pulse.session"]["late"] = 1
+        yield b"second"
+
+    return steps()
+
+
+@pytest.mark.parametrize("app", [generating, writing, iterating])
+@pytest.mark.parametrize("kind", ["memory", "state"])
+def test_a_session_may_change_up_to_the_first_chunk_and_on_the_server_until_the_last(app, kind):
+    store = STORES[kind]()
+    environ = {}
+    wsgiref.util.setup_testing_defaults(environ)
+    heads, written = [], []
+
+    def start_response(status, headers, exc_info=None):
+        heads.append(headers)
+        return written.append
+
+    body = SessionFilter(app, store)(environ, start_response)
+    chunks = list(body)
+    getattr(body, "close", lambda: None)()
+
+    assert b"".join([*written, *chunks]) == b"first second"
+    sid = re.match("pulse-session=([^;]+)", dict(heads[0])["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
+
+
+def test_what_is_changed_too_late_for_a_cookie_is_said(caplog):
+    list(SessionFilter(iterating, CookieSessionStore(SECRET))({"wsgi.url_scheme": "http"}, lambda *head: None))
+
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
+
+
+def test_chunks_are_passed_on_one_by_one():
+    made = []
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        for number in range(3):
+            made.append(number)
+            yield b"x"
+
+    body = iter(SessionFilter(app, InMemorySessionStore())({}, lambda *head: None))
+    next(body)
+
+    assert made == [0]
+
+
+def test_the_head_is_sent_before_the_first_chunk_and_once():
+    heads = []
+    body = SessionFilter(generating, InMemorySessionStore())({}, lambda *head: heads.append(head))
+    assert heads == []
+
+    for _ in body:
+        assert len(heads) == 1
+
+
+def test_an_error_page_replaces_a_head_that_was_not_sent():
+    def app(environ, start_response):
+        start_response("200 OK", [("A", "1")])
+        try:
+            raise KeyError("a")
+        except KeyError as error:
+            start_response("500 Oops", [("B", "2")], (KeyError, error, error.__traceback__))
+        return [b"sorry"]
+
+    heads = []
+    SessionFilter(app, InMemorySessionStore())({}, lambda *head: heads.append(head))
+
+    assert len(heads) == 1
+    assert heads[0][:2] == ("500 Oops", [("B", "2")])
+    assert heads[0][2][0] is KeyError
+
+
+def test_an_error_behind_the_head_goes_to_the_server():
+    def app(environ, start_response):
+        start_response("200 OK", [])(b"begun")
+        start_response("500 Oops", [], (KeyError, KeyError("a"), None))
+        return []
+
+    def start_response(status, headers, exc_info=None):
+        if exc_info:
+            raise exc_info[1]
+        return lambda chunk: None
+
+    with pytest.raises(KeyError):
+        SessionFilter(app, InMemorySessionStore())({}, start_response)
+
+
+def test_a_second_head_without_an_error_is_refused():
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        start_response("200 OK", [])
+        return []
+
+    with pytest.raises(ResponseError, match="twice"):
+        SessionFilter(app, InMemorySessionStore())({}, lambda *head: None)
+
+
+class Closing(io.BytesIO):
+    closings = 0
+
+    def close(self):
+        self.closings += 1
+
+
+def test_the_body_is_closed_once_also_when_it_fails():
+    class Body(Closing):
+        def __next__(self):
+            raise OSError("bad day")
+
+    made = Body()
+    store = InMemorySessionStore()
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        environ["pulse.session"]["a"] = 1
+        return made
+
+    body = SessionFilter(app, store)({}, lambda *head: None)
+    with pytest.raises(OSError, match="bad day"):
+        next(iter(body))
+    body.close()
+
+    assert made.closings == 1
+    assert len(store) == 0
+
+
+def test_what_is_changed_before_a_body_fails_in_the_middle_is_not_kept():
+    store = InMemorySessionStore()
+
+    def app(environ, start_response):
+        environ["pulse.session"]["early"] = 1
+        start_response("200 OK", [])
+        yield b"first"
+        environ["pulse.session"]["late"] = 1
+        raise OSError("bad day")
+
+    heads = []
+    body = SessionFilter(app, store)({}, lambda *head: heads.append(head))
+    assert next(iter(body)) == b"first"
+    with pytest.raises(OSError, match="bad day"):
+        next(iter(body))
+    body.close()
+
+    sid = re.match("pulse-session=([^;]+)", dict(heads[0][1])["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1}
+
+
+def test_a_file_is_closed_when_the_session_cannot_be_kept():
+    class Wrapper(Closing):
+        pass
+
+    sent = Wrapper(b"a file")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        environ["pulse.session"]["odd"] = print
+        return sent
+
+    with pytest.raises(TypeError):
+        SessionFilter(app, CookieSessionStore(SECRET))({"wsgi.file_wrapper": Wrapper}, lambda *head: None)
+
+    assert sent.closings == 1
+
+
+def test_the_servers_file_wrapper_is_passed_on_as_it_is():
+    class Wrapper(Closing):
+        pass
+
+    sent = Wrapper(b"a file")
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        environ["pulse.session"]["a"] = 1
+        return sent
+
+    heads = []
+    body = SessionFilter(app, InMemorySessionStore())({"wsgi.file_wrapper": Wrapper}, lambda *head: heads.append(head))
+
+    assert body is sent
+    assert "Set-Cookie" in dict(heads[0][1])
+
+
+def test_a_list_is_passed_on_as_it_is():
+    chunks = [b"a"]
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return chunks
+
+    assert SessionFilter(app, InMemorySessionStore())({}, lambda *head: None) is chunks
+
+
+@pytest.mark.parametrize("app", [generating, iterating, site])
+def test_both_sides_keep_the_rules_of_wsgi(app):
+    if app is site:
+        app = lambda environ, start_response: site({**environ, "PATH_INFO": "/count"}, start_response)  # noqa: E731
+    browser = webtest.TestApp(validator(SessionFilter(validator(app), InMemorySessionStore())), lint=False)
+
+    assert browser.get("/").status_int == 200
+
+
+def test_an_asynchronous_application_has_its_session_too():
+    async def chunks(session):
+        session["early"] = 1
+        yield b"first "
+        session["late"] = 1
+        yield b"second"
+
+    async def answer(environ, start_response):
+        start_response("200 OK", [])
+        return chunks(environ["pulse.session"])
+
+    store = InMemorySessionStore()
+    heads = []
+
+    async def serve():
+        body = await SessionFilter(answer, store)({}, lambda *head: heads.append(head))
+        return [chunk async for chunk in body]
+
+    assert asyncio.run(serve()) == [b"first ", b"second"]
+    sid = re.match("pulse-session=([^;]+)", dict(heads[0][1])["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
+
+
+def test_an_asynchronous_application_may_answer_with_a_list():
+    async def answer(environ, start_response):
+        environ["pulse.session"]["a"] = 1
+        start_response("200 OK", [])
+        return [b"all"]
+
+    heads = []
+
+    async def serve():
+        return await SessionFilter(answer, InMemorySessionStore())({}, lambda *head: heads.append(head))
+
+    assert asyncio.run(serve()) == [b"all"]
+    assert "Set-Cookie" in dict(heads[0][1])
+
+
+# The cookie
+
+
+def test_the_cookie_is_for_this_host_alone_and_out_of_reach_for_scripts():
+    assert re.fullmatch(
+        "pulse-session=[A-Za-z0-9_-]{43}; HttpOnly; Path=/; SameSite=Lax",
+        cookies(client(InMemorySessionStore()).get("/count"))[0],
+    )
+
+
+def test_a_cookie_that_was_set_over_https_stays_there():
+    browser = client(InMemorySessionStore())
+
+    assert cookies(browser.get("/count", extra_environ={"wsgi.url_scheme": "https"}))[0].endswith("; Secure")
+
+
+def test_the_attributes_of_the_cookie_are_options():
+    browser = client(
+        InMemorySessionStore(),
+        cookie_name="sid",
+        cookie_path="/app",
+        cookie_domain="example.org",
+        cookie_secure=True,
+        cookie_http_only=False,
+        cookie_same_site="Strict",
+        cookie_max_age="1h",
+    )
+
+    text = cookies(browser.get("/count"))[0]
+
+    assert re.fullmatch("sid=[^;]+; Domain=example.org; Max-Age=3600; Path=/app; SameSite=Strict; Secure", text)
+
+
+def test_keys_are_random_and_never_repeated():
+    browser = client(InMemorySessionStore())
+
+    def key():
+        browser.reset()
+        return re.match("pulse-session=([^;]+)", cookies(browser.get("/count"))[0])[1]
+
+    keys = {key() for _ in range(500)}
+
+    assert len(keys) == 500
+    assert all(len(key) >= 22 for key in keys)  # 128 bits in base64
+
+
+def test_two_filters_with_other_keys_and_cookies_do_not_disturb_each_other():
+    def both(environ, start_response):
+        answer = f"{count(environ['pulse.session'])} {environ['other.session'].get('count')}"
+        start_response("200 OK", [])
+        return [answer.encode()]
+
+    outer, inner = InMemorySessionStore(), InMemorySessionStore()
+    app = SessionFilter(SessionFilter(both, inner), outer, key="other.session", cookie_name="other")
+    browser = webtest.TestApp(app)
+
+    assert [browser.get("/").text, browser.get("/").text] == ["1 None", "2 None"]
+    assert (len(outer), len(inner)) == (0, 1)
+    assert set(browser.cookies) == {"pulse-session"}
+
+
+def test_a_session_does_not_show_what_it_holds(store):
+    seen = []
+
+    def app(environ, start_response):
+        environ["pulse.session"]["password"] = "hush"
+        seen.append(repr(environ))
+        start_response("200 OK", [])
+        return [b""]
+
+    client(store, app).get("/")
+
+    assert "hush" not in seen[0]
+    assert "<session, used>" in seen[0]
+
+
+def test_a_signed_cookie_that_is_used_is_issued_anew_before_it_ends():
+    clock = ManualClock()
+    app = SessionFilter(site, secret=SECRET, ttl="60s", clock=clock)
+    browser = webtest.TestApp(app)
+    browser.get("/count")
+
+    sent = []
+    for _ in range(6):
+        clock.advance(20)
+        sent.append(len(cookies(browser.get("/read"))))
+
+    assert sent == [0, 1, 0, 1, 0, 1]
+    assert browser.get("/count").text == "2"
+    clock.advance(61)
+    assert browser.get("/count").text == "1"
+
+
+# The store
+
+
+class Slow(SessionStore):
+    """A store that waits, and fails first when it is initialised."""
+
+    def __init__(self):
+        self.kept = {}
+        self.events = []
+
+    async def init(self):
+        self.events.append("init")
+        await asyncio.sleep(0)
+        if self.events == ["init"]:
+            raise ConnectionError("not there yet")
+
+    async def close(self):
+        self.events.append("close")
+
+    async def get(self, sid):
+        await asyncio.sleep(0)
+        return self.kept.get(sid)
+
+    async def create(self, sid):
+        self.kept[sid] = {"from": "the store"}
+        return dict(self.kept[sid])
+
+    async def delete(self, sid):
+        del self.kept[sid]
+
+    async def save(self, sid, session):
+        await asyncio.sleep(0)
+        self.kept[sid] = dict(session)
+
+
+def test_a_store_is_initialised_once_before_its_first_use_and_again_after_a_failure_and_a_close():
+    store = Slow()
+    browser = client(store)
+
+    browser.get("/")
+    assert store.events == []
+    with pytest.raises(ConnectionError):
+        browser.get("/count")
+    assert [browser.get("/count").text, browser.get("/count").text] == ["1", "2"]
+    assert store.events == ["init", "init"]
+    browser.app.close()
+    assert browser.get("/count").text == "3"
+    assert store.events == ["init", "init", "close", "init"]
+
+
+def test_what_a_store_gives_every_new_session_is_kept():
+    store = Slow()
+    store.events.append("init")
+    browser = client(store)
+
+    browser.get("/count")
+
+    assert list(store.kept.values()) == [{"from": "the store", "count": 1}]
+
+
+@pytest.mark.parametrize("wrong", [object(), 7, {}, InMemorySessionStore])
+def test_what_is_no_store_is_refused(wrong):
+    with pytest.raises(TypeError, match="SessionStore"):
+        SessionFilter(site, wrong)
+
+
+def test_sessions_in_the_memory_of_one_of_several_processes_are_warned_of_once(caplog):
+    browser = client(InMemorySessionStore())
+    many = {"wsgi.multiprocess": True}
+
+    browser.get("/", extra_environ=many)
+    assert caplog.records == []
+    browser.get("/count", extra_environ=many)
+    browser.get("/count", extra_environ=many)
+
+    assert [record.pulse_event for record in caplog.records] == ["sessions_apart"]
+
+
+def test_a_session_knows_its_user_where_the_store_does():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna", ["editor"]))
+
+    def app(environ, start_response):
+        session = environ["pulse.session"]
+        session["seen"] = True
+        start_response("200 OK", [])
+        return [f"{session.session_id} {session.user_id} {session.roles} {session.data}".encode()]
+
+    found = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+    nobody = webtest.TestApp(SessionFilter(app, InMemorySessionStore()))
+
+    assert found.get("/", headers={"Cookie": "pulse-session=sid"}).text == "sid anna ['editor'] {'seen': True}"
+    assert nobody.get("/").text.endswith(" [] {'seen': True}")
+
+
+# The clean-up
+
+
+@pytest.fixture
+def internal():
+    mark = Mark(task="cleanup", due=datetime(2027, 1, 1, tzinfo=UTC), trigger=Trigger.SCHEDULE, path="/")
+    with acting_for(mark):
+        yield {INTERNAL: mark}
+
+
+def expired(number):
+    clock = ManualClock()
+    store = InMemorySessionStore(ttl=60, clock=clock)
+    for one in range(number):
+        asyncio.run(store.save(str(one), {"a": 1}))
+    clock.advance(timedelta(minutes=2))
+    return store
+
+
+def other(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"the application's own"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 expired sessions"), (1, "1 expired session"), (3, "3 expired sessions")]
+)
+def test_the_filter_removes_what_expired_when_pulse_asks(internal, number, said):
+    app = SessionFilter(other, expired(number), cleanup="/sessions/cleanup")
+    heads = []
+
+    body = app(
+        {**internal, "REQUEST_METHOD": "GET", "PATH_INFO": "/sessions/cleanup"}, lambda *head: heads.append(head)
+    )
+
+    assert b"".join(body).decode() == f"removed {said}\n"
+    assert dict(heads[0][1])["Content-Type"].startswith("text/plain")
+
+
+def test_the_clean_up_is_found_below_a_mount_point(internal):
+    app = SessionFilter(other, expired(2), cleanup="/sessions/cleanup")
+
+    body = app(
+        {**internal, "REQUEST_METHOD": "GET", "SCRIPT_NAME": "/sessions", "PATH_INFO": "/cleanup"}, lambda *head: None
+    )
+
+    assert b"".join(body) == b"removed 2 expired sessions\n"
+
+
+def test_everybody_else_passes_on_to_the_application():
+    store = expired(2)
+    browser = client(store, other, cleanup="/sessions/cleanup")
+
+    assert browser.get("/sessions/cleanup").text == "the application's own"
+    assert browser.post("/sessions/cleanup", headers={"X-Pulse-Task": "cleanup"}).text == "the application's own"
+    assert asyncio.run(store.sweep()) == 2
+
+
+def test_without_the_option_the_application_has_the_path_to_itself(internal):
+    body = SessionFilter(other, expired(2))({**internal, "PATH_INFO": "/sessions/cleanup"}, lambda *head: None)
+
+    assert body == [b"the application's own"]
+
+
+def test_other_paths_are_the_applications(internal):
+    app = SessionFilter(other, expired(2), cleanup="/sessions/cleanup")
+
+    assert app({**internal, "PATH_INFO": "/sessions/cleanup/x"}, lambda *head: None) == [b"the application's own"]
