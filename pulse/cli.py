@@ -10,28 +10,40 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from pulse import __version__, reader
 from pulse.clock import Clock, SystemClock
+from pulse.commands.cancel import cancel
 from pulse.commands.check import check
 from pulse.commands.exits import CommandError, Exit
+from pulse.commands.history import Wanted, history
 from pulse.commands.list import list_tasks
 from pulse.commands.next import next_dues
+from pulse.commands.pause import pause
+from pulse.commands.purge import purge
+from pulse.commands.resume import resume
 from pulse.commands.run import run
 from pulse.commands.screen import Screen
 from pulse.commands.serve import serve
+from pulse.commands.show import show
 from pulse.commands.source import Source, is_task_name, source_of
+from pulse.commands.watch import watch
+from pulse.commands.why import why
+from pulse.commands.worker import worker
+from pulse.commands.workers import workers
 from pulse.errors import ConfigError, StoreUnavailableError, UnknownTaskError
 from pulse.zone import EPOCH
 
 SOURCE: Final = "development.ini"
 SOURCE_VARIABLE: Final = "PULSE_CONFIG"
 COUNT: Final = 5
+RECORDS: Final = 20
 LAST_YEAR: Final = 9000
+AGE: Final = timedelta(days=366)
 
 _EPILOG: Final = f"""\
 INI is file.ini, file.ini#section or module:object; without it {SOURCE_VARIABLE}, or {SOURCE}.
@@ -52,6 +64,13 @@ class _Call:
         """What the first word names, or what stands in for it."""
         return source_of(self.words[0] if self.words else _default_source())
 
+    def source_and_must(self, what: str) -> tuple[Source, str]:
+        """As `source_and_task`, where *what* cannot be left out."""
+        source, word = self.source_and_task()
+        if word is None:
+            raise CommandError(f"which {what.lower()} of {source.name}? {self.options.parser.prog} [INI] {what}")
+        return source, word
+
     def source_and_task(self) -> tuple[Source, str | None]:
         """Of a single word its looks decide what it is."""
         if len(self.words) == 1 and is_task_name(self.words[0]):
@@ -64,7 +83,7 @@ def main(argv: Sequence[str] | None = None, *, clock: Clock | None = None) -> in
 
     Args:
         argv: Without the name of the program; that of the process when not given.
-        clock: What `check`, `list` and `next` take for the time.
+        clock: What commands take for the time; runs go by that of the machine.
     """
     _accept_any_text()
     try:
@@ -101,47 +120,111 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pulse",
-        description="The tasks of a Paste application: serve, check, list and run them.",
+        usage="pulse [-h] [--version] COMMAND ...",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"Pulse {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    served = _command(commands, "serve", _serve, "serve the application and run its tasks")
-    served.add_argument("--host", help="instead of that in [server:main]")
-    served.add_argument("--port", type=_typed(reader.integer(0, 65535)), help="as well; 0 for a free one")
-
-    _with_json(_command(commands, "check", _check, "say everything that is wrong with the configuration"))
-    _with_json(_command(commands, "list", _list, "show the tasks"))
-
-    due = _with_json(_command(commands, "next", _next, "show the next due instants"))
-    due.add_argument("task", metavar="TASK", nargs="?", help="of this task only")
-    due.add_argument("--count", type=_typed(reader.integer(1, 1000)), default=COUNT, help=f"how many ({COUNT})")
-    due.add_argument("--from", dest="since", type=_typed(_since), metavar="ISO", help="the date to begin at")
-
-    once = _with_json(_command(commands, "run", _run, "run a task now, in this process"))
-    once.add_argument("task", metavar="TASK", help="its name")
+    commands = parser.add_subparsers(prog="pulse", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    said = ["The tasks of a Paste application: plan them, run them, and see what became of them."]
+    for title, group in _GROUPS.items():
+        said.append(f"\n{title}:")
+        for command in group:
+            _add(commands, command)
+            said.append(f"  {command.name:<9} {command.sentence}")
+    parser.description = "\n".join(said)
     return parser
 
 
-def _command(commands: Any, name: str, command: Callable[[_Call], Exit], sentence: str) -> argparse.ArgumentParser:
+def _add(commands: Any, command: "_Command") -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=sentence,
-        description=f"{sentence[0].upper()}{sentence[1:]}.",
+        command.name,
+        description=f"{command.sentence[0].upper()}{command.sentence[1:]}.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=command, parser=parser)
+    parser.set_defaults(command=command.carry_out, parser=parser)
     parser.add_argument("source", metavar="INI", nargs="?", help="where the application is")
+    command.arguments(parser)
+    if command.has_json:
+        parser.add_argument("--json", action="store_true", help="write JSON for programs")
     parser.add_argument("-v", "--verbose", action="store_true", help="with tracebacks")
-    return parser
 
 
-def _with_json(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--json", action="store_true", help="write one JSON document")
-    return parser
+# The arguments of each command
+
+
+def _no_arguments(_parser: argparse.ArgumentParser) -> None:
+    """INI alone."""
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="instead of that in [server:main]")
+    parser.add_argument("--port", type=_typed(reader.integer(0, 65535)), help="as well; 0 for a free one")
+
+
+def _worker_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--for", dest="span", type=_SPAN, metavar="SPAN", help="end by itself after so long (10s, 1h)")
+
+
+def _next_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser, "of this task only")
+    parser.add_argument("--count", type=_typed(reader.integer(1, 1000)), default=COUNT, help=f"how many ({COUNT})")
+    parser.add_argument("--from", dest="since", type=_typed(_moment), metavar="ISO", help="the date to begin at")
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser, "its name")
+    parser.add_argument("--force", action="store_true", help="also beside a run that is under way")
+
+
+def _pause_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser, "its name")
+    end = parser.add_mutually_exclusive_group()
+    end.add_argument("--for", dest="until", type=_SPAN, metavar="SPAN", help="for so long (90s, 1h, 2d)")
+    end.add_argument("--until", dest="until", type=_typed(_moment), metavar="ISO", help="until then")
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, shown wherever the task is")
+
+
+def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", metavar="TASK|RUN", nargs="?", help="all runs of a task, or one by its id")
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, kept with the record")
+
+
+def _resume_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser, "its name")
+
+
+def _history_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser, "of this task only")
+    parser.add_argument("--failed", action="store_true", help="only what went wrong, missed and lost runs included")
+    count = _typed(reader.integer(1, 10_000))
+    parser.add_argument("-n", dest="count", type=count, default=RECORDS, metavar="N", help=f"how many ({RECORDS})")
+    parser.add_argument("--since", type=_typed(_moment_or_span), metavar="ISO", help="a date, or how long ago (2h)")
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", metavar="RUN", nargs="?", help="its id, or how that begins")
+
+
+def _why_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_task(parser, "its name")
+    parser.add_argument("--at", type=_typed(_moment), metavar="ISO", required=True, help="the time in question")
+
+
+def _watch_arguments(parser: argparse.ArgumentParser) -> None:
+    span = _typed(reader.duration(0.1, AGE))
+    parser.add_argument("--every", type=span, default=EVERY, metavar="SPAN", help="from one look to the next (2s)")
+    parser.add_argument("--once", action="store_true", help="look once")
+
+
+def _purge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="do it: it cannot be undone")
+
+
+def _add_task(parser: argparse.ArgumentParser, sentence: str) -> None:
+    # Optional for argparse alone: the file may be left out, and then the task is the first word.
+    parser.add_argument("task", metavar="TASK", nargs="?", help=sentence)
 
 
 def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
@@ -154,11 +237,22 @@ def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _since(written: object) -> datetime:
+def _moment(written: object) -> datetime:
     moment = reader.moment(written)
     if not EPOCH.year <= moment.year <= LAST_YEAR:
         raise ValueError(f"want a year from {EPOCH.year} to {LAST_YEAR}")
     return moment
+
+
+def _moment_or_span(written: object) -> datetime | timedelta:
+    try:
+        return reader.duration(0.1, AGE)(written)
+    except ValueError:
+        return _moment(written)
+
+
+EVERY: Final = timedelta(seconds=2)
+_SPAN: Final = _typed(reader.duration(0.1, AGE))
 
 
 def _default_source() -> str:
@@ -172,12 +266,16 @@ def _serve(call: _Call) -> Exit:
     return serve(call.source(), call.screen, host=call.options.host, port=call.options.port)
 
 
+def _worker(call: _Call) -> Exit:
+    return worker(call.source(), call.screen, call.clock, lifetime=call.options.span)
+
+
 def _check(call: _Call) -> Exit:
     return check(call.source(), call.screen, call.clock.now())
 
 
 def _list(call: _Call) -> Exit:
-    return list_tasks(call.source(), call.screen, call.clock.now())
+    return list_tasks(call.source(), call.screen, call.clock)
 
 
 def _next(call: _Call) -> Exit:
@@ -187,10 +285,91 @@ def _next(call: _Call) -> Exit:
 
 
 def _run(call: _Call) -> Exit:
+    source, task = call.source_and_must("TASK")
+    return run(source, call.screen, task, is_verbose=call.options.verbose, is_forced=call.options.force)
+
+
+def _pause(call: _Call) -> Exit:
+    source, task = call.source_and_must("TASK")
+    return pause(source, call.screen, call.clock, task, until=call.options.until, note=call.options.why)
+
+
+def _resume(call: _Call) -> Exit:
+    source, task = call.source_and_must("TASK")
+    return resume(source, call.screen, call.clock, task)
+
+
+def _cancel(call: _Call) -> Exit:
+    source, what = call.source_and_must("TASK or RUN")
+    return cancel(source, call.screen, call.clock, what, note=call.options.why)
+
+
+def _history(call: _Call) -> Exit:
     source, task = call.source_and_task()
-    if task is None:
-        raise CommandError(f"which task of {source.name}? pulse run [INI] TASK")
-    return run(source, call.screen, task, is_verbose=call.options.verbose)
+    options = call.options
+    wanted = Wanted(task=task, is_trouble=options.failed, limit=options.count, since=options.since)
+    return history(source, call.screen, call.clock, wanted)
+
+
+def _show(call: _Call) -> Exit:
+    source, prefix = call.source_and_must("RUN")
+    return show(source, call.screen, call.clock, prefix)
+
+
+def _why(call: _Call) -> Exit:
+    source, task = call.source_and_must("TASK")
+    return why(source, call.screen, call.clock, task, at=call.options.at)
+
+
+def _watch(call: _Call) -> Exit:
+    return watch(call.source(), call.screen, call.clock, every=call.options.every, is_once=call.options.once)
+
+
+def _workers(call: _Call) -> Exit:
+    return workers(call.source(), call.screen, call.clock)
+
+
+def _purge(call: _Call) -> Exit:
+    return purge(call.source(), call.screen, call.clock, is_agreed=call.options.yes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """One word behind `pulse`."""
+
+    name: str
+    sentence: str
+    carry_out: Callable[[_Call], Exit]
+    arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
+    has_json: bool = True
+
+
+# In the order in which somebody who meets Pulse needs them.
+_GROUPS: Final = {
+    "run the application": (
+        _Command("serve", "serve the application and run its tasks", _serve, _serve_arguments, has_json=False),
+        _Command("worker", "run its tasks without a server", _worker, _worker_arguments, has_json=False),
+    ),
+    "plan": (
+        _Command("check", "say everything that is wrong with the configuration", _check),
+        _Command("list", "show the tasks, and how they are doing", _list),
+        _Command("next", "show the next due instants", _next, _next_arguments),
+    ),
+    "one task": (
+        _Command("run", "run a task now, in this process", _run, _run_arguments),
+        _Command("pause", "run a task by hand only, for a while", _pause, _pause_arguments),
+        _Command("resume", "run a paused task by its schedule again", _resume, _resume_arguments),
+        _Command("cancel", "ask what is under way to stop", _cancel, _cancel_arguments),
+    ),
+    "see what became of it": (
+        _Command("watch", "show how the tasks are doing, again and again", _watch, _watch_arguments),
+        _Command("history", "show the records of runs, newest first", _history, _history_arguments),
+        _Command("show", "show one run whole, with what was answered", _show, _show_arguments),
+        _Command("why", "say why a task did, or did not, run at some time", _why, _why_arguments),
+        _Command("workers", "show the processes that run the tasks", _workers),
+    ),
+    "clean up": (_Command("purge", "forget the tasks that the configuration does not have", _purge, _purge_arguments),),
+}
 
 
 # How it ends

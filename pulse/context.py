@@ -229,6 +229,10 @@ class RunContext(RequestContext):
         self._run = run
 
     @property
+    def session(self) -> None:  # type: ignore[override]
+        """None: nobody is there, though a session layer may have left a session in the environ."""
+
+    @property
     def route(self) -> RouteContext:  # type: ignore[override]
         """What is requested."""
         return RouteContext.of(self._text(), self._context, self._run)

@@ -62,17 +62,25 @@ class Mark:
         return "<internal request of Pulse>"  # environs are printed by debug pages
 
 
-@contextmanager
-def acting_for(mark: Mark) -> Iterator[None]:
+class acting_for:  # noqa: N801 - it reads as what it does: `with acting_for(mark)`
     """For one run: inside, `internal_only` lets this thread or task pass; at the end *mark* dies.
 
     The request has to be sent, its response read and closed inside.
     """
-    try:
-        with _marked(mark):
-            yield
-    finally:
-        mark.live = False
+
+    __slots__ = ("_mark", "_token")
+
+    def __init__(self, mark: Mark) -> None:
+        self._mark = mark
+
+    def __enter__(self) -> None:
+        self._token = _acting.set(self._mark)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _acting.reset(self._token)
+        finally:
+            self._mark.live = False
 
 
 def is_internal(environ: Mapping[str, Any]) -> bool:

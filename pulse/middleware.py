@@ -110,7 +110,7 @@ class PulseMiddleware:
         self.config = config
         self._clock = clock or SystemClock()
         self._given_store = run_store
-        self.run_store = run_store or _store_of(config, self._clock)
+        self.run_store = run_store or store_of(config, self._clock)
         self._schedules = {name: schedule_of(one) for name, one in config.tasks.items()}
         self._guard = Guard(config, clock=self._clock)
         # Worked out now: an application that cannot reach a child process must not start.
@@ -138,9 +138,13 @@ class PulseMiddleware:
         body: Iterable[bytes] = entered(self.app, self, environ, start_response)
         return body
 
-    def start(self) -> None:
-        """Run tasks in this process from now on, whatever the start rule says; idempotent."""
-        self._rule.start("start() was called")
+    def start(self, reason: str = "start() was called") -> None:
+        """Run tasks in this process from now on, whatever the start rule says; idempotent.
+
+        Args:
+            reason: Why; it stands in the log, and where the processes of a fleet are shown.
+        """
+        self._rule.start(reason)
 
     def close(self) -> None:
         """Stop running tasks: let running work end within `shutdown_timeout`, then cancel it.
@@ -365,7 +369,7 @@ def _announcers(config: Config) -> list[Listener]:
     return [import_module("pulse.announce").Announcer()] if config.events else []
 
 
-def _store_of(config: Config, clock: Clock) -> RunStore:
+def store_of(config: Config, clock: Clock) -> RunStore:
     """The run store that *config* asks for; nothing is opened.
 
     Raises:

@@ -5,7 +5,7 @@ be built: `set`, `[DEFAULT]`, `use` and `config:` mean what they always mean. On
 PasteDeploy would import a factory, its name is taken instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from configparser import Error as IniError
 from dataclasses import dataclass
 from os.path import relpath
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
-from paste.deploy.loadwsgi import APP, FILTER, FILTER_WITH, ConfigLoader, LoaderContext
+from paste.deploy.loadwsgi import APP, FILTER, FILTER_APP, FILTER_WITH, PIPELINE, ConfigLoader, LoaderContext
 
 PULSE: Final = frozenset(
     {
@@ -53,27 +53,57 @@ def blueprints(file: str, name: str | None = None) -> tuple[list[Blueprint], lis
 
     Nothing is raised: a section that cannot be read does not hide the others.
     """
-    try:
-        drawing = _Drawing(file, {}, [])
-    except OSError as error:
-        return [], [Problem(where=file, text=str(error.strerror))]
-    except (UnicodeDecodeError, IniError) as error:
-        return [], [Problem(where=file, text=_said(error))]
+    drawing = _open(file)
+    if isinstance(drawing, Problem):
+        return [], [drawing]
     problems = drawing.reach_all() if name is None else drawing.reach(APP, name)
     found: list[Blueprint] = []
-    for context, where in drawing.reached.items():
-        blueprint = Blueprint(where=where, global_conf=context.global_conf, local_conf=context.local_conf)
+    for context in drawing.reached:
+        blueprint = drawing.blueprint(context)
         if blueprint not in found:  # a filter in two pipelines is one, unless their settings differ
             found.append(blueprint)
     return found, problems
 
 
+def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Problem]]:
+    """The Pulse filters that a server of the application *name* builds, as often and in the same order.
+
+    Without a name that of `main`; if the file has no such application, or no filter is
+    found in it, every filter of the file, as `blueprints` has them.
+    """
+    drawing = _open(file)
+    if isinstance(drawing, Problem):
+        return [], [drawing]
+    if name is None and not drawing.has_application("main"):
+        return blueprints(file)
+    problems = drawing.reach(APP, name or "main")
+    found = [drawing.blueprint(context) for root in drawing.roots for context in drawing.built(root)]
+    return (found, problems) if found or problems or name else blueprints(file)
+
+
+def _open(file: str) -> "_Drawing | Problem":
+    try:
+        return _Drawing(file, {}, {}, [])
+    except OSError as error:
+        return Problem(where=file, text=str(error.strerror))
+    except (UnicodeDecodeError, IniError) as error:
+        return Problem(where=file, text=_said(error))
+
+
 class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
     """Follows the sections of one file, and notes the Pulse filters that it comes by."""
 
-    def __init__(self, file: str, reached: dict[LoaderContext, str], opened: list[str]) -> None:
+    def __init__(
+        self,
+        file: str,
+        reached: dict[LoaderContext, str],
+        parts: dict[LoaderContext, list[LoaderContext]],
+        opened: list[str],
+    ) -> None:
         super().__init__(file)
         self.reached = reached
+        self.roots: list[LoaderContext] = []
+        self._parts = parts  # the applications of composites
         self._opened = opened
         self._seen: set[str] = set()
         for section in self.parser.sections():
@@ -90,12 +120,33 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
     def reach(self, object_type: Any, name: str) -> list[Problem]:
         """Follow one section, and whatever it leads to."""
         try:
-            self.get_context(object_type, name)
+            self.roots.append(self.get_context(object_type, name))
         except (OSError, UnicodeDecodeError, IniError, LookupError, ImportError) as error:
             where = self._opened[-1] if self._opened else relpath(self.filename)
             self._opened.clear()
             return [Problem(where=where, text=_said(error))]
         return []
+
+    def has_application(self, name: str) -> bool:
+        """Whether the file itself has an application *name*."""
+        return any(_kind(section) is APP and _name(section) == name for section in self.parser.sections())
+
+    def blueprint(self, context: LoaderContext) -> Blueprint:
+        """The filter that *context*, one of `reached`, builds."""
+        return Blueprint(where=self.reached[context], global_conf=context.global_conf, local_conf=context.local_conf)
+
+    def built(self, context: LoaderContext) -> Iterator[LoaderContext]:
+        """The Pulse filters in *context*, in the order in which PasteDeploy builds them: from the inside."""
+        if context.object_type is PIPELINE:
+            parts = [context.app_context, *reversed(context.filter_contexts)]
+        elif context.object_type in (FILTER_APP, FILTER_WITH):
+            parts = [context.next_context, context.filter_context]
+        else:
+            parts = self._parts.get(context, [])
+        for part in parts:
+            yield from self.built(part)
+        if context in self.reached:
+            yield context
 
     def get_context(self, object_type: Any, name: str | None = None, global_conf: Any = None) -> LoaderContext:
         """What PasteDeploy calls for each `use`, each part of a pipeline and each `next`."""
@@ -127,7 +178,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def _other_file(self, object_type: Any, rest: str, global_conf: Any) -> LoaderContext:
         file, _, name = rest.partition("#")
-        other = _Drawing(str(Path(self.filename).parent / unquote(file)), self.reached, self._opened)
+        path = str(Path(self.filename).parent / unquote(file))
+        other = _Drawing(path, self.reached, self._parts, self._opened)
         if global_conf:
             other.update_defaults(global_conf, overwrite=False)
         return other.get_context(object_type, name or "main", global_conf)
@@ -137,7 +189,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         applications = {_name(section) for section in self.parser.sections() if _kind(section) is APP}
         for word in " ".join(composite.local_conf.values()).split():
             if word in applications or word.startswith("config:"):
-                self.get_context(APP, word, composite.global_conf)
+                part = self.get_context(APP, word, composite.global_conf)
+                self._parts.setdefault(composite, []).append(part)
 
     def _name_factory(self, section: str) -> None:
         """Write `paste.app_factory = x` as `use = factory:x`, which imports nothing."""

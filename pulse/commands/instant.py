@@ -26,3 +26,21 @@ def clock_time(local: datetime) -> str:
 def offset_at(instant: datetime, zone: ZoneInfo) -> timedelta:
     """How far the clock of *zone* is ahead of UTC."""
     return instant.astimezone(zone).utcoffset() or timedelta(0)
+
+
+def by_second(instant: datetime, zone: ZoneInfo) -> str:
+    """As `spoken`, for what is measured and not planned: fractions of a second say nothing."""
+    return spoken(instant.replace(microsecond=0), zone)
+
+
+def rough(span: timedelta) -> str:
+    """*span* in its two largest units: `2 d 3 h`, `2 min 22 s`, `3.4 s`, `0.012 s`."""
+    seconds = abs(span.total_seconds())
+    if seconds < 10:
+        return f"{seconds:.{1 if seconds >= 1 else 3}f} s"
+    parts, rest = [], round(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        parts.append(f"{count} {unit}" if count else "")
+    first = next(index for index, part in enumerate(parts) if part)
+    return " ".join(part for part in parts[first : first + 2] if part)

@@ -3,12 +3,12 @@
 import logging
 import signal
 import sys
-from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Final
 
 from pulse.commands.exits import CommandError, Exit
+from pulse.commands.record import rough_seconds, show_captured, text_of
 from pulse.commands.screen import Screen
 from pulse.commands.source import NO_FILTER, IniSource, Source, find_task, manual_start
 from pulse.middleware import PulseMiddleware
@@ -22,8 +22,10 @@ EXITS: Final = {
 }
 
 
-def run(source: Source, screen: Screen, name: str, *, is_verbose: bool) -> Exit:
+def run(source: Source, screen: Screen, name: str, *, is_verbose: bool, is_forced: bool = False) -> Exit:
     """Run the task *name* of *source* by hand and show its record.
+
+    Unless it *is_forced*, it does not start beside a run that is under way.
 
     Raises:
         ConfigError, CommandError: the application cannot be built, or the name is ambiguous.
@@ -36,7 +38,7 @@ def run(source: Source, screen: Screen, name: str, *, is_verbose: bool) -> Exit:
         task = middleware.config.tasks[name]
         if not screen.is_json:
             screen.line(f"{name} {task.method} {task.action}")
-        record = middleware.run_now(name)
+        record = middleware.run_now(name, force=is_forced)
     if record is None or record.outcome is None:
         raise CommandError(f"{name}: its lease was lost, somebody else has recorded the run", Exit.FAILED)
     if screen.is_json:
@@ -88,29 +90,18 @@ def _middleware_of(source: Source, name: str) -> PulseMiddleware:
     return found[0]
 
 
-def _show(record: Run, screen: Screen, capture: int) -> None:
-    assert record.outcome is not None
-    status = f" {record.status}" if record.status is not None else ""
-    duration = "" if record.duration is None else f" in {record.duration:.{1 if record.duration >= 1 else 3}f} s"
-    is_told = not record.reason or record.reason == f"answered {record.status}"
-    reason = "" if is_told else f": {record.reason}"
-    style = "green" if record.outcome is Outcome.SUCCESS else "red"
-    for name, captured in (("body", record.body), ("wsgi.errors", record.errors)):
-        if captured:
-            cut = f", the first {capture} bytes" if len(captured) >= capture else ""
-            screen.line(f"--- {name}{cut}")
-            screen.line(_text(captured).rstrip("\n"))
-    if record.body or record.errors:
+def _show(run: Run, screen: Screen, capture: int) -> None:
+    assert run.outcome is not None
+    status = f" {run.status}" if run.status is not None else ""
+    duration = "" if run.duration is None else f" in {rough_seconds(run.duration)}"
+    is_told = not run.reason or run.reason == f"answered {run.status}"
+    reason = "" if is_told else f": {run.reason}"
+    style = "green" if run.outcome is Outcome.SUCCESS else "red"
+    for name, captured in (("body", run.body), ("wsgi.errors", run.errors)):
+        show_captured(screen, name, captured, capture)
+    if run.body or run.errors:
         screen.line("---")
-    screen.line(f"{record.outcome.value}{status}{duration}{reason}", style)
-
-
-def _text(captured: bytes) -> str:
-    """What was captured, if it is text; the cut may have gone through a character."""
-    try:
-        return getincrementaldecoder("utf-8")().decode(captured).replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        return f"({len(captured)} bytes that are no text)"
+    screen.line(f"{run.outcome.value}{status}{duration}{reason}", style)
 
 
 def _document(task: Task, record: Run) -> dict[str, object]:
@@ -125,6 +116,6 @@ def _document(task: Task, record: Run) -> dict[str, object]:
         "status": record.status,
         "duration": record.duration,
         "reason": record.reason,
-        "body": _text(record.body),
-        "errors": _text(record.errors),
+        "body": text_of(record.body),
+        "errors": text_of(record.errors),
     }

@@ -3,11 +3,13 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -41,19 +43,32 @@ class Screen:
         """Write *rows* below *head*, each column as wide as its longest cell."""
         shown = [[visible(cell) for cell in row] for row in rows]
         if self._console:
-            table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
-            for row in shown:
-                table.add_row(*map(Text, row))
-            self._console.print(table)
+            self._console.print(_table(head, shown))
             return
         widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
         for row in [list(head), *shown]:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self._write("  ".join(cells).rstrip() + "\n")
 
-    def document(self, value: object) -> None:
-        """Write *value* as the JSON document of this command."""
-        self._write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    def document(self, value: object, *, is_line: bool = False) -> None:
+        """Write *value* as the JSON document of this command; in one line if there will be more of them."""
+        self._write(json.dumps(value, indent=None if is_line else 2, ensure_ascii=False) + "\n")
+
+    @property
+    def can_redraw(self) -> bool:
+        """Whether what was written can be replaced: on a terminal, and for people."""
+        return self._console is not None and not self.is_json
+
+    @contextmanager
+    def redrawn(self) -> Iterator[Callable[[Sequence[str], Sequence[Sequence[str]], str], None]]:
+        """What shows a table and a line below it, each time in the place of the one before."""
+        with Live(console=self._console, auto_refresh=False) as live:
+
+            def show(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> None:
+                table = _table(head, [[visible(cell) for cell in row] for row in rows])
+                live.update(Group(table, Text(visible(below), style="dim")), refresh=True)
+
+            yield show
 
     def _write(self, text: str) -> None:
         if self._stream is not None:
@@ -64,6 +79,13 @@ class Screen:
 def visible(text: str) -> str:
     """*text* with its control characters spelt out: a response must not command the terminal."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _console(stream: TextIO | None) -> Console | None:

@@ -5,12 +5,9 @@ and the process ends with 0. A second one ends it at once.
 """
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import waitress
 from paste.deploy.loadwsgi import SERVER, ConfigLoader, loadcontext
@@ -19,14 +16,10 @@ from pulse import __version__
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.screen import Screen
 from pulse.commands.source import Application, IniSource, Source, attempt
+from pulse.commands.stop import Stop
 from pulse.gateway import WsgiApp
-from pulse.middleware import PulseMiddleware
 
-log = logging.getLogger(__name__)
-
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
-SERVER_PATIENCE: Final = 6  # seconds; waitress itself gives its requests 5
 HOST: Final = "127.0.0.1"
 PORT: Final = 8080
 _ADDRESSES: Final = ("host", "port", "listen", "sockets", "unix_socket")  # settings that exclude each other
@@ -60,10 +53,10 @@ def serve(source: Source, screen: Screen, *, host: str | None, port: int | None)
         ConfigError, CommandError: the application or its server cannot be built.
         SystemExit: a signal ended a server that lets this pass (0), or the server itself did.
     """
-    _set_up_logging(source)
+    set_up_logging(source)
     application = source.load()
     server = _server_of(source, application.app, host=host, port=port)
-    stop = _Stop(application.middlewares)
+    stop = Stop(application.middlewares)
     stop.listen()
     try:
         for line in _banner(source, application, server):
@@ -75,51 +68,12 @@ def serve(source: Source, screen: Screen, *, host: str | None, port: int | None)
     return Exit.OK
 
 
-class _Stop:
-    """Ends the process in order at the first signal, and at once at the second."""
+def set_up_logging(source: Source) -> None:
+    """Log as the file says, or every run to the standard error.
 
-    def __init__(self, middlewares: Sequence[PulseMiddleware]) -> None:
-        self.is_asked = False
-        # Side by side, or the timeouts of several filters would add up.
-        self._closers = [threading.Thread(target=one.close, name="pulse-close", daemon=True) for one in middlewares]
-
-    def listen(self) -> None:
-        """Take the signals; in the main thread only."""
-        for number in STOPPING:
-            signal.signal(number, self._on_signal)
-
-    def finish(self) -> None:
-        """Wait for the running tasks, as long as their filters allow."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if not self.is_asked:
-            self._begin()
-        if any(closer.is_alive() for closer in self._closers):
-            log.info("stopping: running tasks may end, a second signal cuts them", extra={"pulse_event": "stopping"})
-        for closer in self._closers:
-            closer.join()
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        # Now and not when the server has ended: it waits for its own requests, and the time
-        # that the tasks have must not begin after theirs.
-        self._begin()
-        # Some servers swallow what is raised in the middle of a request: then it is raised again.
-        signal.signal(signal.SIGALRM, _leave)
-        signal.setitimer(signal.ITIMER_REAL, SERVER_PATIENCE, 1)
-        _leave()
-
-    def _begin(self) -> None:
-        self.is_asked = True
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_DFL)
-        for closer in self._closers:
-            closer.start()
-
-
-def _leave(*_: object) -> NoReturn:
-    raise SystemExit(0)
-
-
-def _set_up_logging(source: Source) -> None:
+    Raises:
+        CommandError: there is no such file, or what it says cannot be done.
+    """
     if isinstance(source, IniSource):
         source.must_exist()
         if source.set_up_logging():

@@ -21,13 +21,15 @@ from urllib.parse import quote
 
 from paste.deploy import loadapp
 
-from pulse.commands.blueprint import Blueprint, Problem, blueprints
+from pulse.clock import Clock
+from pulse.commands.blueprint import Blueprint, Problem, blueprints, builds
 from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
 from pulse.gateway import WsgiApp
-from pulse.middleware import PulseMiddleware
+from pulse.middleware import PulseMiddleware, store_of
 from pulse.model import Config
+from pulse.runstores.base import RunStore
 from pulse.start import VARIABLE
 from pulse.wsgi.lazy import collecting
 
@@ -88,6 +90,16 @@ class Source(ABC):
             CommandError: anything else that keeps it from being built.
         """
 
+    @abstractmethod
+    def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:
+        """Place, configuration and run store of each filter that a server builds; nothing is opened.
+
+        To be asked once in a process: `store = auto` counts how often it was built.
+
+        Raises:
+            ConfigError, CommandError: as `configs`.
+        """
+
     def configs(self) -> list[tuple[str, Config]]:
         """Place and configuration of each filter.
 
@@ -95,7 +107,9 @@ class Source(ABC):
             ConfigError: naming all faults of all filters.
             CommandError: there are no filters, or they cannot be read.
         """
-        filters, problems = self.filters()
+        return self._sound(*self.filters())
+
+    def _sound(self, filters: list[Filter], problems: list[Problem]) -> list[tuple[str, Config]]:
         if problems:
             raise CommandError("\n".join(f"{problem.where}: {problem.text}" for problem in problems))
         if faults := [fault for one in filters for fault in one.faults]:
@@ -144,6 +158,12 @@ class IniSource(Source):
         found, problems = blueprints(self.path, self._section)
         return [_read(blueprint) for blueprint in found], problems
 
+    def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:
+        """See `Source.run_stores`; without a section those of `main`, as `load` has it."""
+        found, problems = builds(self.path, self._section)
+        filters = self._sound([_read(blueprint) for blueprint in found], problems)
+        return [(where, config, store_of(config, clock)) for where, config in filters]
+
     def load(self) -> Application:
         """See `Source.load`."""
         self.must_exist()
@@ -191,6 +211,7 @@ class ObjectSource(Source):
         self.name = f"{module}:{attribute}"
         self._module = module
         self._attribute = attribute
+        self._loaded: Application | None = None
 
     def filters(self) -> tuple[list[Filter], list[Problem]]:
         """See `Source.filters`; imports the module."""
@@ -201,11 +222,19 @@ class ObjectSource(Source):
             return [Filter(where=self.name, faults=error.faults)], []
         return [Filter(where=self.name, config=one.config) for one in middlewares], []
 
+    def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:  # noqa: ARG002 - they have been built
+        """See `Source.run_stores`; imports the module."""
+        self.configs()
+        with manual_start():
+            return [(self.name, one.config, one.run_store) for one in self.load().middlewares]
+
     def load(self) -> Application:
-        """See `Source.load`."""
-        with collecting() as built:
-            app = attempt(f"{self.name} cannot be loaded", self._import)
-        return Application(app=app, middlewares=tuple(_chain(app)) or tuple(built))
+        """See `Source.load`; the same whenever it is asked: a module builds its filters once."""
+        if self._loaded is None:
+            with collecting() as built:
+                app = attempt(f"{self.name} cannot be loaded", self._import)
+            self._loaded = Application(app=app, middlewares=tuple(_chain(app)) or tuple(built))
+        return self._loaded
 
     def _import(self) -> Any:
         return attrgetter(self._attribute)(import_module(self._module))

@@ -162,6 +162,10 @@ class RunStore(ABC):
         """The pauses by task, also those that have ended by themselves and were not noticed yet."""
 
     @abstractmethod
+    def tasks(self) -> list[str]:
+        """The names of all tasks of which anything is known, sorted; a pause counts."""
+
+    @abstractmethod
     def purge(self, keep: Iterable[str]) -> list[str]:
         """Forget every task but *keep*; the names of those that were known."""
 

@@ -29,6 +29,14 @@ class MemoryRunStore(LedgerStore):
         self._history = history
         self._forget()
 
+    def __repr__(self) -> str:
+        return "<MemoryRunStore>"
+
+    def tasks(self) -> list[str]:
+        """See `RunStore.tasks`."""
+        with self._lock:
+            return sorted({_task_of(track) for track in self._cursors} | set(self._pauses))
+
     def history(self, task: str, limit: int | None = None) -> list[Run]:
         """See `RunStore.history`."""
         with self._lock:
@@ -63,7 +71,7 @@ class MemoryRunStore(LedgerStore):
     def purge(self, keep: Iterable[str]) -> list[str]:
         """See `RunStore.purge`."""
         with self._lock:
-            gone = {_task_of(track) for track in self._cursors} - set(keep)
+            gone = ({_task_of(track) for track in self._cursors} | set(self._pauses)) - set(keep)
             for track in [track for track in self._cursors if _task_of(track) in gone]:
                 del self._cursors[track]
                 for run_id in self._by_track.pop(track, {}):

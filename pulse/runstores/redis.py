@@ -220,11 +220,15 @@ class RedisRunStore(RunStore):
             task.decode(): self._understood(_pause_of, said) for task, said in self._read("HGETALL", "pauses").items()
         }
 
+    def tasks(self) -> list[str]:
+        """See `RunStore.tasks`."""
+        paused = {field.decode() for field in self._read("HKEYS", "pauses")}
+        return sorted({_task_of(track) for track in self._tracks()} | paused)
+
     def purge(self, keep: Iterable[str]) -> list[str]:
         """See `RunStore.purge`."""
-        fields = [field.decode() for field in self._read("HKEYS", "ledger")]
-        tracks = [field.removeprefix("cursor ") for field in fields if field.startswith("cursor ")]
-        gone = sorted({_task_of(track) for track in tracks} - set(keep))
+        gone = sorted(set(self.tasks()) - set(keep))
+        tracks = self._tracks()
         if gone:
             named = [f"{kind}:{task}" for task in gone for kind in ("task", "history")]
             terms = {"tracks": [track for track in tracks if _task_of(track) in gone], "tasks": gone, "now": "0"}
@@ -232,6 +236,10 @@ class RedisRunStore(RunStore):
             for track in terms["tracks"]:
                 self._seen.pop(track, None)
         return gone
+
+    def _tracks(self) -> list[str]:
+        fields = [field.decode() for field in self._read("HKEYS", "ledger")]
+        return [field.removeprefix("cursor ") for field in fields if field.startswith("cursor ")]
 
     # Who is there
 

@@ -190,12 +190,18 @@ class SqlStore(LedgerStore):
             rows = self._run("SELECT task, since, until, note, author FROM pauses WHERE app = ?", self._app).fetchall()
         return {task: _pause_of(*row) for task, *row in rows}
 
+    def tasks(self) -> list[str]:
+        """See `RunStore.tasks`."""
+        with self._reading():
+            tracks = self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()
+            pauses = self._run("SELECT task FROM pauses WHERE app = ?", self._app).fetchall()
+        return sorted({name.partition("@")[0] for (name,) in [*tracks, *pauses]})
+
     def purge(self, keep: Iterable[str]) -> list[str]:
         """See `RunStore.purge`."""
-        kept = set(keep)
+        gone = sorted(set(self.tasks()) - set(keep))
         with self._reading():
             known = [track for (track,) in self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()]
-        gone = sorted({track.partition("@")[0] for track in known} - kept)
         for begin in range(0, len(gone), PURGED_AT_ONCE):
             some = set(gone[begin : begin + PURGED_AT_ONCE])
             with self._step(*some):

@@ -56,6 +56,9 @@ class SqliteRunStore(SqlStore):
         self._opened_as: tuple[int, int, int] | None = None  # our pid, and which file it was
         self._birth: datetime | None = None
 
+    def __repr__(self) -> str:
+        return f"<SqliteRunStore {self.path}>"
+
     def after_fork(self) -> None:
         """See `RunStore.after_fork`; the next call opens the file anew."""
         self._lock = threading.Lock()

@@ -105,24 +105,24 @@ class _Stop:
 def _loaded(startup: Startup) -> tuple[Application, Dispatcher]:
     sys.path[:] = startup.sys_path
     application: Application = pickle.loads(startup.body)  # noqa: S301 - from the parent that made this process
-    wrapped = _load(application) if application.wrapped is None else application.wrapped
-    return application, Dispatcher(wrapped, application.config)
+    if application.wrapped is not None:
+        return application, Dispatcher(application.wrapped, application.config)
+    wrapped, middleware = _load(application)
+    return application, Dispatcher(wrapped, application.config, middleware=middleware)
 
 
-def _load(application: Application) -> WsgiApp:
-    """The application inside the Pulse filter that has the tasks; without one, as it is loaded."""
+def _load(application: Application) -> tuple[WsgiApp, object]:
+    """The application inside the Pulse filter that has the tasks, and that; without one, as it is loaded."""
     with collecting() as built:
         loaded = load_application(application.specification)
     built = built or [loaded]
     for candidate in built:
         config = getattr(candidate, "config", None)
         if isinstance(config, Config) and config.tasks == application.config.tasks:
-            wrapped: WsgiApp = candidate.app
-            return wrapped
+            return candidate.app, candidate
     if any(isinstance(getattr(candidate, "config", None), Config) for candidate in built):
         raise ApplicationError(application.specification, "none of its Pulse filters has the tasks of this one")
-    whole: WsgiApp = loaded
-    return whole
+    return loaded, None
 
 
 def _die_with_parent(lifeline: int) -> None:

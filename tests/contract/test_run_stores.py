@@ -670,6 +670,16 @@ def test_an_instance_that_leaves_is_not_there(store):
 # Forgetting
 
 
+def test_a_task_is_known_by_its_places_and_by_its_pause_too(store):
+    store.register(["other@a"], NOON)
+    store.pause("third", Pause(since=NOON))
+
+    assert store.tasks() == ["cleanup", "other", "third"]
+    assert store.purge(["cleanup"]) == ["other", "third"]
+    assert store.tasks() == ["cleanup"]
+    assert store.pauses() == {}
+
+
 def test_purging_forgets_tasks_but_those_that_are_kept(store):
     store.register(["other", "other@a"], NOON)
     for task in ("cleanup", "other"):

@@ -35,3 +35,10 @@ def test_hung_endpoint_is_given_up_or_killed_and_its_sibling_goes_on():
     assert threads.count("success") == processes.count("success") == 1
     assert re.search(r"meanwhile sibling: [1-9]", threads)
     assert "failed" not in said
+
+
+def test_async_wsgi_streams_and_its_task_awaits():
+    said = output_of("async_wsgi.py", "2.5")
+
+    assert [line for line in said.splitlines() if "counted" in line] == ["counted 1", "counted 2", "counted 3"]
+    assert "swept by internal request, due " in said

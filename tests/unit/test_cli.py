@@ -117,7 +117,7 @@ def test_a_sound_file_passes_the_check(pulse, write):
 def test_the_check_names_every_fault_of_every_filter_under_its_section(pulse, write):
     write("""
         [DEFAULT]
-        pulse.config.workers = many
+        pulse.config.history = many
 
         [pipeline:main]
         pipeline = one application
@@ -141,7 +141,7 @@ def test_the_check_names_every_fault_of_every_filter_under_its_section(pulse, wr
     assert done.code == 2
     assert done.lines == [
         "development.ini [DEFAULT]",
-        "  error    pulse.config.workers = 'many': want a whole number from 1 to 256",
+        "  error    pulse.config.history = 'many': want a whole number from 1 to 10000",
         "development.ini [filter-app:other]",
         "  error    guard = 'true': unknown option; did you mean 'pulse.config.guard'?",
         "development.ini [filter:one]",
@@ -615,9 +615,14 @@ def test_the_list_writes_one_json_document(pulse, write_tasks):
                 "next_due": "2027-01-02T01:30:00+00:00",
                 "timezone": "Europe/Berlin",
                 "guarded": True,
+                "last_run": None,
+                "failures": None,
+                "running": None,
+                "paused_until": None,
                 "filter": "development.ini [filter:pulse]",
             }
         ],
+        "problems": [],
     }
 
 

@@ -7,7 +7,6 @@ import logging
 import pickle
 import string
 from datetime import UTC, datetime
-from threading import Event
 from types import SimpleNamespace
 from urllib.parse import quote_from_bytes
 from wsgiref.util import setup_testing_defaults
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pulse.control import Control
 from pulse.errors import NotInternalError, PulseError
 from pulse.guard import MOVERS, SCRUBBED, Guard
 from pulse.mark import INTERNAL, Mark, acting_for, internal_only, is_internal
@@ -723,7 +723,7 @@ def test_nothing_that_a_client_controls_opens_the_guard():
     config = Config(guard=True, tasks={"cleanup": Task(name="cleanup", action=PATH, headers={"X-Key": "k"})})
     request = InternalRequest(config.tasks["cleanup"], config)
     run = Run(id="0" * 32, task="cleanup", due=DUE)
-    environ = request.environ(run, deadline=None, errors=io.StringIO(), cancelled=Event())
+    environ = request.environ(run, deadline=None, errors=io.StringIO(), control=Control())
     replayed = {name: value for name, value in environ.items() if isinstance(value, str)}
     guard = Guard(config)
 

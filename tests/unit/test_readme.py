@@ -47,7 +47,7 @@ def test_the_python_blocks_run(block):
 
 
 def test_there_are_blocks_to_look_at():
-    assert (len(blocks("ini")), len(blocks("python"))) == (4, 3)
+    assert (len(blocks("ini")), len(blocks("python"))) == (5, 5)
 
 
 def test_the_ini_of_the_example_is_valid():

@@ -1,0 +1,54 @@
+"""`pulse cancel`: the runs of a task that are under way are asked to stop, wherever they run."""
+
+from typing import Final
+
+from pulse.clock import Clock
+from pulse.commands.exits import CommandError, Exit
+from pulse.commands.instant import rough
+from pulse.commands.pause import author
+from pulse.commands.screen import Screen
+from pulse.commands.source import Source
+from pulse.commands.stored import by_store, opened
+from pulse.errors import UnknownTaskError
+from pulse.instance import short
+from pulse.model import Run
+
+SHORTEST: Final = 4  # letters of an id that may stand for it
+
+
+def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str) -> Exit:
+    """Ask the runs of the task *what* to stop, or the run whose id begins with that.
+
+    A run that does not stop within `kill_grace` is killed in a child process, and given up
+    in a thread.
+
+    Raises:
+        ConfigError, CommandError: the filters cannot be read, or nothing is under way.
+        UnknownTaskError: there is no such task, and no such run.
+        StoreUnavailableError: a store does not answer.
+    """
+    reason = f"cancelled by {author()}" + (f": {note}" if note else "")
+    asked: list[tuple[Run, str]] = []
+    with opened(source, clock, is_changing=True) as filters:
+        known = {name for one in filters for name in one.config.tasks}
+        for one in by_store(filters):
+            meant = [run for run in one.store.running() if run.task == what or _is_id(what, run)]
+            now = one.now(clock)
+            asked += [
+                (run, rough(now - (run.started or now))) for run in meant if one.store.ask_to_stop(run.id, reason)
+            ]
+    if not asked and what not in known:
+        raise UnknownTaskError(what, sorted(known))
+    if not asked:
+        raise CommandError(f"{what}: nothing is under way", Exit.FAILED)
+    if screen.is_json:
+        runs = [{"task": run.task, "run": run.id, "worker": short(run.owner)} for run, _ in asked]
+        screen.document({"source": source.name, "asked": runs})
+        return Exit.OK
+    for run, lasted in asked:
+        screen.line(f"{run.task} {run.id[:8]} on {short(run.owner)} is asked to stop, after {lasted}", "yellow")
+    return Exit.OK
+
+
+def _is_id(what: str, run: Run) -> bool:
+    return len(what) >= SHORTEST and run.id.startswith(what.lower())

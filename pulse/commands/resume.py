@@ -1,0 +1,58 @@
+"""`pulse resume`: a paused task is run by its schedule again."""
+
+from pulse.clock import Clock
+from pulse.commands.exits import Exit
+from pulse.commands.instant import by_second, spoken, zone_of
+from pulse.commands.pause import pause_document
+from pulse.commands.record import iso
+from pulse.commands.screen import Screen
+from pulse.commands.source import Source
+from pulse.commands.stored import Stored, in_filters, in_stores, opened
+from pulse.model import Pause, Task
+from pulse.schedule import schedule_of
+
+
+def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
+    """End the pause of the task *name* of *source*, in every filter that has it.
+
+    Raises:
+        ConfigError, CommandError: the filters cannot be read.
+        UnknownTaskError: there is no such task.
+        StoreUnavailableError: the store does not answer.
+    """
+    said = []
+    with opened(source, clock) as filters:  # what is not there yet has no pauses
+        for one, task in in_stores(in_filters(filters, name)):
+            now = one.now(clock)
+            old = one.store.pauses().get(name)
+            was_paused = one.store.resume(name) and old is not None and old.holds(now)
+            due = schedule_of(task).next_due(now) if one.config.enabled and task.enabled else None
+            said.append((one, task, old, was_paused, due))
+    if screen.is_json:
+        documents = [
+            {
+                "was_paused": was_paused,
+                "pause": pause_document(old) if old else None,
+                "next_due": iso(due),
+                "filter": one.where,
+            }
+            for one, _, old, was_paused, due in said
+        ]
+        screen.document({"source": source.name, "task": name, "resumed": documents})
+        return Exit.OK
+    for one, task, old, was_paused, due in said:
+        following = f"; next {spoken(due, zone_of(task))}" if due else ""
+        screen.line(f"{_subject(one, task, len(said))} {_fate(task, old, was_paused=was_paused)}{following}")
+    return Exit.OK
+
+
+def _subject(one: Stored, task: Task, count: int) -> str:
+    return f"{task.name} ({one.where})" if count > 1 else task.name
+
+
+def _fate(task: Task, old: Pause | None, *, was_paused: bool) -> str:
+    if was_paused:
+        return "runs by its schedule again"
+    if old and old.until:
+        return f"is not paused: its pause ended by itself {by_second(old.until, zone_of(task))}"
+    return "is not paused"
