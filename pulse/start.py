@@ -35,7 +35,12 @@ RETRY: Final = 5.0  # seconds until what failed is tried again
 PATIENCE: Final = 5.0  # seconds that a fork or `close` waits for an engine that is just being built
 
 # Who forks from these modules wants a helper for its own work, and no process that serves.
-HELPERS: Final = frozenset({"multiprocessing", "concurrent", "subprocess", "socketserver", "billiard"})
+HELPERS: Final = frozenset(
+    {
+        *("multiprocessing", "concurrent", "subprocess", "socketserver", "pty"),
+        *("billiard", "joblib", "loky", "multiprocess", "pexpect", "ptyprocess", "sh"),
+    }
+)
 PATCHES: Final = frozenset({__name__.partition(".")[0], "gevent"})  # may stand between them and `os.fork`
 
 

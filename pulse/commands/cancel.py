@@ -29,7 +29,7 @@ def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str
     """
     reason = f"cancelled by {author()}" + (f": {note}" if note else "")
     asked: list[tuple[Run, str]] = []
-    with opened(source, clock, is_changing=True) as filters:
+    with opened(source, clock) as filters:
         known = {name for one in filters for name in one.config.tasks}
         for one in by_store(filters):
             meant = [run for run in one.store.running() if run.task == what or _is_id(what, run)]
