@@ -22,6 +22,7 @@ from pulse.runstores.base import RunStore
 log = logging.getLogger(__name__)
 
 ALIVE: Final = 3  # beats that may be missed before an instance counts as dead
+ANSWERS: Final = 3  # of the store to one question for the time
 MEASURED_EVERY: Final = 60.0  # seconds from one look at the clock of the store to the next
 WORTH_SAYING: Final = timedelta(seconds=0.5)  # a difference between the clocks
 
@@ -152,14 +153,14 @@ class Fleet:
     # The clock
 
     def _measure(self) -> None:
-        """Compare the clock of this host with the store's: half the way to it and back does not count."""
-        local, begun = self._clock.now() - self._clock.offset, self._clock.monotonic()
-        theirs = self._store.now()
-        if theirs is None:
+        """Compare the clock of this host with the store's, by the quickest of a few answers."""
+        answers = [answer for answer in (self._ask_the_time() for _ in range(ANSWERS)) if answer]
+        if not answers:
             self._measured = float("inf")  # it is the same clock
             return
         self._measured = self._clock.monotonic()
-        offset = theirs - local - timedelta(seconds=(self._measured - begun) / 2)
+        # A slow answer tells little: the first one may have had to wait for a connection.
+        _, offset = min(answers)
         is_news = abs(offset - self._clock.offset) > WORTH_SAYING
         was_skewed, self._is_skewed = self._is_skewed, abs(offset) > self._config.max_clock_skew
         self._clock.offset = offset
@@ -176,6 +177,15 @@ class Fleet:
                 -offset.total_seconds(),
                 extra={"pulse_event": "clock_differs"},
             )
+
+    def _ask_the_time(self) -> tuple[float, timedelta] | None:
+        """How many seconds the store took to tell the time, and how far ahead it is: half of them do not count."""
+        local, begun = self._clock.now() - self._clock.offset, self._clock.monotonic()
+        theirs = self._store.now()
+        if theirs is None:
+            return None
+        taken = self._clock.monotonic() - begun
+        return taken, theirs - local - timedelta(seconds=taken / 2)
 
 
 def fingerprint(task: Task) -> str:

@@ -292,6 +292,8 @@ class Runner:
             if fire.attempt > 1:
                 return self._adopt(fire, terms)
             claimed = self._noted(self._store.claim(fire, passed=self._passed(fire), **terms))
+            if any(run.recovers for run in claimed.lost):
+                self._look_for_attempts(self._clock.now())  # it goes before what is due next
             if claimed.answer is Claim.WAIT:
                 self._put_off(fire)
             return self._unless_late(fire, claimed)

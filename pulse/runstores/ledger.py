@@ -67,7 +67,10 @@ class LedgerStore(RunStore):
                 return self._dismiss(bid, Claim.STALE, Outcome.MISSED, _late(fire, now))
             held = self._held(fire.track)
             lost = tuple(self._reap(held, now))
-            running = [run for run in held if run.started and run.id not in {one.id for one in lost}]
+            if lost:
+                held = self._held(fire.track)
+            # A lost run that recovers goes first: behind the next instant it would be out of order.
+            running = [run for run in held if run.started or run.trigger is Trigger.RECOVER]
             if reason := self._why_busy(running, limits):
                 return replace(self._busy(bid, limits, reason), lost=lost)
             self._drop_retries(held)
@@ -291,7 +294,9 @@ class LedgerStore(RunStore):
         self._move_cursor(fire.track, fire.due)
         if span is None:
             return None
-        first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, PASSED_OVER, bid.now)
+        born = self._born()
+        reason = REBORN if born is not None and span.last <= born else PASSED_OVER
+        first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, reason, bid.now)
         record = replace(first, due=span.last, first_due=span.first, count=span.count)
         self._note(record)
         return record

@@ -5,10 +5,14 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from pulse.model import Instance, Outcome, Pause, Run
 from pulse.runstores.base import Totals
 from pulse.runstores.ledger import LedgerStore, Standing
+
+
+FORGET_INSTANCE: Final = timedelta(days=1)  # who was not heard of so long is not shown any more
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,10 +88,26 @@ class MemoryRunStore(LedgerStore):
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
         """See `RunStore.beat`."""
         with self._lock:
-            self._instances[instance.owner] = instance
+            known = self._instances.get(instance.owner)
+            is_new = known is None or known.digest != instance.digest
+            # A process that comes with what nobody lives by any more begins it anew, as when a
+            # deployment is rolled back; one that was only frozen does not.
+            if is_new and instance.digest not in self._living(instance.seen - alive):
+                self._configurations.pop(instance.digest, None)
             self._configurations.setdefault(instance.digest, (instance.seen, dict(fingerprints)))
-            living = {one.digest for one in self._instances.values() if one.seen + alive > instance.seen}
-            return {digest: self._configurations[digest][0] for digest in living}
+            self._instances[instance.owner] = instance
+            self._forget_the_gone(instance.seen - FORGET_INSTANCE)
+            return {digest: self._configurations[digest][0] for digest in self._living(instance.seen - alive)}
+
+    def _forget_the_gone(self, since: datetime) -> None:
+        for owner in [one.owner for one in self._instances.values() if one.seen < since]:
+            del self._instances[owner]
+        known = {one.digest for one in self._instances.values()}
+        for digest in self._configurations.keys() - known:
+            del self._configurations[digest]
+
+    def _living(self, since: datetime) -> set[str]:
+        return {one.digest for one in self._instances.values() if one.seen > since}
 
     def fingerprints(self, digest: str) -> Mapping[str, str]:
         """See `RunStore.fingerprints`."""

@@ -249,7 +249,6 @@ class RedisRunStore(RunStore):
         terms = {
             "instance": _instance_fields(instance),
             "alive": alive // MICROSECOND,
-            "forget_after": FORGET_AFTER // MICROSECOND,
             "forget_instance_after": FORGET_INSTANCE_AFTER // MICROSECOND,
             "now": _text(instance.seen),
         }

@@ -296,7 +296,8 @@ local function pass_over()
     if not terms.passed_over then
         return nil
     end
-    local record = changed(terms.passed_over, {finished = text(now)})
+    local reason = tonumber(terms.passed_over.due) <= born and REBORN or terms.passed_over.reason
+    local record = changed(terms.passed_over, {finished = text(now), reason = reason})
     note(record)
     return record
 end
@@ -370,6 +371,14 @@ local function wait_for(running, lost)
     return answer('wait', {lost = lost})
 end
 
+local function count_recovering()
+    local recovering = 0
+    for _, run in ipairs(held_at(terms.track)) do
+        recovering = recovering + ((not run.started and run.trigger == 'recover') and 1 or 0)
+    end
+    return recovering
+end
+
 local function claim()
     local judged = judge()
     if judged then
@@ -396,7 +405,8 @@ local function claim()
             lost[#lost + 1] = lose(run, reasons[run])
         end
     end
-    local reason = why_busy(#running)
+    -- A lost run that recovers goes first: behind the next instant it would be out of order.
+    local reason = why_busy(#running + count_recovering())
     if reason and terms.waits and not is_manual then
         return wait_for(running, lost)
     end
@@ -586,37 +596,39 @@ if call('HEXISTS', FINGERPRINTS, mine.digest) == 0 then
     end
     call('HSET', FINGERPRINTS, mine.digest, ARGV[2])
 end
-call('HSET', INSTANCES, mine.owner, cjson.encode(mine))
 
-local known = {}
-for _, one in ipairs(call('HVALS', CONFIGURATIONS)) do
-    one = cjson.decode(one)
-    known[one.digest] = one
-end
-local own = known[mine.digest] or {digest = mine.digest, first_seen = mine.seen}
-own.last_seen = mine.seen
-known[mine.digest] = own
-call('HSET', CONFIGURATIONS, own.digest, cjson.encode(own))
-
-local living = {}
+local known, living, is_known = {[mine.digest] = true}, {}, false
 for _, one in ipairs(call('HVALS', INSTANCES)) do
     one = cjson.decode(one)
+    if tonumber(one.seen) < now - terms.forget_instance_after then
+        call('HDEL', INSTANCES, one.owner)
+    else
+        known[one.digest] = true
+        is_known = is_known or (one.owner == mine.owner and one.digest == mine.digest)
+    end
     if tonumber(one.seen) + terms.alive > tonumber(mine.seen) then
         living[one.digest] = true
-    elseif tonumber(one.seen) < now - terms.forget_instance_after then
-        call('HDEL', INSTANCES, one.owner)
     end
 end
+call('HSET', INSTANCES, mine.owner, cjson.encode(mine))
 
-local found = {}
-for digest, one in pairs(known) do
-    if living[digest] then
-        found[#found + 1] = {digest, one.first_seen}
-    elseif tonumber(one.last_seen) < now - terms.forget_after then
-        call('HDEL', CONFIGURATIONS, digest)
-        call('HDEL', FINGERPRINTS, digest)
+-- A process that comes with what nobody lives by any more begins it anew, as when a
+-- deployment is rolled back; one that was only frozen does not.
+local goes_on, found, own = is_known or living[mine.digest], {}, nil
+for _, one in ipairs(call('HVALS', CONFIGURATIONS)) do
+    one = cjson.decode(one)
+    if one.digest == mine.digest then
+        own = goes_on and one or nil
+    elseif living[one.digest] then
+        found[#found + 1] = {one.digest, one.first_seen}
+    elseif not known[one.digest] then
+        call('HDEL', CONFIGURATIONS, one.digest)
+        call('HDEL', FINGERPRINTS, one.digest)
     end
 end
+own = own or {digest = mine.digest, first_seen = mine.seen}
+call('HSET', CONFIGURATIONS, own.digest, cjson.encode(own))
+found[#found + 1] = {own.digest, own.first_seen}
 return found
 """
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from pulse.model import Instance, Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Totals
@@ -21,6 +21,7 @@ from pulse.zone import EPOCH
 MICROSECOND: Final = timedelta(microseconds=1)
 TRIM_EVERY: Final = 16  # records of a task from one look at the length of its history to the next
 PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
+FORGET_INSTANCE: Final = 86_400_000_000  # microseconds; who was not heard of for a day is not shown any more
 FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
 
 # A run that waits for its next attempt has no `started`, and its time comes at `expires`.
@@ -216,8 +217,15 @@ class SqlStore(LedgerStore):
 
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
         """See `RunStore.beat`."""
-        seen = number_of(instance.seen)
+        seen, still = number_of(instance.seen), number_of(instance.seen - alive)
         with self._step():
+            # A process that comes with what nobody lives by any more begins it anew, as when a
+            # deployment is rolled back; one that was only frozen does not.
+            self._run(
+                "DELETE FROM configurations WHERE app = ? AND digest = ? AND NOT EXISTS "
+                "(SELECT 1 FROM instances WHERE app = ? AND digest = ? AND (seen > ? OR owner = ?))",
+                self._app, instance.digest, self._app, instance.digest, still, instance.owner,
+            )  # fmt: skip
             self._run(
                 f"INSERT INTO instances (app, {_INSTANCE}) VALUES ({_marks(7)}) "  # noqa: S608
                 "ON CONFLICT (app, owner) DO UPDATE SET seen = excluded.seen, digest = excluded.digest, "
@@ -230,10 +238,16 @@ class SqlStore(LedgerStore):
                 "ON CONFLICT (app, digest) DO NOTHING",
                 self._app, instance.digest, seen, json.dumps(dict(fingerprints)),
             )  # fmt: skip
+            self._run("DELETE FROM instances WHERE app = ? AND seen < ?", self._app, seen - FORGET_INSTANCE)
+            self._run(
+                "DELETE FROM configurations WHERE app = ? AND digest NOT IN "
+                "(SELECT digest FROM instances WHERE app = ?)",
+                self._app, self._app,
+            )  # fmt: skip
             rows = self._run(
                 "SELECT digest, first_seen FROM configurations WHERE app = ? AND digest IN "
                 "(SELECT digest FROM instances WHERE app = ? AND seen > ?)",
-                self._app, self._app, number_of(instance.seen - alive),
+                self._app, self._app, still,
             ).fetchall()  # fmt: skip
         return {digest: EPOCH + first_seen * MICROSECOND for digest, first_seen in rows}
 
@@ -379,6 +393,10 @@ class SqlStore(LedgerStore):
         )  # fmt: skip
 
 
+@overload
+def number_of(instant: datetime) -> int: ...
+@overload
+def number_of(instant: datetime | None) -> int | None: ...
 def number_of(instant: datetime | None) -> int | None:
     """*instant* as the database has it."""
     return None if instant is None else (instant - EPOCH) // MICROSECOND

@@ -420,9 +420,9 @@ def test_a_further_attempt_is_begun_once(store):
 
 def test_a_further_attempt_does_not_overlap_the_task(store):
     claim(store, fire(1), recovers=True)
-    store.reap(fire(2).due)
-    store.finish(ended(claim(store, fire(2)).run))
-    running = claim(store, fire(3), recovers=True).run
+    running = claim(store, fire(2), late=-50, instances=2).run
+    store.renew([running], NOON + 9 * MINUTE)
+    store.reap(fire(3).due)
     (waiting,) = store.waiting()
 
     assert adopt(store, waiting, 3) is None
@@ -430,6 +430,19 @@ def test_a_further_attempt_does_not_overlap_the_task(store):
     store.finish(ended(running))
     assert adopt(store, waiting, 3) is not None
     assert claim(store, fire(4), late=-50).answer is Claim.BUSY
+
+
+def test_a_lost_run_that_recovers_goes_before_the_next_instant(store):
+    claim(store, fire(1), owner="killed", recovers=True)
+
+    next_one = claim(store, fire(2), owner="heir", waits=True, recovers=True)
+    (waiting,) = store.waiting()
+    begun = adopt(store, waiting, 2)
+    store.finish(ended(begun))
+
+    assert next_one.answer is Claim.WAIT
+    assert [run.outcome for run in next_one.lost] == [Outcome.LOST]
+    assert claim(store, fire(2), owner="heir", recovers=True).answer is Claim.WON
 
 
 def test_what_is_lost_each_time_is_not_tried_for_ever(store):
@@ -650,11 +663,24 @@ def test_an_instance_that_beats_learns_which_configurations_are_alive_and_since_
     assert store.fingerprints("unknown") == {}
 
 
-def test_a_configuration_that_comes_back_is_as_old_as_it_was(store):
+def test_a_configuration_that_comes_back_is_new_again(store):
     beat(store, "one", "old", 0)
-    beat(store, "two", "new", 10)
+    beat(store, "two", "new", 100)
+    beat(store, "two", "new", 110)
 
-    assert beat(store, "three", "old", 1000) == {"old": NOON}
+    assert beat(store, "three", "old", 120) == {
+        "old": NOON + timedelta(seconds=120),
+        "new": NOON + timedelta(seconds=100),
+    }
+    assert beat(store, "four", "old", 130)["old"] == NOON + timedelta(seconds=120)
+
+
+def test_who_was_not_heard_of_for_days_is_forgotten(store):
+    beat(store, "one", "old", 0)
+
+    beat(store, "two", "new", 2 * 86_400)
+
+    assert [one.owner for one in store.instances()] == ["two"]
 
 
 def test_an_instance_that_leaves_is_not_there(store):

@@ -815,7 +815,7 @@ def fork_from(*callers: str) -> bool:
         ("subprocess", True),
         ("socketserver", True),
         ("gunicorn.arbiter", False),
-        ("pty", False),
+        ("pty", True),
         ("__main__", False),
         ("multiprocessing_server", False),
     ],
