@@ -127,9 +127,13 @@ class Guard:
 
     def refuse(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """404, the same bytes whatever the reason; the body of the request is never read."""
+        self.count_denial()
+        return not_found(environ, start_response)
+
+    def count_denial(self) -> None:
+        """A request was refused; for doors that refuse by other means than `refuse`."""
         self.denied = next(self._denials)
         _log.debug("refused an outside request to a guarded path", extra={"pulse_event": "denied"})
-        return not_found(environ, start_response)
 
     def _admits_suspect(self, environ: Environ) -> bool:
         if is_internal(environ):

@@ -63,7 +63,7 @@ application = PulseMiddleware(
     task={
         "startup": HOURLY,
         "long": {**HOURLY, "kill_grace": 30},
-        "flaky": {**HOURLY, "retries": 3, "retry_delay": 4, "on_success": "/pulse/alert"},
+        "flaky": {**HOURLY, "retries": 3, "retry_delay": 10, "on_success": "/pulse/alert"},
         "gone": {"interval": 0.3, "on_failure": "/pulse/alert"},
         "one": {"interval": 0.3, "lock": "files"},
         "other": {"interval": 0.3, "lock": "files"},

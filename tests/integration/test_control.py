@@ -41,6 +41,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     store.close()
 
 
+def test_a_run_of_another_process_is_seen_and_stopped(site):
+    wait_until(lambda: any(run.task == "long" and run.progress for run in site.store.running()))
+    (running,) = [run for run in site.store.running() if run.task == "long"]
+    assert running.progress.text == "half of it"
+
+    assert site.store.ask_to_stop(running.id, "by the test") is True
+
+    wait_until(lambda: site.records("long"))
+    assert site.records("long")[0].outcome is Outcome.SUCCESS  # it saw the sign, and came to an end of its own
+    assert site.records("long")[0].result == "long said 200"
+
+
 def test_an_attempt_outlives_the_process_that_was_to_make_it(site):
     wait_until(lambda: site.notes("ended", "flaky"))
     first = site.notes("ended", "flaky")[0]
@@ -58,21 +70,6 @@ def test_an_attempt_outlives_the_process_that_was_to_make_it(site):
     ]  # fmt: skip
     assert len({run.id for run in site.records("flaky")}) == 1
     wait_until(lambda: any(alert["said"]["task"] == "flaky" for alert in site.notes("alert")))
-
-
-def test_a_run_of_another_process_is_seen_and_stopped(site):
-    wait_until(lambda: any(run.task == "long" and run.progress for run in site.store.running()) or site.records("long"))
-    running = [run for run in site.store.running() if run.task == "long"]
-    if not running:  # it was in the worker that the test before has killed
-        assert [run.outcome for run in site.records("long")] == [Outcome.LOST]
-        pytest.skip("its process is gone")
-    assert running[0].progress.text == "half of it"
-
-    assert site.store.ask_to_stop(running[0].id, "by the test") is True
-
-    wait_until(lambda: site.records("long"))
-    assert site.records("long")[0].outcome is Outcome.SUCCESS  # it saw the sign, and came to an end of its own
-    assert site.records("long")[0].result == "long said 200"
 
 
 def test_the_first_start_of_a_fleet_runs_a_task_once(site):

@@ -888,7 +888,8 @@ def test_there_has_to_be_something_to_cancel(pulse, write_tasks, book):
 
 
 @pytest.mark.parametrize(
-    "command", ["history clenup", "pause clenup", "cancel clenup", "resume clenup", "why clenup --at 2027-01-01", "run clenup"]
+    "command",
+    ["history clenup", "pause clenup", "cancel clenup", "resume clenup", "why clenup --at 2027-01-01", "run clenup"],
 )
 def test_an_unknown_task_is_answered_with_the_nearest_name(pulse, write_tasks, write, place, command):
     write("def make(global_conf):\n    return lambda environ, start_response: []\n", "quiet_module.py")
@@ -908,7 +909,18 @@ def test_an_unknown_task_is_answered_with_the_nearest_name(pulse, write_tasks, w
 
 @pytest.mark.parametrize(
     "command",
-    ["history", "show 1", "pause a", "resume a", "cancel a", "workers", "why a --at 2027-01-01", "watch", "purge", "worker"],
+    [
+        "history",
+        "show 1",
+        "pause a",
+        "resume a",
+        "cancel a",
+        "workers",
+        "why a --at 2027-01-01",
+        "watch",
+        "purge",
+        "worker",
+    ],
 )
 def test_a_missing_file_is_an_error(pulse, command):
     done = pulse(*command.split())
