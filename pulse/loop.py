@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 T = TypeVar("T")
 
 LAST_WORD: Final = 1.0  # seconds that a cancelled coroutine has to clean up before its caller goes on
+CANCELS: Final = 10  # within `CLOSING`
 CLOSING: Final = 2.0  # seconds that all of them have when the process ends
 
 _log = logging.getLogger(__name__)
@@ -178,10 +179,13 @@ class _Background:
 async def _wind_up() -> None:
     """Cancel what still runs, and wait a little for it."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=CLOSING)
+    # Again and again: one whose time limit ends in the same moment may take the one for the other.
+    for _ in range(CANCELS):
+        if not tasks:
+            break
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CLOSING / CANCELS)
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 

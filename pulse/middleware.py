@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from importlib import import_module
@@ -22,7 +22,7 @@ from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.guard import Guard
 from pulse.instance import this_instance, this_place
-from pulse.model import Config, Fire, Pause, Run, Task, Trigger, track_of
+from pulse.model import MOST_THREADS, Config, Fire, Pause, Run, Task, Trigger, track_of
 from pulse.option import shown
 from pulse.runner import RENEWALS, Listener, Runner
 from pulse.runstores import open_run_store
@@ -106,8 +106,10 @@ class PulseMiddleware:
             raise ConfigError(
                 [Fault(key="app", shown=shown(app), problem="want a WSGI application, which is callable")]
             )
+        self._mode = mode_of(app, config)
+        self._workers = config.workers or (AIO_WORKERS if self._mode == "asyncio" else WORKERS)
         self.app = app
-        self.config = config
+        self.config = config = replace(config, workers=self._workers)
         self._clock = clock or SystemClock()
         self._given_store = run_store
         self.run_store = run_store or store_of(config, self._clock)
@@ -115,7 +117,6 @@ class PulseMiddleware:
         self._guard = Guard(config, clock=self._clock)
         # Worked out now: an application that cannot reach a child process must not start.
         self._application = application_for_children(app, config) if config.mode == "processing" else b""
-        self._mode = _mode_of(app, config)
         self._announcers = _announcers(config)
         self._engine: _Engine | None = None
         self._seconds = config.shutdown_timeout.total_seconds()  # that running work has when the engine ends
@@ -319,8 +320,8 @@ class PulseMiddleware:
         dispatcher = Dispatcher(self.app, self.config, clock=clock, middleware=self)
         runner = self._build_runner(dispatcher, clock, **more)
         if self._mode == "asyncio":
-            return AioWorkers(runner, dispatcher, workers=self.config.workers or AIO_WORKERS, clock=clock)
-        return ThreadWorkers(runner, workers=self.config.workers or WORKERS, clock=clock)
+            return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
+        return ThreadWorkers(runner, workers=self._workers, clock=clock)
 
     def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
         children = Children(self._application, clock=clock)
@@ -328,7 +329,7 @@ class PulseMiddleware:
         # an answer is in its pipe, the thread that waits for it is given up like any other.
         grace = max((task.kill_grace for task in self.config.tasks.values()), default=timedelta(0))
         runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
-        return ProcessWorkers(runner, workers=self.config.workers or WORKERS, clock=clock, children=children)
+        return ProcessWorkers(runner, workers=self._workers, clock=clock, children=children)
 
     def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
         return Runner(
@@ -349,18 +350,22 @@ def _digests_beside(own: PulseMiddleware) -> list[str]:
     return [engine.fleet.digest for engine in engines if engine]
 
 
-def _mode_of(app: WsgiApp, config: Config) -> str:
+def mode_of(app: WsgiApp, config: Config) -> str:
     """What executes runs of *app*.
 
     Raises:
-        ConfigError: that mode does not fit the application.
+        ConfigError: the mode does not fit the application, or the number of workers the mode.
     """
-    if config.mode == "auto":
-        return "asyncio" if is_asynchronous_app(app) else "threading"
-    if config.mode == "asyncio" and known_as_synchronous(app):
+    mode = config.mode
+    if mode == "auto":
+        mode = "asyncio" if is_asynchronous_app(app) else "threading"
+    if mode == "asyncio" and known_as_synchronous(app):
         problem = "the application is synchronous, and would keep all others waiting: want threading or processing"
         raise ConfigError([Fault(key="pulse.config.mode", shown="'asyncio'", problem=problem)])
-    return config.mode
+    if mode != "asyncio" and config.workers and config.workers > MOST_THREADS:
+        problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
+        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=problem)])
+    return mode
 
 
 def _announcers(config: Config) -> list[Listener]:

@@ -351,7 +351,7 @@ class Config:
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )
-        if self.mode != "asyncio" and isinstance(self.workers, int) and self.workers > MOST_THREADS:
+        if self.mode in ("threading", "processing") and isinstance(self.workers, int) and self.workers > MOST_THREADS:
             problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
             faults.append(options_of(Config)["workers"].fault(self.workers, problem))
         if self.guard_scope == "context" and not self.context:

@@ -11,7 +11,6 @@ from pulse.model import Instance, Outcome, Pause, Run
 from pulse.runstores.base import Totals
 from pulse.runstores.ledger import LedgerStore, Standing
 
-
 FORGET_INSTANCE: Final = timedelta(days=1)  # who was not heard of so long is not shown any more
 
 

@@ -158,7 +158,7 @@ class RedisSubscription(Subscription):
     async def _read(self) -> None:
         await self.ready()
         pause, longest = RECONNECT_SECONDS
-        is_lost = False
+        is_lost, task = False, asyncio.current_task()
         while not self._arrived and not self._is_ended:
             try:
                 if is_lost:
@@ -179,6 +179,9 @@ class RedisSubscription(Subscription):
                 is_lost = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, longest)
+            if task is not None and task.cancelling():
+                # The end of a time limit in the client was taken for it: it must not get lost.
+                raise asyncio.CancelledError
 
     async def _try_to_open(self) -> None:
         try:

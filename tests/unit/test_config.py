@@ -24,7 +24,7 @@ def task(name: str = "a", **options) -> Task:
 
 def test_nothing_written_is_the_defaults():
     assert read_config() == Config()
-    assert (Config().context, Config().mode, Config().guard, Config().workers) == ("pulse", "threading", False, 4)
+    assert (Config().context, Config().mode, Config().guard) == ("pulse", "threading", False)
 
 
 def test_the_ini_sample_of_2009_is_one_task():
