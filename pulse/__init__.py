@@ -11,6 +11,7 @@ __version__ = "1.0.0.dev0"
 
 if TYPE_CHECKING:
     from pulse.app import App as App
+    from pulse.asgi import AsgiPulse as AsgiPulse
     from pulse.context import PULSE_CONTEXT as PULSE_CONTEXT
     from pulse.context import PulseContext as PulseContext
     from pulse.mark import internal_only as internal_only
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pulse.wsgi import WsgiHandler as WsgiHandler
 
 _HOMES = {
+    "AsgiPulse": "pulse.asgi",
     "App": "pulse.app",
     "CookieSessionStore": "pulse.sessions",
     "InMemorySessionStore": "pulse.sessions",
@@ -45,6 +47,7 @@ _HOMES = {
 __all__ = [
     "PULSE_CONTEXT",
     "App",
+    "AsgiPulse",
     "CookieSessionStore",
     "InMemorySessionStore",
     "LazyWsgi",

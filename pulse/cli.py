@@ -22,6 +22,7 @@ from pulse.commands.check import check
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.history import Wanted, history
 from pulse.commands.list import list_tasks
+from pulse.commands.login_code import login_code
 from pulse.commands.next import next_dues
 from pulse.commands.pause import pause
 from pulse.commands.purge import purge
@@ -131,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         said.append(f"\n{title}:")
         for command in group:
             _add(commands, command)
-            said.append(f"  {command.name:<9} {command.sentence}")
+            said.append(f"  {command.name:<10} {command.sentence}")
     parser.description = "\n".join(said)
     return parser
 
@@ -263,7 +264,7 @@ def _default_source() -> str:
 
 
 def _serve(call: _Call) -> Exit:
-    return serve(call.source(), call.screen, host=call.options.host, port=call.options.port)
+    return serve(call.source(), call.screen, call.clock, host=call.options.host, port=call.options.port)
 
 
 def _worker(call: _Call) -> Exit:
@@ -302,6 +303,10 @@ def _resume(call: _Call) -> Exit:
 def _cancel(call: _Call) -> Exit:
     source, what = call.source_and_must("TASK or RUN")
     return cancel(source, call.screen, call.clock, what, note=call.options.why)
+
+
+def _login_code(call: _Call) -> Exit:
+    return login_code(call.source(), call.screen, call.clock)
 
 
 def _history(call: _Call) -> Exit:
@@ -367,6 +372,7 @@ _GROUPS: Final = {
         _Command("show", "show one run whole, with what was answered", _show, _show_arguments),
         _Command("why", "say why a task did, or did not, run at some time", _why, _why_arguments),
         _Command("workers", "show the processes that run the tasks", _workers),
+        _Command("login-code", "show a link that logs in to the status page once", _login_code),
     ),
     "clean up": (_Command("purge", "forget the tasks that the configuration does not have", _purge, _purge_arguments),),
 }

@@ -203,8 +203,11 @@ class _Limits:
         return self._clock.monotonic() - self._started
 
     def check(self) -> None:
-        self.check_cancelled()
-        if self._seconds is not None and self._clock.monotonic() - self._started > self._seconds:
+        is_late = self._seconds is not None and self.seconds() > self._seconds
+        # Whoever watches the deadline asks the run to stop then, too, and gives no reason.
+        if self._cancelled.reason or not is_late:
+            self.check_cancelled()
+        if is_late:
             raise RunStopped(Outcome.TIMEOUT, f"cut after {self._seconds:g} s, before it had sent all of its response")
 
     def check_cancelled(self) -> None:

@@ -3,13 +3,14 @@
 import atexit
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from pulse.alarms import Alarms
@@ -17,7 +18,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.config import read_config, read_paste_config
 from pulse.context import entered
 from pulse.dispatch import Dispatch, Dispatcher
-from pulse.errors import ConfigError, Fault, StoreUnavailableError, UnknownTaskError
+from pulse.errors import ClosedError, ConfigError, Fault, StoreUnavailableError, UnknownTaskError
 from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.guard import Guard
@@ -30,14 +31,20 @@ from pulse.runstores.automatic import automatic_store
 from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler
-from pulse.start import StartRule
+from pulse.start import StartRule, StartState
+from pulse.status.controls import Ringing
 from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
 from pulse.workers.base import Workers
 from pulse.workers.processes import Children, ProcessWorkers, application_for_children
 from pulse.workers.threads import ThreadWorkers
 from pulse.wsgi.lazy import note_built
 
+if TYPE_CHECKING:
+    from pulse.status.app import StatusApp
+
 log = logging.getLogger(__name__)
+
+ALONE: Final = 8  # calls by hand at once that the status page starts in a process that does not ring
 
 WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
 AIO_WORKERS: Final = 1000  # runs on the event loop
@@ -80,6 +87,7 @@ class PulseMiddleware:
         tasks: Mapping[str, Task | Mapping[str, object]] | None = None,
         clock: Clock | None = None,
         run_store: RunStore | None = None,
+        authenticate: Callable[[Environ], str | None] | None = None,
         **options: object,
     ) -> None:
         """Wrap *app*; neither *config* nor *task* is changed.
@@ -92,6 +100,8 @@ class PulseMiddleware:
             tasks: Another word for *task*.
             clock: For tests: `pulse.testing.ManualClock`.
             run_store: Where claims and runs are kept; by default where `store` says.
+            authenticate: For the status page: the name of the user who makes a request, by
+                its environ; None for a stranger. Beside the token, or instead of it.
             **options: Those of `pulse.config.*`, without the prefix; they win over *config*.
 
         Raises:
@@ -109,7 +119,7 @@ class PulseMiddleware:
         self._mode = mode_of(app, config)
         self._workers = config.workers or (AIO_WORKERS if self._mode == "asyncio" else WORKERS)
         self.app = app
-        self.config = config = replace(config, workers=self._workers)
+        self.config = config
         self._clock = clock or SystemClock()
         self._given_store = run_store
         self.run_store = run_store or store_of(config, self._clock)
@@ -119,6 +129,8 @@ class PulseMiddleware:
         self._application = application_for_children(app, config) if config.mode == "processing" else b""
         self._announcers = _announcers(config)
         self._engine: _Engine | None = None
+        self._authenticate = authenticate
+        self._window: StatusApp | None = None
         self._seconds = config.shutdown_timeout.total_seconds()  # that running work has when the engine ends
         self._rule = StartRule(
             config.start if config.enabled and config.tasks else "manual",
@@ -134,6 +146,11 @@ class PulseMiddleware:
         """Serve a request from outside (PEP 3333)."""
         if os.getpid() != self._rule.settled:
             self._rule.serve()
+        mount = self.config.status
+        if mount and environ.get("PATH_INFO", "").startswith(mount):
+            window = self._open_window()
+            if window.answers(environ):
+                return window(environ, start_response)
         if not self._guard.admits(environ):
             return self._guard.answer(partial(entered, self.app, self), environ, start_response)
         body: Iterable[bytes] = entered(self.app, self, environ, start_response)
@@ -183,16 +200,20 @@ class PulseMiddleware:
             ClosedError: `close` was called meanwhile.
             StoreUnavailableError: the run store does not answer.
         """
-        self._must_know(name)
-        now = self._clock.now()
-        place = this_place(self.config.tasks[name].scope)
-        fire = Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force)
+        fire = self._fire_by_hand(name, force=force)
         engine = self._engine
-        if engine is not None:
-            return engine.workers.run_apart(fire).result()
+        return engine.workers.run_apart(fire).result() if engine is not None else self._run_alone(fire)
+
+    def _fire_by_hand(self, name: str, *, force: bool) -> Fire:
+        self._must_know(name)
+        place, now = this_place(self.config.tasks[name].scope), self._clock.now()
+        return Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force)
+
+    def _run_alone(self, fire: Fire) -> Run | None:
+        """Run *fire* in a process that does not ring."""
         alarms = Alarms(self.app, self.config, clock=self._clock)
         workers = self._build_workers(self._clock, alarms)
-        self.run_store.register([fire.track], now)
+        self.run_store.register([fire.track], fire.due)
         workers.start()
         try:
             return workers.run_apart(fire).result()
@@ -230,6 +251,25 @@ class PulseMiddleware:
         """
         self._must_know(name)
         return self.run_store.resume(name)
+
+    def _open_window(self) -> "StatusApp":
+        """The status page; two threads may each build the first one, of which one stays."""
+        window = self._window
+        if window is None:
+            # Only now: templates and what signs cookies cost a process that never shows the page nothing.
+            from pulse.status.app import StatusApp  # noqa: PLC0415
+
+            window = self._window = StatusApp(
+                self.config,
+                path=self.config.status or "",
+                schedules=self._schedules,
+                store=self.run_store,
+                controls=_Controls(self),
+                clock=self._clock,
+                authenticate=self._authenticate,
+                is_readonly=self.config.status_readonly,
+            )
+        return window
 
     def _must_know(self, name: str) -> None:
         if name not in self.config.tasks:
@@ -277,7 +317,7 @@ class PulseMiddleware:
 
     def _forget(self) -> None:
         """In a forked child: the inherited threads are dead, and their locks may be held."""
-        self._engine = None
+        self._engine = self._window = None
         _ringing.discard(self)
         self.run_store.after_fork()
 
@@ -342,6 +382,57 @@ class PulseMiddleware:
             lease=self.config.lease,
             **more,
         )
+
+
+class _Controls:
+    """What the status page may do to *own*: `pulse.status.controls.Controls`."""
+
+    def __init__(self, own: PulseMiddleware) -> None:
+        self._own = own
+        self._alone = threading.BoundedSemaphore(ALONE)
+
+    def start_run(self, name: str, *, force: bool, by: str) -> str:
+        own = self._own
+        if own._rule.state is StartState.CLOSED:  # noqa: SLF001 - one of us
+            raise ClosedError("close() was called")
+        fire = own._fire_by_hand(name, force=force)  # noqa: SLF001
+        engine = own._engine  # noqa: SLF001
+        if engine is not None:
+            engine.workers.run_apart(fire)  # what goes wrong is its log's, and its record's
+        elif self._alone.acquire(blocking=False):
+            threading.Thread(target=self._run_alone, args=(fire,), name="pulse-alone", daemon=True).start()
+        else:
+            raise ClosedError(f"{ALONE} calls by hand are under way in this process, which does not ring")
+        log.info("task=%s run=%s is called by %r", name, fire.run_id, by, extra={"pulse_event": "called_by_hand"})
+        return fire.run_id
+
+    def pause(self, name: str, *, until: datetime | None, note: str, by: str) -> None:
+        self._own.pause(name, until=until, note=note, by=by)
+
+    def resume(self, name: str) -> bool:
+        return self._own.resume(name)
+
+    def ringing(self) -> Ringing:
+        own = self._own
+        rule, engine = own._rule, own._engine  # noqa: SLF001
+        if engine is None:
+            return Ringing(state=rule.state.value, reason=rule.reason)
+        return Ringing(
+            state=rule.state.value,
+            reason=rule.reason,
+            busy=engine.workers.busy,
+            abandoned=engine.workers.abandoned,
+            next_ring=engine.scheduler.next_ring(),
+        )
+
+    def _run_alone(self, fire: Fire) -> None:
+        try:
+            self._own._run_alone(fire)  # noqa: SLF001
+        # The outermost frame of a thread: nobody else would ever say it.
+        except Exception:
+            log.exception("task=%s was not run", fire.task, extra={"pulse_event": "run_broke"})
+        finally:
+            self._alone.release()
 
 
 def _digests_beside(own: PulseMiddleware) -> list[str]:

@@ -339,6 +339,15 @@ class Config:
         "`config:file.ini#name`, `module:object`",
         "Where a child process finds the application; the ini file itself when not given.",
     )
+    status: str | None = option(
+        None,
+        reader.optional(reader.mount),
+        "path",
+        "Where the status page is, `/_pulse`, with its API, health and metrics; seen with the `token` alone.",
+    )
+    status_readonly: bool = option(
+        False, reader.boolean, "boolean", "Whether nothing can be pressed on the status page."
+    )
     events: bool = option(
         False, reader.boolean, "boolean", "Whether runs are told on the event bus, on the channel `pulse:runs`."
     )

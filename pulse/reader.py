@@ -360,6 +360,14 @@ def hook(value: object) -> str:
     raise ValueError("want a path that begins with /, or module:function")
 
 
+def mount(value: object) -> str:
+    """Where something of Pulse's own is mounted: one path, never the root."""
+    written = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(r"(/[\w~-][\w.~-]*)+/?", written, re.ASCII):
+        raise ValueError("want a path that begins with /, such as /_pulse")
+    return written.rstrip("/")
+
+
 def url(value: object) -> str:
     """An address of the web."""
     address = value.strip() if isinstance(value, str) else ""

@@ -5,7 +5,7 @@ and the process ends with 0. A second one ends it at once.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,10 +13,13 @@ import waitress
 from paste.deploy.loadwsgi import SERVER, ConfigLoader, loadcontext
 
 from pulse import __version__
+from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
+from pulse.commands.login_code import login_links
 from pulse.commands.screen import Screen
 from pulse.commands.source import Application, IniSource, Source, attempt
 from pulse.commands.stop import Stop
+from pulse.errors import StoreUnavailableError
 from pulse.gateway import WsgiApp
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -40,12 +43,13 @@ class _Server:
     close: Callable[[], object] = lambda: None
 
 
-def serve(source: Source, screen: Screen, *, host: str | None, port: int | None) -> Exit:
+def serve(source: Source, screen: Screen, clock: Clock, *, host: str | None, port: int | None) -> Exit:
     """Serve *source* until a signal ends it.
 
     Args:
         source: What to serve.
         screen: Says what is served, and where.
+        clock: Of this host.
         host: Instead of that in `[server:main]`.
         port: As well; 0 for a free one.
 
@@ -59,7 +63,7 @@ def serve(source: Source, screen: Screen, *, host: str | None, port: int | None)
     stop = Stop(application.middlewares)
     stop.listen()
     try:
-        for line in _banner(source, application, server):
+        for line in (*_banner(source, application, server), *_status_pages(application, server, clock)):
             screen.line(line)
         server.serve()
     finally:
@@ -152,3 +156,13 @@ def _banner(source: Source, application: Application, server: _Server) -> list[s
     guarded = sum(one.guard for one in filters)
     guard = {0: "off", len(filters): "on"}.get(guarded, f"on in {guarded} of {len(filters)} filters")
     return [first, f"{tasks} {'task' if tasks == 1 else 'tasks'}, guard {guard}"]
+
+
+def _status_pages(application: Application, server: _Server, clock: Clock) -> Iterator[str]:
+    """Where the status pages are, with a code that logs in: whoever sees this has started the server."""
+    address = server.address.partition(" ")[0]
+    try:
+        for link in login_links([(one.config, one.run_store) for one in application.middlewares], clock.now()):
+            yield f"status page {address}{link} (logs in once, within ten minutes)"
+    except StoreUnavailableError as error:
+        yield f"status page: no login now: {error}"

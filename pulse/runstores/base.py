@@ -197,6 +197,16 @@ class RunStore(ABC):
     def instances(self) -> list[Instance]:
         """The instances that were seen and have not left, the last seen first."""
 
+    # What the status page needs
+
+    @abstractmethod
+    def secret(self) -> str:
+        """A random secret of the application, made when it is first asked for; the same in every process."""
+
+    @abstractmethod
+    def spend(self, code: str, until: datetime) -> bool:
+        """Whether *code* is spent now for the first time; that is remembered until *until*."""
+
     # The store itself
 
     def now(self) -> datetime | None:

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from secrets import token_urlsafe
 from typing import Final
 
 from pulse.model import Instance, Outcome, Pause, Run
@@ -123,6 +124,17 @@ class MemoryRunStore(LedgerStore):
         with self._lock:
             return sorted(self._instances.values(), key=lambda one: one.seen, reverse=True)
 
+    def secret(self) -> str:
+        """See `RunStore.secret`."""
+        return self._secret
+
+    def spend(self, code: str, until: datetime) -> bool:
+        """See `RunStore.spend`."""
+        with self._lock:
+            is_first = code not in self._spent
+            self._spent.setdefault(code, until)
+            return is_first
+
     def after_fork(self) -> None:
         """Begin anew: what the parent knows goes on in the parent."""
         self._forget()
@@ -132,6 +144,8 @@ class MemoryRunStore(LedgerStore):
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
+        self._secret = token_urlsafe(32)
+        self._spent: dict[str, datetime] = {}
         self._cursors: dict[str, datetime] = {}
         self._by_id: dict[str, Run] = {}
         self._by_track: dict[str, dict[str, Run]] = {}

@@ -23,7 +23,7 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
-from pulse.runstores.sql import MICROSECOND, TABLES, SqlStore, instant_of, number_of
+from pulse.runstores.sql import MICROSECOND, SECRETS, TABLES, SqlStore, instant_of, number_of
 
 try:
     import psycopg
@@ -46,7 +46,7 @@ CREATE UNLOGGED TABLE generations (app TEXT PRIMARY KEY, mark TEXT NOT NULL, bor
 """
 )
 # What brings a schema from the version of its place here to the next one; never changed once released.
-_UPGRADES: Final = (_SCHEMA,)
+_UPGRADES: Final = (_SCHEMA, SECRETS.format(keyed=""))
 
 _SETTINGS: Final = {
     "search_path": "pulse",

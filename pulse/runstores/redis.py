@@ -23,6 +23,7 @@ from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from itertools import groupby
+from secrets import token_urlsafe
 from typing import Any, Final, TypeVar
 
 try:
@@ -40,7 +41,7 @@ from pulse.runstores import redis_scripts
 from pulse.runstores.base import Passed, RunStore, Totals
 from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost
 from pulse.runstores.redis_scripts import Script
-from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, number_of
+from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, SPENT_FOR, number_of
 from pulse.zone import EPOCH
 
 T = TypeVar("T")
@@ -333,6 +334,20 @@ class RedisRunStore(RunStore):
 
     def _keys_of(self, task: str) -> list[str]:
         return self._keys("ledger", "pauses", "held", f"task:{task}", f"history:{task}")
+
+    # What the status page needs
+
+    def secret(self) -> str:
+        """See `RunStore.secret`."""
+        self._command("SET", f"{self._space}secret", token_urlsafe(32), "NX")
+        secret: bytes = self._read("GET", "secret")
+        return secret.decode()
+
+    def spend(self, code: str, until: datetime) -> bool:
+        """See `RunStore.spend`; by the clock of the server, for a day at the least."""
+        left = max(until - self.now(), timedelta(0)) + SPENT_FOR
+        answer = self._command("SET", f"{self._space}spent:{code}", "1", "NX", "EX", left // timedelta(seconds=1))
+        return answer is not None
 
     # The server
 

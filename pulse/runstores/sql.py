@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from secrets import token_urlsafe
 from typing import Any, Final, overload
 
 from pulse.model import Instance, Outcome, Pause, Progress, Run, Trigger
@@ -21,6 +22,7 @@ from pulse.zone import EPOCH
 MICROSECOND: Final = timedelta(microseconds=1)
 TRIM_EVERY: Final = 16  # records of a task from one look at the length of its history to the next
 PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
+SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another one are forgotten
 FORGET_INSTANCE: Final = 86_400_000_000  # microseconds; who was not heard of for a day is not shown any more
 FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
 
@@ -116,6 +118,19 @@ CREATE TABLE records (
     result TEXT NOT NULL
 );
 CREATE INDEX records_by_task ON records (app, task, number);
+"""
+
+SECRETS: Final = """
+CREATE TABLE secrets (
+    app TEXT PRIMARY KEY,
+    secret TEXT NOT NULL
+){keyed};
+CREATE TABLE spent (
+    app TEXT NOT NULL,
+    code TEXT NOT NULL,
+    until BIGINT NOT NULL,
+    PRIMARY KEY (app, code)
+){keyed};
 """
 
 _RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
@@ -278,6 +293,27 @@ class SqlStore(LedgerStore):
             )
             for owner, started, seen, digest, server, version in rows
         ]  # fmt: skip
+
+    def secret(self) -> str:
+        """See `RunStore.secret`."""
+        with self._step():
+            self._run(
+                "INSERT INTO secrets (app, secret) VALUES (?, ?) ON CONFLICT (app) DO NOTHING",
+                self._app, token_urlsafe(32),
+            )  # fmt: skip
+            (secret,) = self._run("SELECT secret FROM secrets WHERE app = ?", self._app).fetchone()
+        return str(secret)
+
+    def spend(self, code: str, until: datetime) -> bool:
+        """See `RunStore.spend`."""
+        with self._step():
+            self._run("DELETE FROM spent WHERE app = ? AND until < ?", self._app, number_of(until - SPENT_FOR))
+            row = self._run(
+                "INSERT INTO spent (app, code, until) VALUES (?, ?, ?) ON CONFLICT (app, code) DO NOTHING "
+                "RETURNING code",
+                self._app, code, number_of(until),
+            ).fetchone()  # fmt: skip
+        return row is not None
 
     # The primitives of LedgerStore; all are called within a step
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
-from pulse.runstores.sql import TABLES, SqlStore, instant_of, number_of
+from pulse.runstores.sql import SECRETS, TABLES, SqlStore, instant_of, number_of
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
 
@@ -28,7 +28,11 @@ CREATE TABLE birth (device INTEGER NOT NULL, inode INTEGER NOT NULL, born BIGINT
 """
 )
 # What brings a file from the version of its place here to the next one; never changed once released.
-_UPGRADES: Final = (_SCHEMA, "ALTER TABLE birth ADD COLUMN generation BIGINT NOT NULL DEFAULT 0")
+_UPGRADES: Final = (
+    _SCHEMA,
+    "ALTER TABLE birth ADD COLUMN generation BIGINT NOT NULL DEFAULT 0",
+    SECRETS.format(keyed=" WITHOUT ROWID"),
+)
 
 
 class SqliteRunStore(SqlStore):

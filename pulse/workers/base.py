@@ -54,6 +54,11 @@ class Workers(ABC):
     def busy(self) -> int:
         """How many fires are being run."""
 
+    @property
+    def abandoned(self) -> int:
+        """How many threads were left behind and have not come back."""
+        return 0
+
 
 class FireQueue:
     """Waiting fires by task, first come first served; bounded by the number of tasks.

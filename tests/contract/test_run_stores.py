@@ -693,6 +693,20 @@ def test_an_instance_that_leaves_is_not_there(store):
     assert [(one.owner, one.seen) for one in store.instances()] == [("one", NOON + timedelta(seconds=10))]
 
 
+# What the status page needs
+
+
+def test_the_secret_of_an_application_stays_and_is_hard_to_guess(store):
+    assert store.secret() == store.secret()
+    assert len(store.secret()) >= 32
+
+
+def test_a_code_is_spent_once(store):
+    soon = (store.now() or NOON) + MINUTE
+
+    assert [store.spend(code, soon) for code in ("one", "one", "two", "one")] == [True, False, True, False]
+
+
 # Forgetting
 
 

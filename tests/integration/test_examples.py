@@ -42,3 +42,13 @@ def test_async_wsgi_streams_and_its_task_awaits():
 
     assert [line for line in said.splitlines() if "counted" in line] == ["counted 1", "counted 2", "counted 3"]
     assert "swept by internal request, due " in said
+
+
+def test_starlette_app_uses_what_it_made_at_its_start_and_turns_visitors_of_its_task_away():
+    said = output_of("starlette_app.py", "2.2")
+
+    assert said.startswith("the application starts\n")
+    assert "a visitor of / gets 200 welcome\n" in said
+    assert "a visitor of /jobs/sweep gets 404 Not Found\n" in said
+    assert re.search(r"sweep, due [\d:]+, found \d+ carts", said)
+    assert said.endswith("the application ends\n")

@@ -960,7 +960,7 @@ def test_the_help_shows_every_command_in_its_group(pulse):
         "run the application": ["serve", "worker"],
         "plan": ["check", "list", "next"],
         "one task": ["run", "pause", "resume", "cancel"],
-        "see what became of it": ["watch", "history", "show", "why", "workers"],
+        "see what became of it": ["watch", "history", "show", "why", "workers", "login-code"],
         "clean up": ["purge"],
     }
 

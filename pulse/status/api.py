@@ -1,0 +1,198 @@
+"""The same as the pages, for programs: JSON below `<status>/api/`.
+
+    GET  api/                          these addresses
+    GET  api/tasks                     all tasks; ?state=failing ?q=report ?page=2
+    GET  api/tasks/<name>              one task, with its next instants
+    GET  api/tasks/<name>/runs         its runs under way and its records; ?limit=20
+    GET  api/tasks/<name>/runs/<id>    one of them, with what it answered
+    GET  api/workers                   the processes that ring
+    GET  api/configuration             the options of the filter; secrets are never shown
+    GET  api/audit                     who pressed what in this process
+    POST api/tasks/<name>/run          {"force": false}
+    POST api/tasks/<name>/cancel       {"run": "<id>", "note": "why"}, or {} for all that are under way
+    POST api/tasks/<name>/pause        {"for": "1h", "until": "2027-01-31T08:00", "note": "why"}, or {} for ever
+    POST api/tasks/<name>/resume       {}
+
+Programs send `Authorization: Bearer <token>`. A page of a browser that is logged in sends
+the `proof` of `GET api/` in the header `X-Status-Proof`. Instants are ISO 8601 in UTC,
+durations are seconds. A fault is `{"error": "..."}` with a status that fits.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from webob import Request, Response
+
+from pulse.instance import short
+from pulse.model import Config, Run, Task
+from pulse.runstores.base import RunStore
+from pulse.schedule import Schedule
+from pulse.status.audit import Audit
+from pulse.status.configuration import settings_of, settings_of_task
+from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, find_run, fits, is_in
+from pulse.status.survey import Moment, Survey, failures
+from pulse.status.view import dues_of, next_due, workers_of
+from pulse.status.words import iso, text_of, zone_of
+
+MOST_RUNS: Final = 1000
+
+
+class Api:
+    """Answers programs; each method raises StoreUnavailableError when the store does not answer."""
+
+    def __init__(
+        self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, audit: Audit
+    ) -> None:
+        self._config = config
+        self._schedules = schedules
+        self._store = store
+        self._survey = survey
+        self._presses = audit
+
+    def index(self, proof: str) -> Response:
+        """The addresses, and what a page has to send when it presses a button."""
+        lines = [line.strip() for line in (__doc__ or "").splitlines() if line.startswith(("    GET", "    POST"))]
+        return answer({"addresses": lines, "proof": proof})
+
+    def read(self, request: Request, names: Sequence[str]) -> Response:
+        """The answer to a GET of `api/<names>`."""
+        match names:
+            case ["tasks"]:
+                return self._tasks(request)
+            case ["tasks", name, *rest] if name in self._config.tasks:
+                found = self._of_task(request, self._config.tasks[name], rest)
+            case ["workers" | "configuration" | "audit" as name]:
+                found = answer(getattr(self, f"_{name}")())
+            case _:
+                found = None
+        return found or fault(404, f"no such address: {'/'.join(names)}")
+
+    def _of_task(self, request: Request, task: Task, names: Sequence[str]) -> Response | None:
+        match names:
+            case []:
+                return self._task(task)
+            case ["runs"]:
+                return self._runs(request, task)
+            case ["runs", run_id]:
+                return self._run(request, task, run_id)
+        return None
+
+    def _tasks(self, request: Request) -> Response:
+        moment = self._survey.moment()
+        self._survey.refresh(moment, SURVEY_SECONDS)
+        state, query = request.GET.get("state", ""), request.GET.get("q", "")
+        found = [
+            task
+            for task in self._config.tasks.values()
+            if (not state or is_in(self._survey.state(task, moment), state)) and (not query or fits(task, query))
+        ]
+        page = _number(request.GET.get("page"), 1, 1_000_000)
+        size = _number(request.GET.get("size"), TASKS * 4, MOST_RUNS)
+        shown = [self._brief(task, moment) for task in found[(page - 1) * size : page * size]]
+        return answer({"count": len(found), "page": page, "tasks": shown})
+
+    def _task(self, task: Task) -> Response:
+        moment = self._survey.moment()
+        self._survey.note(task.name, self._store.history(task.name, 30))
+        totals = self._store.totals(task.name)
+        said = self._brief(task, moment)
+        said["consecutive_failures"] = failures(self._survey.records(task.name))
+        said["totals"] = {outcome.value: count for outcome, count in totals.counts.items()}
+        said["last_finished"], said["last_success"] = iso(totals.last_finished), iso(totals.last_success)
+        said["running"] = [run_document(run) for run in moment.running(task.name)]
+        said["due"] = [
+            {"due": iso(due.instant), "local": due.words, "note": due.note}
+            for due in dues_of(task, self._schedules[task.name], moment.now, DUES)
+        ]
+        said["options"] = [asdict(one) for one in settings_of_task(task)]
+        return answer(said)
+
+    def _runs(self, request: Request, task: Task) -> Response:
+        limit = _number(request.GET.get("limit"), 50, MOST_RUNS)
+        held = [run for run in self._store.running() if run.task == task.name]
+        return answer({"runs": [run_document(run) for run in (*held, *self._store.history(task.name, limit))][:limit]})
+
+    def _run(self, request: Request, task: Task, run_id: str) -> Response:
+        run = find_run(self._store, task, run_id, request.GET.get("attempt", ""))
+        if run is None:
+            return fault(404, f"no run {run_id} of {task.name} is kept")
+        return answer({**run_document(run), "body": text_of(run.body), "errors": text_of(run.errors)})
+
+    def _workers(self) -> dict[str, object]:
+        workers = workers_of(self._survey.moment(), self._survey.digest)
+        return {"workers": [_plain(asdict(one)) for one in workers]}
+
+    def _configuration(self) -> dict[str, object]:
+        return {"options": [asdict(one) for one in settings_of(self._config)]}
+
+    def _audit(self) -> dict[str, object]:
+        return {"presses": [_plain(asdict(press)) for press in self._presses.presses()]}
+
+    def _brief(self, task: Task, moment: Moment) -> dict[str, object]:
+        state, pause = self._survey.state(task, moment), moment.pauses.get(task.name)
+        overdue = self._survey.overdue(task, moment)
+        rings = self._survey.rings_for(task)
+        schedule = self._schedules[task.name]
+        return {
+            "task": task.name,
+            "state": state.value if state else None,
+            "description": task.description,
+            "schedule": schedule.describe(),
+            "timezone": str(zone_of(task)),
+            "method": task.method,
+            "action": task.action,
+            "enabled": rings,
+            "next_due": iso(next_due(schedule, pause, moment.now)) if rings else None,
+            "overdue_since": iso(overdue),
+            "pause": {"since": iso(pause.since), "until": iso(pause.until), "note": pause.note, "by": pause.by}
+            if pause
+            else None,
+        }
+
+
+def run_document(run: Run) -> dict[str, object]:
+    """*run* for programs, without what it wrote."""
+    return {
+        "run": run.id,
+        "task": run.task,
+        "due": iso(run.due),
+        "first_due": iso(run.first_due),
+        "count": run.count,
+        "trigger": run.trigger.value,
+        "attempt": run.attempt,
+        "outcome": run.outcome.value if run.outcome else None,
+        "reason": run.reason,
+        "status": run.status,
+        "started": iso(run.started),
+        "finished": iso(run.finished),
+        "duration": run.duration,
+        "lateness": run.lateness.total_seconds() if run.started else None,
+        "worker": short(run.owner),
+        "result": run.result,
+        "progress": asdict(run.progress) if run.progress else None,
+        "again_at": iso(run.again_at),
+    }
+
+
+def answer(document: Mapping[str, object], status: int = 200) -> Response:
+    """*document* as JSON."""
+    text = json.dumps(document, ensure_ascii=False) + "\n"
+    response = Response(text, status=status, content_type="application/json", charset="UTF-8")
+    response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+    return response
+
+
+def fault(status: int, problem: str) -> Response:
+    """What is wrong with a request."""
+    return answer({"error": problem}, status)
+
+
+def _plain(said: dict[str, Any]) -> dict[str, object]:
+    return {name: iso(value) if hasattr(value, "isoformat") else value for name, value in said.items()}
+
+
+def _number(written: str | None, otherwise: int, most: int) -> int:
+    is_number = written is not None and written.isascii() and written.isdigit() and len(written) < 10
+    return min(most, max(1, int(written or 0))) if is_number else otherwise

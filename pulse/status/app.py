@@ -1,0 +1,454 @@
+"""`StatusApp`: the window as a WSGI application, mounted by the middleware at `pulse.config.status`.
+
+Its addresses, below the mount:
+
+    /                            tasks, with the last and the next hour
+    /tasks/<name>                one task; /tasks/<name>/runs/<id> one of its runs
+    /runs /workers /configuration /audit
+    /tasks/<name>/run            POST from a form; and cancel, pause, resume
+    /login /logout
+    /api/...                     the same for programs: `pulse.status.api`
+    /metrics                     for Prometheus, with the token
+    /health /live                for everybody: a word and its reasons, no names
+
+It is never open by accident: without a token, without a code for one login (`pulse.status.login`)
+and without a callable of the user's that knows who asks, all but the last two is the 404 with
+which the guard answers outsiders.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from json import JSONDecodeError
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlencode
+
+from webob import Request, Response
+
+from pulse import __version__
+from pulse.clock import Clock, SystemClock
+from pulse.errors import ClosedError, StoreUnavailableError
+from pulse.gateway import Environ, StartResponse
+from pulse.mark import not_found
+from pulse.model import Config
+from pulse.runstores.base import RunStore
+from pulse.schedule import Schedule
+from pulse.status.access import Access, Authenticate, Token, Visitor, is_same_origin
+from pulse.status.action import ACTIONS, Actions
+from pulse.status.api import Api, answer, fault
+from pulse.status.audit import Audit
+from pulse.status.controls import Controls
+from pulse.status.health import STORE_UNAVAILABLE, Health, health_of
+from pulse.status.page import Frame, Printer
+from pulse.status.pages import Pages
+from pulse.status.survey import Survey
+
+SECRET_SECONDS: Final = 60.0  # for which a secret of the store is kept
+BODY: Final = 65_536  # bytes of a form or of JSON; nobody has that much to say
+HEALTH_SECONDS: Final = 1.0  # for which an answer is kept: strangers may ask as often as they like
+SURVEY_SECONDS: Final = 1.0  # that health and metrics take to look at all tasks
+MENU: Final = {
+    "": "Tasks", "tasks": "Tasks", "runs": "Runs", "workers": "Workers", "configuration": "Configuration",
+    "audit": "Audit",
+}  # fmt: skip
+SAID: Final = {
+    "run": "was started", "cancel": "was asked to stop", "pause": "is paused", "resume": "runs by its schedule again",
+}  # fmt: skip
+NO_STORE: Final = "The run store does not answer; nothing runs until it does."
+
+log = logging.getLogger(__name__)
+
+
+class _RefusedError(Exception):
+    """A request of a visitor that cannot be served, with the status that says why."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        self.status = status
+        self.problem = problem
+        super().__init__(problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request of a visitor: its address below the mount, and who asks."""
+
+    request: Request
+    base: str
+    names: tuple[str, ...]
+    visitor: Visitor
+
+    @property
+    def section(self) -> str:
+        return self.names[0] if self.names else ""
+
+
+class _Secret:
+    """The token of *config*, or else the secret that the store has made for it."""
+
+    def __init__(self, config: Config, store: RunStore, clock: Clock) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._known: tuple[float, str] | None = None
+
+    def __call__(self) -> str | None:
+        if self._config.token:
+            return self._config.token
+        now = self._clock.monotonic()
+        # A store that lost its memory has another one: a process must not go on with the first for ever.
+        if self._known is None or now - self._known[0] > SECRET_SECONDS:
+            self._known = now, self._store.secret()
+        return self._known[1]
+
+
+class StatusApp:
+    """Serves the window of one filter; safe to use from any thread. After a fork a new one is needed."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        path: str,
+        schedules: Mapping[str, Schedule],
+        store: RunStore,
+        controls: Controls,
+        clock: Clock | None = None,
+        token: Token | None = None,
+        authenticate: Authenticate | None = None,
+        is_readonly: bool = False,
+    ) -> None:
+        """Wire it; nothing is read from the store before the first request.
+
+        Args:
+            config: Of the filter, with its tasks.
+            path: Where it is mounted, below where the filter is: `/_pulse`.
+            schedules: Of all tasks, by name.
+            store: Where the runs are kept.
+            controls: What its buttons do.
+            clock: For tests: `pulse.testing.ManualClock`.
+            token: Gives the token of the moment; by default that of *config*, or a secret that
+                the store keeps, which nobody knows: it signs the codes of `pulse login-code`.
+            authenticate: Given an environ, the name of the user who asks, None for a
+                stranger; beside the token or instead of it.
+            is_readonly: There are no buttons, and nothing can be pressed.
+        """
+        self.path = "/" + path.strip("/")
+        self._prefix = self.path.rstrip("/") + "/"
+        self._config = config
+        self._schedules = schedules
+        self._store = store
+        self._controls = controls
+        self._clock = clock or SystemClock()
+        self._is_readonly = is_readonly
+        own = _Secret(config, store, self._clock)
+        self._access = Access(
+            token or own, authenticate, self._clock, has_form=bool(token or config.token), spend=store.spend
+        )
+        self._survey = Survey(config, schedules, store, self._clock)
+        self._audit = Audit()
+        self._actions = Actions(config, store, controls, self._audit, self._clock)
+        self._printer = Printer()
+        self._pages = Pages(
+            config,
+            schedules=schedules,
+            store=store,
+            survey=self._survey,
+            controls=controls,
+            audit=self._audit,
+            printer=self._printer,
+        )
+        self._api = Api(config, schedules, store, self._survey, self._audit)
+        self._health: tuple[float, Health] | None = None
+
+    def answers(self, environ: Environ) -> bool:
+        """Whether the request is for the window; costs a comparison."""
+        path: str = environ.get("PATH_INFO", "")
+        return path == self.path or path.startswith(self._prefix)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a request for which `answers` is true (PEP 3333)."""
+        request = Request(environ)
+        response = self._answer(request)
+        if response is None:
+            return not_found(environ, start_response)
+        # Not WebOb's own way, which makes addresses absolute: behind a proxy that ends TLS it takes
+        # the wrong scheme.
+        start_response(response.status, response.headerlist)
+        return [] if request.method == "HEAD" or response.status_code == 304 else [response.body]
+
+    def _answer(self, request: Request) -> Response | None:
+        """None for what strangers, and people who are lost, are told."""
+        try:
+            path, _ = request.path_info, request.GET
+        except UnicodeDecodeError:  # what is no UTF-8 is no address of ours
+            return None
+        names = tuple(path.removeprefix(self.path.rstrip("/")).removeprefix("/").split("/"))
+        names = () if names == ("",) else names
+        base = quote(request.environ.get("SCRIPT_NAME", ""), safe="/") + self.path.rstrip("/")
+        if names in (("health",), ("live",)) and request.method in ("GET", "HEAD"):
+            return answer({"status": "ok"}) if names == ("live",) else self._answer_health(request)
+        visitor = self._access.visitor(request)
+        if visitor is None:
+            return self._answer_stranger(request, base, names)
+        if not names and not path.endswith("/"):
+            return _see_other(f"{base}/")
+        call = _Call(request, base, names, visitor)
+        response = self._answer_visitor(call)
+        if visitor.is_renewed:
+            self._access.give_cookie(response, request, visitor, base)
+        return response
+
+    # Strangers
+
+    def _answer_stranger(self, request: Request, base: str, names: tuple[str, ...]) -> Response | None:
+        """The form for the token where a browser wants a page, if there is a token; else nothing."""
+        if names == ("login",) and request.method == "GET" and "code" in request.GET:
+            return self._log_in_once(request, base)
+        if names == ("login",) and request.method == "POST":
+            return self._log_in(request, base) if self._access.has_login else None
+        if not self._access.has_login or request.method not in ("GET", "HEAD"):
+            return None
+        if names == ("login",):
+            return self._printer.login(base, _below(request.GET.get("back", "")))
+        wants_page = "text/html" in request.headers.get("Accept", "") and "part" not in request.GET
+        if not wants_page or (names and names[0] not in MENU):
+            return None
+        back = quote("/".join(names)) + (f"?{request.query_string}" if request.query_string else "")
+        return _see_other(f"{base}/login?{urlencode({'back': back})}" if back else f"{base}/login")
+
+    def _log_in_once(self, request: Request, base: str) -> Response | None:
+        if not self._access.may_try(request):
+            return None
+        visitor = self._access.log_in_once(request, request.GET["code"])
+        if visitor is None:
+            return None
+        response = _see_other(f"{base}/")
+        self._access.give_cookie(response, request, visitor, base)
+        return response
+
+    def _log_in(self, request: Request, base: str) -> Response:
+        if not is_same_origin(request):
+            return self._printer.login(base, "", problem="Log in with the form of this site.", status=403)
+        if not self._access.may_try(request):
+            problem = "There were too many wrong tokens. Try again in a minute."
+            response = self._printer.login(base, "", problem=problem, status=429)
+            response.headers["Retry-After"] = "60"
+            return response
+        try:
+            said = _form(request)
+        except _RefusedError as refusal:
+            return self._printer.login(base, "", problem=refusal.problem, status=refusal.status)
+        back = _below(said.get("back", ""))
+        visitor = self._access.log_in(request, said.get("token", ""), said.get("name", ""))
+        if visitor is None:
+            return self._printer.login(base, back, problem="That is not the token.", status=403)
+        response = _see_other(f"{base}/{back}")
+        self._access.give_cookie(response, request, visitor, base)
+        return response
+
+    # Visitors
+
+    def _answer_visitor(self, call: _Call) -> Response:
+        is_program = call.section in ("api", "metrics")
+        try:
+            return self._served(call)
+        except _RefusedError as refusal:
+            status, problem = refusal.status, refusal.problem
+        except StoreUnavailableError as error:
+            log.warning("%s", error, extra={"pulse_event": "status_without_store"})
+            status, problem = 503, NO_STORE
+        except ClosedError:
+            status, problem = 503, "This process is ending: try again."
+        return fault(status, problem) if is_program else self._problem(call, status, problem)
+
+    def _served(self, call: _Call) -> Response:
+        request, names = call.request, call.names
+        if request.method == "POST":
+            return self._post(call)
+        if request.method not in ("GET", "HEAD"):
+            raise _RefusedError(405, "want GET or POST")
+        match names:
+            case ["api", *rest]:
+                return self._api_get(call, [name for name in rest if name])
+            case ["metrics"]:
+                return self._metrics(request)
+            case ["login"]:
+                return _see_other(f"{call.base}/")
+        response = self._page(call)
+        if response is None:
+            raise _RefusedError(404, "There is no such page, or what it showed is not kept any more.")
+        return response
+
+    def _page(self, call: _Call) -> Response | None:
+        request, frame, pages = call.request, self._frame(call), self._pages
+        match call.names:
+            case []:
+                return pages.tasks(request, frame)
+            case ["runs" | "workers" | "configuration" | "audit" as name]:
+                page: Response = getattr(pages, name)(request, frame)
+                return page
+            case ["tasks", name] if name in self._config.tasks:
+                return pages.task(request, frame, self._config.tasks[name])
+            case ["tasks", name, "runs", run_id] if name in self._config.tasks:
+                return pages.run(request, frame, self._config.tasks[name], run_id)
+        return None
+
+    def _frame(self, call: _Call) -> Frame:
+        said = {name: value for name, value in call.request.GET.items() if name not in ("part", "did", "of")}
+        did, task = call.request.GET.get("did", ""), call.request.GET.get("of", "")
+        is_said = did in SAID and task in self._config.tasks
+        return Frame(
+            base=call.base,
+            here=quote("/".join(call.names)) + (f"?{urlencode(said)}" if said else ""),
+            now=self._clock.now(),
+            place=self._pages.place(),
+            zone=self._config.timezone,
+            version=__version__,
+            visitor=call.visitor,
+            proof=self._access.form_token(call.visitor),
+            section=MENU.get(call.section, ""),
+            said=f"{task} {SAID[did]}." if is_said else "",
+            is_live=call.request.GET.get("part") == "live",
+            is_polled=call.section != "configuration" and "runs" not in call.names[2:],
+            is_readonly=self._is_readonly,
+        )
+
+    def _problem(self, call: _Call, status: int, problem: str) -> Response:
+        title = {403: "Refused", 404: "Not found", 503: "Not now"}.get(status, "That did not work")
+        return self._printer.page(
+            call.request, "problem.html", self._frame(call), status=status, title=title, problem=problem
+        )
+
+    # What they press
+
+    def _post(self, call: _Call) -> Response:
+        match call.names:
+            case ["logout"]:
+                return self._log_out(call)
+            case ["tasks", task, action]:
+                said = _form(call.request)
+                self._press(call, task, action, said, said.get("proof", ""))
+                back = _below(said.get("back", ""))
+                words = urlencode({"did": action, "of": task})
+                return _see_other(f"{call.base}/{back}{'&' if '?' in back else '?'}{words}")
+            case ["api", "tasks", task, action]:
+                proof = call.request.headers.get("X-Status-Proof", "")
+                return answer(self._press(call, task, action, _json, proof), 202 if action == "run" else 200)
+        raise _RefusedError(404, "There is nothing to press at this address.")
+
+    def _press(
+        self,
+        call: _Call,
+        task: str,
+        action: str,
+        said: Mapping[str, str] | Callable[[Request], Mapping[str, str]],
+        proof: str,
+    ) -> dict[str, object]:
+        if action not in ACTIONS or task not in self._config.tasks:
+            raise _RefusedError(404, f"There is no task {task!r}, or nothing that is called {action!r}.")
+        self._must_mean_it(call, proof)
+        if self._is_readonly:
+            raise _RefusedError(403, "This status page is for reading only (pulse.config.status_readonly).")
+        words = said(call.request) if callable(said) else said
+        try:
+            return self._actions.press(
+                action, task, words, by=call.visitor.name, address=call.request.remote_addr or ""
+            )
+        except ValueError as error:
+            raise _RefusedError(400, str(error)) from None
+
+    def _must_mean_it(self, call: _Call, proof: str) -> None:
+        if not self._access.may_press(call.request, call.visitor, proof):
+            log.warning("refused a request that another site may have made", extra={"pulse_event": "press_refused"})
+            raise _RefusedError(403, "This did not come from a page of yours: load the page again, then press.")
+
+    def _log_out(self, call: _Call) -> Response:
+        self._must_mean_it(call, _form(call.request).get("proof", ""))
+        response = _see_other(f"{call.base}/login" if self._access.has_login else f"{call.base}/")
+        self._access.take_cookie(response, call.request, call.base)
+        return response
+
+    # Programs
+
+    def _api_get(self, call: _Call, names: list[str]) -> Response:
+        return self._api.read(call.request, names) if names else self._api.index(self._access.form_token(call.visitor))
+
+    def _metrics(self, request: Request) -> Response:
+        try:
+            # An extra: who does not ask for metrics does not need it.
+            from pulse.status.metrics import exposition  # noqa: PLC0415
+        except ImportError:
+            raise _RefusedError(501, "metrics need the extra pulse[metrics]: pip install 'pulse[metrics]'") from None
+        moment = self._survey.moment()
+        self._survey.refresh(moment, SURVEY_SECONDS)
+        accept = request.headers.get("Accept", "")
+        text, content_type = exposition(self._config, self._schedules, self._store, self._survey, moment, accept)
+        response = Response(text)
+        response.headers["Content-Type"] = content_type
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def _answer_health(self, request: Request) -> Response:
+        health = self._find_health()
+        is_detailed = self._access.visitor(request) is not None
+        return answer(health.document(is_detailed=is_detailed), health.status)
+
+    def _find_health(self) -> Health:
+        now, kept = self._clock.monotonic(), self._health
+        if kept is not None and now - kept[0] < HEALTH_SECONDS:
+            return kept[1]
+        try:
+            moment = self._survey.moment()
+            self._survey.refresh(moment, SURVEY_SECONDS)
+            health = health_of(self._config, self._survey, moment, self._controls.ringing())
+        except StoreUnavailableError:
+            health = STORE_UNAVAILABLE
+        self._health = (now, health)
+        return health
+
+
+def _see_other(address: str) -> Response:
+    response = Response(status=303, content_type="text/plain", location=address)
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _below(back: str) -> str:
+    """*back*, if it is an address below the mount; else that of the first page."""
+    # A browser takes what begins with two slashes, of either kind, for another site, and drops
+    # line breaks before it looks.
+    is_plain = back.isascii() and back.isprintable() and not back.startswith(("/", "\\", "."))
+    return back if is_plain and ":" not in back.partition("?")[0] and "\\" not in back else ""
+
+
+def _form(request: Request) -> dict[str, str]:
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise _RefusedError(415, "want a form")
+    try:
+        return dict(parse_qsl(_body(request).decode(), keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        raise _RefusedError(400, "want a form of a few fields") from None
+
+
+def _json(request: Request) -> dict[str, str]:
+    """What a program says, each value as it would stand in a form; null says nothing."""
+    body = _body(request)
+    if not body.strip():
+        return {}
+    try:
+        said: Any = request.json_body
+    except (JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise _RefusedError(400, "want JSON") from None
+    if not isinstance(said, dict) or any(isinstance(value, dict | list) for value in said.values()):
+        raise _RefusedError(400, "want an object of plain values")
+    return {str(name): _word(value) for name, value in said.items() if value is not None}
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _body(request: Request) -> bytes:
+    if (request.content_length or 0) > BODY:
+        raise _RefusedError(413, f"want at most {BODY} bytes")
+    return bytes(request.body)

@@ -1,0 +1,60 @@
+"""The options of a record with their values, as somebody may read them: secrets are never shown."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pulse.config import CONFIG, option_key
+from pulse.model import Config, Task
+from pulse.option import Option, options_of
+from pulse.status.words import value_words
+
+HIDDEN: Final = "\N{BULLET}" * 6
+
+_PASSWORD: Final = re.compile(r"://\S*@")  # of an address, as `pulse.option.shown` masks it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One option, by its name and by its key in an ini file, with its value in words; empty for none."""
+
+    name: str
+    key: str
+    value: str
+    unit: str
+    sentence: str
+    is_default: bool
+
+
+def settings_of(config: Config) -> Sequence[Setting]:
+    """The options of the filter."""
+    return [_setting(option, getattr(config, name), f"{CONFIG}{name}") for name, option in options_of(Config).items()]
+
+
+def settings_of_task(task: Task) -> Sequence[Setting]:
+    """The options of *task*."""
+    return [
+        _setting(option, getattr(task, name), option_key(task.name, name)) for name, option in options_of(Task).items()
+    ]
+
+
+def _setting(option: Option, value: Any, key: str) -> Setting:
+    return Setting(
+        name=option.name,
+        key=key,
+        value=_said(option, value),
+        unit=option.unit.replace("`", ""),
+        sentence=option.sentence.replace("`", ""),
+        is_default=value == option.value,
+    )
+
+
+def _said(option: Option, value: Any) -> str:
+    if not option.is_secret:
+        return _PASSWORD.sub("://***@", value_words(value))
+    if not value:
+        return ""
+    if option.is_mapping:  # the names tell what is sent, and are no secret
+        return ", ".join(f"{name}: {HIDDEN}" for name, _ in value)
+    return HIDDEN

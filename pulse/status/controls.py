@@ -1,0 +1,44 @@
+"""What the window may do to the scheduler, and ask it: the one seam between the two."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ringing:
+    """The scheduler of the process that is asked.
+
+    Attributes:
+        state: In a word: `ringing`, `waiting`, `silent`.
+        reason: Why, in a few words.
+        busy: How many fires it is running.
+        abandoned: How many of its threads were left behind and have not come back.
+        next_ring: When it is to ring next; None if it does not ring, or never will.
+    """
+
+    state: str
+    reason: str = ""
+    busy: int = 0
+    abandoned: int = 0
+    next_ring: datetime | None = None
+
+
+class Controls(Protocol):
+    """What a visitor of the window can have done; all of it returns at once.
+
+    Each raises `UnknownTaskError` for a task that is not there, `ClosedError` after the
+    end of the process was announced, and `StoreUnavailableError`.
+    """
+
+    def start_run(self, name: str, *, force: bool, by: str) -> str:
+        """Run the task *name* by hand, in the background; the id of the run that it may become."""
+
+    def pause(self, name: str, *, until: datetime | None, note: str, by: str) -> None:
+        """Run *name* by hand only, in the whole fleet, until *until* or `resume`."""
+
+    def resume(self, name: str) -> bool:
+        """Run *name* by its schedule again; whether it was paused."""
+
+    def ringing(self) -> Ringing:
+        """The scheduler of this process."""

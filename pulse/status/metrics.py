@@ -1,0 +1,175 @@
+"""The numbers for Prometheus, read from the store: each process answers for the whole fleet.
+
+Counters come from the totals, which outlive the records. A histogram would need every run
+that ever was, and the history is bounded; so durations and lateness are gauges of the last
+run. What one process counts by itself (refusals of the guard, errors of the store) is left
+out: each scrape may reach another process, and the numbers would jump back and forth.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from pulse import __version__
+from pulse.instance import short
+from pulse.model import Config, Task
+from pulse.runstores.base import RunStore, Totals
+from pulse.schedule import Schedule
+from pulse.status.survey import Moment, Survey, failures
+
+_Value = Callable[[Task], float | None]
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def exposition(
+    config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, moment: Moment, accept: str
+) -> tuple[bytes, str]:
+    """The text of all metrics, and its content type, as a scraper with the header *accept* wants it.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    # Read before the registry asks: it would ask once more for the names, when it is given the collector.
+    families = list(_Fleet(config, schedules, store, survey, moment).families())
+    registry.register(_Collected(families))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Collected(Collector):
+    """What was read, in the form that a registry wants."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class _Fleet:
+    """One reading of the store."""
+
+    def __init__(
+        self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, moment: Moment
+    ) -> None:
+        self._tasks = list(config.tasks.values())
+        self._schedules = schedules
+        self._survey = survey
+        self._moment = moment
+        self._totals = {task.name: store.totals(task.name) for task in self._tasks}
+
+    def families(self) -> Iterator[Metric]:
+        yield _gauge("pulse_info", "The release of Pulse that answers.", ["version"], [((__version__,), 1)])
+        yield from self._of_totals()
+        yield from self._of_schedules()
+        yield from self._of_records()
+        yield from self._of_instances()
+
+    def _of_totals(self) -> Iterator[Metric]:
+        runs = CounterMetricFamily(
+            "pulse_task_runs", "Due instants by what became of them.", labels=["task", "outcome"]
+        )
+        for name, totals in self._totals.items():
+            for outcome, count in totals.counts.items():
+                runs.add_metric([name, outcome.value], count)
+        yield runs
+        yield self._by_task(
+            "pulse_task_last_run_timestamp_seconds",
+            "When a run last ended, whatever its outcome.",
+            lambda task: _seconds(self._total(task).last_finished),
+        )
+        yield self._by_task(
+            "pulse_task_last_success_timestamp_seconds",
+            "When a run last succeeded.",
+            lambda task: _seconds(self._total(task).last_success),
+        )
+
+    def _of_schedules(self) -> Iterator[Metric]:
+        yield self._by_task(
+            "pulse_task_next_run_timestamp_seconds",
+            "When the task is due next.",
+            lambda task: _seconds(self._next(task)),
+        )
+        yield self._by_task(
+            "pulse_task_interval_seconds", "From the next due instant to the one after it.", self._interval
+        )
+        yield self._by_task(
+            "pulse_task_paused",
+            "Whether the task is paused (1) or not (0).",
+            lambda task: float(task.name in self._moment.pauses),
+        )
+        yield self._by_task(
+            "pulse_task_overdue",
+            "Whether the task has no success though its grace has passed (1) or not (0).",
+            lambda task: float(self._survey.overdue(task, self._moment) is not None),
+        )
+
+    def _of_records(self) -> Iterator[Metric]:
+        yield self._by_task(
+            "pulse_task_running",
+            "How many runs of the task are under way.",
+            lambda task: float(len(self._moment.running(task.name))),
+        )
+        yield self._by_task(
+            "pulse_task_consecutive_failures",
+            "How many of the last runs failed one after the other, of those that were looked at.",
+            lambda task: float(failures(self._survey.records(task.name))),
+        )
+        yield self._by_task("pulse_task_last_duration_seconds", "How long the last run took.", self._last_duration)
+        yield self._by_task(
+            "pulse_task_last_lateness_seconds", "How long after it was due the last run began.", self._last_lateness
+        )
+
+    def _of_instances(self) -> Iterator[Metric]:
+        yield _gauge(
+            "pulse_worker_heartbeat_timestamp_seconds",
+            "When a process that rings was last heard of.",
+            ["host", "pid"],
+            [(tuple(short(one.owner).rsplit(":", 1)), one.seen.timestamp()) for one in self._moment.alive],
+        )
+
+    def _by_task(self, name: str, text: str, value: _Value) -> Metric:
+        found = [((task.name,), value(task)) for task in self._tasks]
+        return _gauge(name, text, ["task"], [(labels, number) for labels, number in found if number is not None])
+
+    def _total(self, task: Task) -> Totals:
+        return self._totals[task.name]
+
+    def _next(self, task: Task) -> datetime | None:
+        if not self._survey.rings_for(task):
+            return None
+        pause = self._moment.pauses.get(task.name)
+        if pause is None:
+            return self._schedules[task.name].next_due(self._moment.now)
+        return self._schedules[task.name].next_due(pause.until - _MICROSECOND) if pause.until else None
+
+    def _interval(self, task: Task) -> float | None:
+        if task.interval is not None and task.cron is None and task.at is None:
+            return task.interval.total_seconds()
+        due = self._schedules[task.name].next_due(self._moment.now)
+        following = self._schedules[task.name].next_due(due) if due else None
+        return (following - due).total_seconds() if due and following else None
+
+    def _last_duration(self, task: Task) -> float | None:
+        return next((run.duration for run in self._survey.records(task.name) if run.duration is not None), None)
+
+    def _last_lateness(self, task: Task) -> float | None:
+        records = self._survey.records(task.name)
+        return next((run.lateness.total_seconds() for run in records if run.started), None)
+
+
+def _gauge(name: str, text: str, labels: list[str], values: Iterable[tuple[Iterable[str], float]]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for said, value in values:
+        family.add_metric(list(said), value)
+    return family
+
+
+def _seconds(instant: datetime | None) -> float | None:
+    return instant.timestamp() if instant else None

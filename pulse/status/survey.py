@@ -1,0 +1,273 @@
+"""How all tasks are doing, without asking the store about all of them each time.
+
+The newest record of a task can only change when the task was due, when a run of it has
+ended, or when somebody ran it by hand. So a task is looked at again when its next instant
+has come, and once a minute: ten thousand tasks cost a page some milliseconds.
+"""
+
+import heapq
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import cached_property
+from itertools import takewhile
+from typing import Final
+
+from pulse.clock import Clock
+from pulse.fleet import digest_of
+from pulse.instance import is_gone
+from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
+from pulse.runstores.base import RunStore
+from pulse.schedule import Schedule
+from pulse.status.overdue import last_begun, overdue_since
+from pulse.status.words import TROUBLE
+
+LOOK_AGAIN: Final = timedelta(seconds=60)  # a run by hand may begin and end between two looks
+PENDING: Final = timedelta(seconds=1)  # what was due has no record yet
+# From the instant at which a run was to start until somebody is told that it has not:
+# claims take milliseconds, but the machine may be busy.
+PATIENCE: Final = timedelta(seconds=10)
+DEPTH: Final = 10  # records of a task whose newest one does not tell how it is doing
+BATCH: Final = 50  # looks between two looks at the clock
+
+
+class State(Enum):
+    """How a task is doing."""
+
+    NEW = "new"  # nothing is recorded of it
+    OK = "ok"
+    LATE = "late"  # it was due, and nobody ran it
+    RUNNING = "running"
+    FAILING = "failing"
+    PAUSED = "paused"
+    LOST = "lost"  # the process of the last run died
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """What the store says of the whole fleet at one instant.
+
+    Attributes:
+        now: The instant, by the store's clock if it has one.
+        held: Runs under way and attempts that wait, by task.
+        pauses: Those that hold, by task.
+        alive: The instances that were heard of lately.
+        gone: Those that were not, and have not said that they leave.
+    """
+
+    now: datetime
+    held: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
+    alive: Sequence[Instance] = ()
+    gone: Sequence[Instance] = ()
+
+    def running(self, task: str) -> list[Run]:
+        """The runs of *task* that have begun."""
+        return [run for run in self.held.get(task, ()) if run.started]
+
+    def rung_since(self, digest: str) -> datetime | None:
+        """Since when somebody rings by the configuration *digest* without a break; None if nobody does."""
+        return min((one.started for one in self.alive if one.digest == digest), default=None)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was last read of a task."""
+
+    records: tuple[Run, ...] = ()
+    last_success: datetime | None = None
+    is_read: bool = False
+
+
+class Survey:
+    """The newest records of all tasks of a filter; safe to use from any thread."""
+
+    def __init__(self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, clock: Clock) -> None:
+        """Wire it; nothing is read before `refresh`."""
+        self._config = config
+        self._schedules = schedules
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen = {name: _Seen() for name in self._config.tasks}
+        self._looks: list[tuple[datetime, str]] = []
+        self._next_look: dict[str, datetime] = {}
+        self._unread = list(self._config.tasks)[::-1]
+        self._busy: frozenset[str] = frozenset()
+
+    @cached_property
+    def digest(self) -> str:
+        """The fingerprint of the configuration by which this process lives."""
+        return digest_of(self._config)  # of many tasks it takes a while, and not every process is asked
+
+    @property
+    def unread(self) -> int:
+        """Of how many tasks nothing is known yet."""
+        return len(self._unread)
+
+    def moment(self) -> Moment:
+        """What the store says of the fleet now.
+
+        Raises:
+            StoreUnavailableError: it does not answer.
+        """
+        now = self._store.now() or self._clock.now()
+        held: dict[str, list[Run]] = {}
+        for run in (*self._store.running(), *self._store.waiting()):
+            if run.task in self._config.tasks and run not in held.setdefault(run.task, []):
+                held[run.task].append(run)
+        instances = self._store.instances()
+        # Each says that it is alive three times in a lease; of one on this host it is seen at once.
+        alive = [one for one in instances if now - one.seen <= self._config.lease and not is_gone(one.owner)]
+        return Moment(
+            now=now,
+            held=held,
+            pauses={name: pause for name, pause in self._store.pauses().items() if pause.holds(now)},
+            alive=alive,
+            gone=[one for one in instances if one not in alive],
+        )
+
+    def refresh(self, moment: Moment, seconds: float) -> None:
+        """Look at the tasks of which there may be news, for about *seconds* at the most.
+
+        What is left is looked at by the next call. If another thread is looking just now,
+        what it has found so far is taken.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            end = self._clock.monotonic() + seconds
+            busy = frozenset(name for name in moment.held if name in self._seen)
+            for name in self._busy - busy:
+                self._look(name, moment)
+            self._busy = busy
+            looks = 0
+            while (following := self._next(moment.now)) is not None:
+                self._look(following, moment)
+                looks += 1
+                if looks % BATCH == 0 and self._clock.monotonic() >= end:
+                    return
+        finally:
+            self._lock.release()
+
+    def note(self, name: str, records: Sequence[Run], last_success: datetime | None = None) -> None:
+        """Take what was read of the task *name* elsewhere, newest first."""
+        # Bodies are for whoever opens a run: kept for each task, they would be megabytes.
+        kept = tuple(replace(run, body=b"", errors=b"") for run in records[:DEPTH])
+        known = [last_success, self._seen[name].last_success]
+        known += [run.finished for run in records if run.outcome is Outcome.SUCCESS]
+        newest = max((instant for instant in known if instant), default=None)
+        self._seen[name] = _Seen(kept, newest, is_read=True)
+
+    def records(self, name: str) -> tuple[Run, ...]:
+        """The newest records of *name*, as far as they were looked at: one at least, if there is one."""
+        return self._seen[name].records
+
+    def state(self, task: Task, moment: Moment) -> State | None:
+        """How *task* is doing; None if it was not looked at yet."""
+        seen = self._seen[task.name]
+        plain = self._plain_state(task, moment)
+        if plain is not None or not seen.is_read:
+            return plain
+        if not seen.records:
+            return State.LATE if self.overdue(task, moment) else State.NEW
+        if self._is_late(task, seen.records, moment.now):
+            return State.LATE
+        if failures(seen.records):
+            return State.LOST if ended(seen.records)[0].outcome is Outcome.LOST else State.FAILING
+        return State.OK
+
+    def overdue(self, task: Task, moment: Moment) -> datetime | None:
+        """The instant since which *task* is overdue; see `pulse.status.overdue`."""
+        seen = self._seen[task.name]
+        if not seen.is_read or task.name in moment.pauses or not self.rings_for(task):
+            return None
+        return overdue_since(
+            task,
+            self._schedules[task.name],
+            moment.now,
+            records=seen.records,
+            last_success=seen.last_success,
+            under_way=moment.held.get(task.name, ()),
+            is_trimmed=len(seen.records) >= DEPTH,
+            known_since=None if seen.records and _tells(seen.records[0]) else moment.rung_since(self.digest),
+        )
+
+    def rings_for(self, task: Task) -> bool:
+        """Whether *task* is to run by itself, as far as the configuration goes."""
+        return self._config.enabled and task.enabled
+
+    # What is plain to see
+
+    def _plain_state(self, task: Task, moment: Moment) -> State | None:
+        if moment.running(task.name):
+            return State.RUNNING
+        if not self.rings_for(task):
+            return State.DISABLED
+        return State.PAUSED if task.name in moment.pauses else None
+
+    def _is_late(self, task: Task, records: Sequence[Run], now: datetime) -> bool:
+        planned = [run for run in records if run.trigger is not Trigger.MANUAL]
+        due = last_begun(task, self._schedules[task.name], now - PATIENCE)
+        if due is None or not planned:
+            return False
+        newest = max(planned, key=lambda run: run.due)
+        return newest.due < due or newest.outcome is Outcome.MISSED
+
+    # Looking
+
+    def _next(self, now: datetime) -> str | None:
+        if self._unread:
+            return self._unread.pop()
+        while self._looks and self._looks[0][0] <= now:
+            when, name = heapq.heappop(self._looks)
+            if self._next_look[name] == when:  # else another look has come between
+                return name
+        return None
+
+    def _plan(self, name: str, when: datetime) -> None:
+        self._next_look[name] = when
+        heapq.heappush(self._looks, (when, name))
+
+    def _look(self, name: str, moment: Moment) -> None:
+        """Read what is newest of *name*, and note when to look again."""
+        try:
+            records, last_success = self._store.history(name, 1), None
+            if records and not _tells(records[0]):
+                records = self._store.history(name, DEPTH)
+                last_success = self._store.totals(name).last_success
+        except BaseException:
+            self._plan(name, moment.now)  # or nobody would ever look again
+            raise
+        self.note(name, records, last_success)
+        self._plan(name, self._look_again(name, records, moment))
+
+    def _look_again(self, name: str, records: Collection[Run], moment: Moment) -> datetime:
+        now, schedule = moment.now, self._schedules[name]
+        due = schedule.previous_due(now)
+        is_pending = due is not None and due > now - LOOK_AGAIN and not any(run.due >= due for run in records)
+        if is_pending and name not in moment.held:
+            return now + PENDING
+        following = schedule.next_due(now)
+        return min(following or now + LOOK_AGAIN, now + LOOK_AGAIN)
+
+
+def ended(records: Sequence[Run]) -> list[Run]:
+    """The runs among *records* that have said how the task is doing, newest first."""
+    return [run for run in records if run.started and run.outcome is not Outcome.CANCELLED]
+
+
+def failures(records: Sequence[Run]) -> int:
+    """How many of the last runs among *records*, newest first, went wrong one after the other."""
+    return sum(1 for _ in takewhile(lambda run: run.outcome in TROUBLE, ended(records)))
+
+
+def _tells(newest: Run) -> bool:
+    """Whether the newest record alone says how its task is doing."""
+    return newest.trigger is not Trigger.MANUAL and newest.outcome is Outcome.SUCCESS

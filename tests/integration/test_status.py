@@ -1,0 +1,147 @@
+"""The status page as the middleware mounts it: who gets in, and what is pressed there."""
+
+import json
+from datetime import timedelta
+
+import pytest
+import webtest
+from servers import wait_until
+
+from pulse.middleware import PulseMiddleware
+from pulse.model import Outcome
+from pulse.status.login import make_code
+from pulse.testing import ManualClock
+
+TOKEN = "a-token-of-more-than-sixteen-characters"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def site(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"page"]
+
+
+@pytest.fixture
+def mount():
+    made: list[PulseMiddleware] = []
+
+    def make(**options) -> webtest.TestApp:
+        options = {"start": "manual", "guard": True, "status": "/_pulse", "token": TOKEN, **options}
+        made.append(PulseMiddleware(site, task={"cleanup": {"interval": 3600}}, **options))
+        return webtest.TestApp(made[-1])
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_without_an_address_there_is_no_status_page(mount):
+    assert mount(status=None).get("/_pulse/").text == "page"
+
+
+def test_strangers_get_the_answer_of_the_guard(mount):
+    app = mount()
+
+    stranger, guarded = app.get("/_pulse/runs", status=404), app.get("/pulse/cleanup", status=404)
+
+    assert (stranger.headers["Cache-Control"], stranger.body) == (guarded.headers["Cache-Control"], guarded.body)
+    assert app.get("/_pulsefoo").text == "page"
+
+
+def test_the_token_opens_it_and_runs_a_task(mount):
+    app = mount()
+    middleware = app.app
+    assert "cleanup" in app.get("/_pulse/", headers=BEARER).text
+
+    app.post("/_pulse/api/tasks/cleanup/run", "{}", headers={**BEARER, "Content-Type": "application/json"})
+
+    wait_until(lambda: middleware.run_store.history("cleanup"))
+    assert middleware.run_store.history("cleanup")[0].outcome is Outcome.SUCCESS
+
+
+def test_a_pause_that_is_pressed_is_a_pause_of_the_fleet(mount):
+    app = mount()
+
+    app.post_json("/_pulse/api/tasks/cleanup/pause", {"note": "feed is down"}, headers=BEARER)
+
+    assert app.app.run_store.pauses()["cleanup"].note == "feed is down"
+
+
+def test_a_read_only_page_has_no_effect(mount):
+    app = mount(status_readonly=True)
+
+    app.post_json("/_pulse/api/tasks/cleanup/pause", {}, headers=BEARER, status=[403, 404, 405])
+
+    assert app.app.run_store.pauses() == {}
+
+
+def test_whoever_the_application_knows_needs_no_token(mount):
+    app = mount(token=None, authenticate=lambda environ: environ.get("REMOTE_USER"))
+
+    app.get("/_pulse/", status=404)
+    assert "cleanup" in app.get("/_pulse/", extra_environ={"REMOTE_USER": "ada"}).text
+
+
+def test_health_and_live_are_for_everybody_and_name_nothing(mount):
+    app = mount()
+
+    health = app.get("/_pulse/health", status="*")
+
+    assert health.status_int in (200, 503)
+    assert "cleanup" not in health.text
+    assert set(json.loads(health.text)) == {"status", "reasons"}
+    assert app.get("/_pulse/live").status_int == 200
+
+
+# Codes
+
+
+def test_a_code_logs_in_once(mount):
+    app = mount(token=None)
+    code = make_code(app.app.run_store.secret(), app.app._clock.now())
+
+    app.get(f"/_pulse/login?code={code}", status=303)
+    assert "cleanup" in app.get("/_pulse/").text
+
+    other = webtest.TestApp(app.app)
+    other.get(f"/_pulse/login?code={code}", status=404)
+    other.get("/_pulse/", status=404)
+
+
+def test_a_code_has_ended_after_ten_minutes(mount):
+    clock = ManualClock()
+    app = mount(token=None, clock=clock)
+    code = make_code(app.app.run_store.secret(), clock.now())
+
+    clock.advance(timedelta(minutes=10))
+
+    app.get(f"/_pulse/login?code={code}", status=404)
+
+
+@pytest.mark.parametrize("code", ["", "x", "WyJhIiwxXQ.signature", "%00", "é"])
+def test_what_is_no_code_is_nothing(mount, code):
+    mount(token=None).get("/_pulse/login", {"code": code}, status=404)
+
+
+def test_a_code_of_another_application_is_nothing(mount):
+    one, other = mount(token=None), mount(token=None)
+
+    code = make_code(one.app.run_store.secret(), one.app._clock.now())
+
+    other.get("/_pulse/login", {"code": code}, status=404)
+
+
+def test_codes_cannot_be_tried_for_ever(mount):
+    app = mount(token=None)
+    for _ in range(5):
+        app.get("/_pulse/login?code=x", status=404, extra_environ={"REMOTE_ADDR": "10.0.0.1"})
+    code = make_code(app.app.run_store.secret(), app.app._clock.now())
+
+    app.get("/_pulse/login", {"code": code}, status=404, extra_environ={"REMOTE_ADDR": "10.0.0.1"})
+    app.get("/_pulse/login", {"code": code}, status=303, extra_environ={"REMOTE_ADDR": "10.0.0.2"})
+
+
+def test_the_secret_never_opens_the_guard(mount):
+    app = mount(token=None)
+
+    app.get("/pulse/cleanup", headers={"Authorization": f"Bearer {app.app.run_store.secret()}"}, status=404)

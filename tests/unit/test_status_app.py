@@ -1,0 +1,411 @@
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from status_window import BEARER, NOON, BrokenStore, Window
+from webob import Request
+
+from pulse.errors import ClosedError
+from pulse.model import Outcome, Pause, Run
+from pulse.status.controls import Ringing
+
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+
+# What is pressed
+
+
+@pytest.fixture
+def window():
+    return Window({"cleanup": {"interval": "1h"}, "report": {"cron": "30 2 * * *", "timezone": "Europe/Berlin"}})
+
+
+def press(window, path, *, remote="192.0.2.1", **said):
+    browser, proof = window.log_in()
+    return window.ask(path, "POST", headers=browser, form={"proof": proof, **said}, remote=remote)
+
+
+def test_run_now_starts_a_run_and_leads_back_to_the_page(window):
+    answer = press(window, "/tasks/cleanup/run", back="?state=failing")
+
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/_pulse/?state=failing&did=run&of=cleanup")
+    assert window.controls.pressed == [("run", "cleanup", False, "mara")]
+
+
+def test_the_page_says_what_was_done(window):
+    assert "cleanup was started." in window.see("/?did=run&of=cleanup").text
+    assert "was started" not in window.see("/?did=run&of=nothing").text
+
+
+@pytest.mark.parametrize(
+    ("said", "until"),
+    [
+        ({"for": "15m"}, NOON + 15 * MINUTE),
+        ({"for": "1h"}, NOON + HOUR),
+        ({"for": "1h", "until": "2027-01-05T08:00"}, NOON + HOUR),
+        ({"for": "ever"}, None),
+        ({"for": "ever", "until": "2027-01-05T08:00"}, None),
+        ({}, None),
+        ({"for": "until", "until": "2027-01-05T08:00"}, datetime(2027, 1, 5, 7, tzinfo=UTC)),
+        ({"until": "2027-01-05T08:00:00+00:00"}, datetime(2027, 1, 5, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_pause_lasts_as_long_as_was_said_by_the_clock_of_the_task(window, said, until):
+    assert press(window, "/tasks/report/pause", note="the feed\n is down", **said).status_code == 303
+
+    assert window.controls.pressed == [("pause", "report", until, "the feed is down", "mara")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"for": "soon"}, {"for": "0s"}, {"for": "-1h"}, {"for": "99999d"}, {"for": "until"}, {"for": "until", "until": "x"},
+        {"until": "2026-12-31T08:00"}, {"until": "9999-12-31T08:00"}, {"note": "x" * 201},
+    ],
+)  # fmt: skip
+def test_a_pause_that_makes_no_sense_is_refused(window, said):
+    answer = press(window, "/tasks/report/pause", **said)
+
+    assert answer.status_code == 400
+    assert "want" in answer.text
+    assert window.controls.pressed == []
+
+
+def test_cancel_asks_every_run_under_way_to_stop_or_the_one_that_is_named(window):
+    for run_id in ("run-1", "run-2"):
+        run = Run(id=run_id, task="cleanup", due=NOON, started=NOON, expires=NOON + MINUTE, owner=run_id)
+        window.store._hold(run)
+
+    named = window.ask("/api/tasks/cleanup/cancel", "POST", headers=BEARER, json={"run": "run-2"})
+    assert [run.id for run in window.store.running() if run.stop] == ["run-2"]
+    press(window, "/tasks/cleanup/cancel", note="it takes too long")
+
+    assert named.json == {"task": "cleanup", "asked_to_stop": ["run-2"]}
+    assert window.ask("/api/tasks/report/cancel", "POST", headers=BEARER).json["asked_to_stop"] == []
+    assert {run.stop for run in window.store.running()} == {
+        "cancelled by mara: it takes too long",
+        "cancelled by a program with the token",
+    }
+    page = window.see().text
+    assert 'aria-label="Cancel cleanup"' in page
+    assert 'aria-label="Run cleanup now"' not in page
+    assert "runs: 2; it takes too long" in window.see("/audit").text
+
+
+def test_resume_ends_a_pause(window):
+    window.store.pause("cleanup", Pause(since=NOON))
+
+    press(window, "/tasks/cleanup/resume")
+
+    assert window.store.pauses() == {}
+
+
+def test_getting_an_address_presses_nothing(window):
+    for action in ("run", "pause", "resume"):
+        window.see(f"/tasks/cleanup/{action}")
+        window.ask(f"/api/tasks/cleanup/{action}", headers=BEARER)
+
+    assert window.controls.pressed == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/tasks/nothing/run", "/tasks/cleanup/delete", "/tasks/cleanup/__init__", "/tasks/cleanup", "/run"]
+)
+def test_what_is_not_there_cannot_be_pressed(window, path):
+    assert press(window, path).status_code == 404
+    assert window.controls.pressed == []
+
+
+def test_a_window_for_reading_has_no_buttons_and_takes_no_presses():
+    window = Window(is_readonly=True)
+
+    page = window.see().text
+    answer = window.ask("/api/tasks/cleanup/run", "POST", headers=BEARER, json={})
+
+    assert "Run now" not in page
+    assert "read only" in page
+    assert answer.status_code == 403
+    assert window.controls.pressed == []
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [({"proof": "x" * 70_000}, 413), ({str(number): "" for number in range(30)}, 400)],
+)
+def test_a_form_that_is_too_large_is_refused(window, form, status):
+    browser, _ = window.log_in()
+
+    assert window.ask("/tasks/cleanup/run", "POST", headers=browser, form=form).status_code == status
+
+
+def test_what_was_pressed_is_in_the_audit_and_in_the_log(window, caplog):
+    caplog.set_level("INFO")
+
+    press(window, "/tasks/cleanup/pause", note="the feed is down", **{"for": "1h"})
+
+    (said,) = [record for record in caplog.records if getattr(record, "pulse_event", "") == "pressed"]
+    assert (said.levelname, said.pulse_task, said.pulse_action) == ("INFO", "cleanup", "pause")
+    page = window.see("/audit").text
+    for word in ("mara", "192.0.2.1", "pause", "the feed is down"):
+        assert word in page
+
+
+def test_a_process_that_is_ending_starts_nothing(window):
+    def closed(*args, **kwargs):
+        raise ClosedError("the workers were closed")
+
+    window.controls.start_run = closed
+
+    assert press(window, "/tasks/cleanup/run").status_code == 503
+    assert window.see("/audit").text.count("run now") == 0
+
+
+# Programs
+
+
+def test_a_program_presses_with_the_token_alone(window):
+    run = window.ask("/api/tasks/cleanup/run", "POST", headers=BEARER, json={"force": True})
+    pause = window.ask(
+        "/api/tasks/cleanup/pause", "POST", headers=BEARER, json={"for": "1h", "note": "why", "until": None}
+    )
+    resume = window.ask("/api/tasks/cleanup/resume", "POST", headers=BEARER)
+
+    assert (run.status_code, run.json) == (202, {"task": "cleanup", "run": "run-1"})
+    assert pause.json == {"task": "cleanup", "paused": True, "until": (NOON + HOUR).isoformat(), "note": "why"}
+    assert resume.json == {"task": "cleanup", "was_paused": True}
+    assert window.controls.pressed[0] == ("run", "cleanup", True, "a program with the token")
+
+
+@pytest.mark.parametrize("body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000])
+def test_a_program_that_sends_nonsense_is_told(window, body):
+    headers = {**BEARER, "Content-Type": "application/json"}
+
+    answer = _raw(window, "/api/tasks/cleanup/pause", headers, body.encode("latin-1"))
+
+    assert answer.status_code == 400
+    assert answer.json["error"]
+
+
+def test_a_page_presses_for_programs_with_its_proof(window):
+    browser, proof = window.log_in()
+    path = "/api/tasks/cleanup/run"
+
+    assert window.ask(path, "POST", headers=browser, json={}).status_code == 403
+    assert window.ask(path, "POST", headers={**browser, "X-Status-Proof": proof}, json={}).status_code == 202
+    assert window.ask("/api/", headers=browser).json["proof"] == proof
+
+
+def test_a_program_reads_what_the_pages_show(window):
+    window.ring()
+    window.record(body=b"swept", errors=b"oops", reason="why")
+    window.store._hold(Run(id="r", task="cleanup", due=NOON, started=NOON, expires=NOON + MINUTE))
+
+    index = window.ask("/api/", headers=BEARER).json
+    tasks = window.ask("/api/tasks", headers=BEARER).json
+    task = window.ask("/api/tasks/cleanup", headers=BEARER).json
+    runs = window.ask("/api/tasks/cleanup/runs", headers=BEARER).json["runs"]
+    run = window.ask("/api/tasks/cleanup/runs/run-0", headers=BEARER).json
+
+    assert any(line.startswith("POST api/tasks/<name>/run") for line in index["addresses"])
+    assert [(one["task"], one["state"]) for one in tasks["tasks"]] == [("cleanup", "running"), ("report", "new")]
+    assert task["totals"] == {"success": 1}
+    assert task["next_due"] == (NOON + HOUR).isoformat()
+    assert len(task["due"]) == 10
+    assert [one["outcome"] for one in runs] == [None, "success"]
+    assert (run["body"], run["errors"], run["duration"], run["lateness"]) == ("swept", "oops", 0.4, 0.0)
+    assert window.ask("/api/workers", headers=BEARER).json["workers"][0]["host"] == "web1"
+    assert window.ask("/api/configuration", headers=BEARER).json["options"]
+    assert window.ask("/api/audit", headers=BEARER).json == {"presses": []}
+
+
+def test_a_program_chooses_tasks_by_state_and_word(window):
+    window.record(outcome=Outcome.FAILED)
+
+    def names(query):
+        return [task["task"] for task in window.ask(f"/api/tasks{query}", headers=BEARER).json["tasks"]]
+
+    assert names("?state=failing") == ["cleanup"]
+    assert names("?q=REPORT") == ["report"]
+    assert names("?size=1&page=2") == ["report"]
+
+
+def test_what_a_program_is_told_is_never_taken_for_a_page(window):
+    answer = window.ask("/api/tasks", headers=BEARER)
+
+    assert answer.content_type == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# Health
+
+
+def healthy(window):
+    window.ring()
+    window.record()
+    window.record("report", due=NOON - timedelta(hours=10.5), id="run-r")
+    return window
+
+
+def test_all_is_well(window):
+    answer = healthy(window).ask("/health")
+
+    assert (answer.status_code, answer.json) == (200, {"status": "ok", "reasons": []})
+
+
+def test_a_process_is_live_whatever_is_wrong():
+    window = Window(store=BrokenStore(), config={"token": None})
+
+    assert (window.ask("/live").status_code, window.ask("/live").json) == (200, {"status": "ok"})
+    assert window.ask("/live", "POST", form={}).status_code == 404
+
+
+def test_without_the_store_nothing_is_well():
+    answer = Window(store=BrokenStore()).ask("/health")
+
+    assert (answer.status_code, answer.json["reasons"]) == (503, ["the run store does not answer"])
+
+
+def test_when_nobody_rings_somebody_is_told(window):
+    healthy(window)
+    window.clock.advance(31)
+
+    answer = window.ask("/health", headers=BEARER)
+
+    assert answer.json["reasons"] == ["no process rings"]
+    assert answer.json["details"]["no process rings"] == {"last_heard_of": NOON.isoformat()}
+
+
+def test_nobody_has_to_ring_for_tasks_that_are_disabled():
+    assert Window({"cleanup": {"enabled": False}}).ask("/health").status_code == 200
+    assert Window(config={"enabled": False}).ask("/health").status_code == 200
+
+
+def test_threads_that_were_left_behind_and_a_stuck_scheduler_are_no_health(window):
+    healthy(window)
+    window.controls.said = Ringing(state="ringing", abandoned=2, next_ring=NOON - MINUTE)
+
+    answer = window.ask("/health", headers=BEARER)
+
+    assert answer.json["reasons"] == ["the scheduler is stuck", "threads were left behind"]
+    assert answer.json["details"]["threads were left behind"] == {"threads": 2}
+
+
+def test_a_task_that_did_not_run_is_told_by_whichever_process_is_asked(window):
+    healthy(window)
+    window.clock.advance(2 * HOUR + MINUTE)
+    window.ring()
+
+    stranger, visitor = window.ask("/health"), window.ask("/health", headers=BEARER)
+
+    assert (stranger.status_code, stranger.json) == (503, {"status": "failing", "reasons": ["tasks are overdue"]})
+    assert visitor.json["details"]["tasks are overdue"] == {
+        "count": 1,
+        "tasks": {"cleanup": (NOON + HOUR).isoformat()},
+    }
+    assert "Overdue" in window.see("/tasks/cleanup").text
+
+
+def test_a_paused_task_is_not_overdue(window):
+    healthy(window)
+    window.store.pause("cleanup", Pause(since=NOON))
+    window.clock.advance(2 * HOUR + MINUTE)
+    window.ring()
+
+    assert window.ask("/health").status_code == 200
+
+
+def test_strangers_who_ask_all_the_time_cost_nothing(window):
+    healthy(window)
+    asked = []
+    moment = window.app._survey.moment
+    window.app._survey.moment = lambda: asked.append(1) or moment()
+
+    for _ in range(50):
+        window.ask("/health")
+
+    assert len(asked) == 1
+
+
+# Metrics
+
+
+def samples(window, **headers):
+    answer = window.ask("/metrics", headers={**BEARER, **headers})
+    assert answer.status_code == 200
+    found = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            found[(sample.name, *sample.labels.values())] = sample.value
+    return found
+
+
+def test_the_metrics_are_those_of_the_fleet(window):
+    healthy(window)
+    window.record(outcome=Outcome.FAILED, due=NOON + MINUTE, id="run-1", duration=2.5)
+    window.store._hold(Run(id="r", task="report", due=NOON, started=NOON, expires=NOON + MINUTE))
+    window.store.pause("report", Pause(since=NOON))
+
+    found = samples(window)
+
+    assert found["pulse_task_runs_total", "success", "cleanup"] == 1
+    assert found["pulse_task_runs_total", "failed", "cleanup"] == 1
+    assert found["pulse_task_consecutive_failures", "cleanup"] == 1
+    assert found["pulse_task_last_duration_seconds", "cleanup"] == 2.5
+    assert found["pulse_task_last_lateness_seconds", "cleanup"] == 0
+    assert found["pulse_task_last_run_timestamp_seconds", "cleanup"] == (NOON + MINUTE).timestamp() + 1
+    assert found["pulse_task_last_success_timestamp_seconds", "cleanup"] == NOON.timestamp() + 1
+    assert found["pulse_task_next_run_timestamp_seconds", "cleanup"] == (NOON + HOUR).timestamp()
+    assert ("pulse_task_next_run_timestamp_seconds", "report") not in found
+    assert found["pulse_task_interval_seconds", "cleanup"] == 3600
+    assert found["pulse_task_interval_seconds", "report"] == 86_400
+    assert (found["pulse_task_running", "cleanup"], found["pulse_task_running", "report"]) == (0, 1)
+    assert (found["pulse_task_paused", "cleanup"], found["pulse_task_paused", "report"]) == (0, 1)
+    assert found["pulse_task_overdue", "cleanup"] == 0
+    assert found["pulse_worker_heartbeat_timestamp_seconds", "web1", "4711"] == NOON.timestamp()
+    assert sum(value for (name, *_), value in found.items() if name == "pulse_info") == 1
+
+
+def test_openmetrics_is_spoken_where_it_is_wanted(window):
+    answer = window.ask("/metrics", headers={**BEARER, "Accept": "application/openmetrics-text;version=1.0.0"})
+
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_without_the_extra_the_metrics_name_it(window, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "pulse.status.metrics", raising=False)
+
+    answer = window.ask("/metrics", headers=BEARER)
+
+    assert answer.status_code == 501
+    assert "pulse[metrics]" in answer.json["error"]
+
+
+def test_a_scraper_learns_that_the_store_does_not_answer():
+    assert Window(store=BrokenStore()).ask("/metrics", headers=BEARER).status_code == 503
+
+
+def test_metrics_are_not_for_strangers(window):
+    assert window.ask("/metrics").status_code == 404
+
+
+def test_every_alert_names_a_metric_that_there_is(window):
+    healthy(window)
+    window.record(outcome=Outcome.FAILED, due=NOON + MINUTE, id="run-1")
+    known = {name for name, *_ in samples(window)}
+    examples = Path(__file__).parents[2] / "examples"
+
+    for file in ("prometheus_alerts.yml", "grafana_dashboard.json"):
+        used = set(re.findall(r"\bpulse_\w+", (examples / file).read_text(encoding="utf-8")))
+        assert used
+        assert used <= known | {"pulse_status"}
+
+
+def _raw(window, path, headers, body):
+    request = Request.blank(f"/_pulse{path}", method="POST", headers=headers, body=body)
+    return request.get_response(window.app)
