@@ -4,6 +4,7 @@ The first SIGTERM or SIGINT ends serving; running tasks then have their `shutdow
 and the process ends with 0. A second one ends it at once.
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def serve(source: Source, screen: Screen, clock: Clock, *, host: str | None, por
     """
     set_up_logging(source)
     application = source.load()
+    if _is_asgi(application.app):
+        raise CommandError(f"{source.name} is an ASGI application: serve it with uvicorn {source.name}, or hypercorn")
     server = _server_of(source, application.app, host=host, port=port)
     stop = Stop(application.middlewares)
     stop.listen()
@@ -70,6 +73,15 @@ def serve(source: Source, screen: Screen, clock: Clock, *, host: str | None, por
         server.close()
         stop.finish()
     return Exit.OK
+
+
+def _is_asgi(app: object) -> bool:
+    """Whether *app* is called with scope, receive and send."""
+    call = app if inspect.isroutine(app) else type(app).__call__
+    if not inspect.iscoroutinefunction(call):
+        return False
+    names = [name for name in inspect.signature(call).parameters if name != "self"]
+    return len(names) == 3  # a handler that awaits has two, as any WSGI application
 
 
 def set_up_logging(source: Source) -> None:

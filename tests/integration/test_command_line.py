@@ -589,3 +589,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(write, tmp_path):
     assert first.startswith("TASK")
     assert complaint == ""
     assert process.returncode == 141
+
+
+def test_an_asgi_application_is_for_an_asgi_server(tmp_path):
+    (tmp_path / "doors.py").write_text("async def app(scope, receive, send):\n    pass\n")
+    command = [sys.executable, "-m", "pulse", "serve", "doors:app"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "serve it with uvicorn doors:app" in done.stderr
