@@ -60,11 +60,11 @@ class Guard:
     def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
         """Wire the guard of *config*.
 
-        It guards the paths of all tasks, those that are not enabled too, and with
-        `guard_scope = context` all that is below the context. A task at `/` guards the root
+        It guards the paths of all tasks and their hooks, those that are not enabled too, and
+        with `guard_scope = context` all that is below the context. A task at `/` guards the root
         alone, as everything else is below it.
         """
-        paths = [task.path for task in config.tasks.values()]
+        paths = [path for task in config.tasks.values() for path in (task.path, *task.hook_paths)]
         if config.guard_scope == "context":
             paths.append(f"/{config.context}")
         self.is_on = config.guard

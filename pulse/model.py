@@ -218,6 +218,12 @@ class Task:
         """The query of the request, without its question mark."""
         return self.action.partition("?")[2]
 
+    @property
+    def hook_paths(self) -> tuple[str, ...]:
+        """The paths of the application that are told of its records."""
+        hooks = (self.on_success, self.on_failure, self.on_missed, self.on_timeout)
+        return tuple(hook.partition("?")[0] for hook in hooks if hook and hook.startswith("/"))
+
     def _conflict(self, name: str, problem: str) -> Fault:
         value = getattr(self, name)
         written = reader.spell(value) if isinstance(value, timedelta) else str(value)

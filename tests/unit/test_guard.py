@@ -1373,3 +1373,19 @@ def test_a_run_inside_a_run_leaves_the_outer_one_as_it_was():
 def test_a_nested_outside_request_does_not_pass_the_guard_because_of_the_run_around_it():
     with acting_for(mark_of()):
         assert not guard_of().admits(environ_of(PATH))
+
+
+@pytest.mark.parametrize("hook", ["on_success", "on_failure", "on_missed", "on_timeout"])
+def test_the_paths_of_hooks_are_guarded_too(hook):
+    task = Task(name="cleanup", action=PATH, **{hook: "/alerts/pulse?from=pulse"})
+    guard = Guard(Config(guard=True, tasks={"cleanup": task}))
+
+    assert guard.admits({"PATH_INFO": "/alerts/pulse"}) is False
+    assert guard.admits({"PATH_INFO": "/alerts//pulse/"}) is False
+    assert guard.admits({"PATH_INFO": "/alerts"}) is True
+
+
+def test_a_function_that_is_told_is_no_path():
+    task = Task(name="cleanup", action=PATH, on_failure="some.module:function")
+
+    assert task.hook_paths == ()
