@@ -291,7 +291,7 @@ FORK_IN_C = """
     from bell_app import application
 
     fork = ctypes.PyDLL(None).fork  # as uWSGI does: Python is not told
-    time.sleep(1)
+    time.sleep(0.75)  # between two looks of the watcher: what it holds in a fork like this, nobody lets go
     if not fork():
         application({"REQUEST_METHOD": "GET", "wsgi.url_scheme": "http"}, lambda status, headers: None)
     time.sleep(60)
