@@ -22,6 +22,7 @@ from webob import Request, Response
 
 from pulse.clock import Clock
 from pulse.gateway import Environ
+from pulse.sessions.header import CookieForm
 from pulse.status.login import read_code
 
 Authenticate = Callable[[Environ], str | None]
@@ -174,15 +175,8 @@ class Access:
         return Visitor(name=name, session=session, is_renewed=rest < LIFE - RENEW)
 
     def _set(self, response: Response, request: Request, value: str, path: str, seconds: int) -> None:
-        response.set_cookie(
-            COOKIE,
-            value,
-            max_age=seconds,
-            path=path or "/",
-            secure=request.scheme == "https",
-            httponly=True,
-            samesite="Strict",
-        )
+        form = CookieForm(name=COOKIE, path=path or "/", same_site="strict", max_age=seconds)
+        response.headers.add("Set-Cookie", form.set_cookie(value, is_https=request.scheme == "https"))
 
 
 class Attempts:
