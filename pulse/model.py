@@ -326,6 +326,7 @@ class Config:
         "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`",
         "Where claims, runs and pauses are kept; `auto` is a file of this application that all processes of "
         "the host share.",
+        is_shown=False,
     )
     lease: timedelta = option(
         "30s",
@@ -362,7 +363,7 @@ class Config:
 
     def __post_init__(self) -> None:
         faults = read_options(self)
-        if self.store.partition(":")[0] in SHARED_STORES and not self.name:
+        if self.store.partition("://")[0] in SHARED_STORES and not self.name:
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )

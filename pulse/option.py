@@ -66,12 +66,23 @@ def option(
     *,
     is_secret: bool = False,
     is_mapping: bool = False,
+    is_shown: bool = True,
 ) -> Any:
-    """A field that is an option: *default* is given as one would write it."""
+    """A field that is an option.
+
+    Args:
+        default: As one would write it.
+        read: See `Option`, as the others.
+        unit: What to write.
+        sentence: What it means.
+        is_secret: The value must never be shown.
+        is_mapping: One key an entry.
+        is_shown: Whether the value stands in the record's repr: an address may hold a password.
+    """
     value = read(default) if default is not None else None
     column = {"read": read, "unit": unit, "sentence": sentence, "is_secret": is_secret, "is_mapping": is_mapping}
     written = "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
-    return field(default=value, repr=not is_secret, metadata={"written": written, "option": column})
+    return field(default=value, repr=is_shown and not is_secret, metadata={"written": written, "option": column})
 
 
 @cache

@@ -318,7 +318,9 @@ class Runner:
         if not self._repeats:
             return
         for run in self._store.waiting():
-            if run.task in self._tasks and run.expires and run.expires <= now and run.id not in self._active:
+            task = self._tasks.get(run.task)
+            is_ripe = run.expires is not None and run.expires <= now and run.id not in self._active
+            if task is not None and task.enabled and is_ripe:
                 self._put_off(_attempt(run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:

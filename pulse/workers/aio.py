@@ -25,7 +25,7 @@ from pulse.loop import background_loop
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Active, Runner
 from pulse.workers.base import FireQueue, Workers
-from pulse.workers.threads import LAST_WORD, LOOK, REPORT, keep_promise
+from pulse.workers.threads import LAST_WORD, LOOK, REPORT, STUCK_LIMIT, keep_promise
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class AioWorkers(Workers):
         self._queue = FireQueue()
         self._room = threading.Semaphore(workers)
         self._flights: set[_Flight] = set()
+        self._abandoned: set[_Flight] = set()
         self._landed: deque[tuple[_Flight, Reply]] = deque()
         self._work = threading.Condition()
         self._idle = threading.Event()
@@ -111,6 +112,12 @@ class AioWorkers(Workers):
         with self._work:
             return len(self._flights) + self._claiming
 
+    @property
+    def abandoned(self) -> int:
+        """How many runs do not let themselves be cancelled."""
+        with self._work:
+            return len(self._abandoned)
+
     # Claiming
 
     def _claim(self) -> None:
@@ -130,7 +137,7 @@ class AioWorkers(Workers):
             self._claiming += 1
             self._idle.clear()
         try:
-            claimed = self._runner.claim(fire)
+            claimed = self._runner.claim(fire) if self._count_stuck(fire) < STUCK_LIMIT else self._dismiss(fire)
         # What arrives here is a fault of Pulse or of the store; the fire stays unrecorded
         # until the next claim passes over it.
         except Exception as error:
@@ -150,6 +157,14 @@ class AioWorkers(Workers):
             return False
         self._loop.call_soon_threadsafe(self._take_off, flight)
         return True
+
+    def _dismiss(self, fire: Fire) -> Run | None:
+        reason = f"{self._count_stuck(fire)} earlier runs do not let themselves be cancelled"
+        return self._runner.dismiss(fire, Outcome.SKIPPED, reason)
+
+    def _count_stuck(self, fire: Fire) -> int:
+        with self._work:
+            return sum(flight.fire.task == fire.task for flight in self._abandoned)
 
     # On the loop
 
@@ -199,6 +214,7 @@ class AioWorkers(Workers):
         """Give the place of *flight* to another one; once."""
         with self._work:
             self._flights.discard(flight)
+            self._abandoned.discard(flight)
             was_over, flight.is_over = flight.is_over, True
         if not was_over and flight.promise is None:
             self._room.release()
@@ -249,6 +265,8 @@ class AioWorkers(Workers):
         for flight in stuck:
             keep_promise(flight.promise, records[flight.fire.run_id])
             self._free(flight)
+            with self._work:
+                self._abandoned.add(flight)
             facts = {"pulse_event": "task_abandoned", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
             log.error(
                 "task=%s run=%s does not let itself be cancelled", flight.fire.task, flight.fire.run_id, extra=facts

@@ -169,6 +169,20 @@ def test_a_run_that_does_not_let_itself_be_cancelled_is_given_up(serve, site):
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
 
 
+def test_a_task_whose_runs_never_come_back_is_suspended_until_one_does(serve, site):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+    for _ in range(2):
+        assert middleware.run_now("stubborn").outcome is Outcome.TIMEOUT
+
+    run = middleware.run_now("stubborn")
+
+    assert (run.outcome, run.reason) == (Outcome.SKIPPED, "2 earlier runs do not let themselves be cancelled")
+    assert middleware._engine.workers.abandoned == 2
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+    site.release.set()
+    wait_until(lambda: middleware._engine.workers.abandoned == 0)
+
+
 def test_a_run_is_cancelled_by_whoever_asks_the_store_for_it(serve):
     middleware = serve()
     found = begin(middleware, "waits")

@@ -436,6 +436,19 @@ def test_the_attempt_of_a_process_that_died_is_found_in_the_store_by_another():
     assert bench.runner.run(bench.runner.due_again()[0]) is None
 
 
+def test_the_attempt_of_a_task_that_was_switched_off_is_not_made():
+    bench = Bench(interval=3600, retries=1)
+    failing(bench)
+    bench.runner.run(bench.fire(60))
+    bench.clock.advance(11)
+    off = Bench(interval=3600, retries=1, enabled=False)
+    off.runner._store, off.runner._clock = bench.store, bench.clock
+
+    off.runner.renew()
+
+    assert off.runner.due_again() == []
+
+
 def test_an_endpoint_that_is_gone_pauses_its_task(caplog):
     bench = Bench()
     failing(bench, status=410, reason="answered 410")
