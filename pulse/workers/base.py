@@ -69,6 +69,7 @@ class FireQueue:
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Fire]] = {}
+        self._troubled: set[str] = set()
         self._changed = threading.Condition()
         self._is_closed = False
 
@@ -86,7 +87,7 @@ class FireQueue:
                 waiting.append(fire)
                 while len(waiting) > keep:
                     waiting.popleft()
-            self._changed.notify()
+            self._tell()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
         """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
@@ -95,17 +96,46 @@ class FireQueue:
             if self._is_closed or len(waiting) >= keep:
                 return
             waiting.appendleft(fire)
-            self._changed.notify()
+            self._tell()
 
-    def get(self) -> list[Fire]:
-        """The fires of the task that waits longest; blocks. Empty when the queue was closed."""
+    def get(self, *, is_spare: bool = False) -> list[Fire]:
+        """The fires of the task that waits longest; blocks. Empty when the queue was closed.
+
+        Tasks in trouble come last.
+
+        Args:
+            is_spare: Whether who asks is kept free for tasks that are not in trouble.
+        """
         with self._changed:
-            while not self._waiting and not self._is_closed:
+            while not self._is_closed:
+                task = self._next(is_spare=is_spare)
+                if task is not None:
+                    return list(self._waiting.pop(task))
                 self._changed.wait()
-            if self._is_closed:
-                return []
-            task = next(iter(self._waiting))
-            return list(self._waiting.pop(task))
+            return []
+
+    def mark(self, task: str, *, is_troubled: bool) -> None:
+        """Note whether the last run of *task* came back in time: many that hang must not keep out the others."""
+        if is_troubled == (task in self._troubled):
+            return
+        with self._changed:
+            (self._troubled.add if is_troubled else self._troubled.discard)(task)
+            self._changed.notify_all()
+
+    def _next(self, *, is_spare: bool) -> str | None:
+        troubled = None
+        for task in self._waiting:
+            if task not in self._troubled:
+                return task
+            troubled = troubled or task
+        return None if is_spare else troubled
+
+    def _tell(self) -> None:
+        # One is enough, unless it may be the spare one, which passes over tasks in trouble.
+        if self._troubled:
+            self._changed.notify_all()
+        else:
+            self._changed.notify()
 
     def close(self) -> int:
         """Hand out nothing more; how many fires were waiting."""

@@ -22,6 +22,7 @@ from pulse.workers.base import FireQueue, Workers
 
 log = logging.getLogger(__name__)
 
+IN_TROUBLE: Final = frozenset({Outcome.TIMEOUT, Outcome.ABANDONED})
 STUCK_LIMIT: Final = 2  # of one task; a third thread would most likely go the same way
 ABANDONED_LIMIT: Final = 32  # of all tasks; each costs a stack and whatever its endpoint holds
 LOOK: Final = 0.25  # seconds; how late the watcher may notice that a run was begun
@@ -34,6 +35,7 @@ class _Worker:
     """One thread; the lock of `ThreadWorkers` guards its fields."""
 
     fire: Fire | None = None
+    is_spare: bool = False  # of each pool one thread is kept free for tasks whose runs come back
     is_abandoned: bool = False
     promise: Future[Run | None] | None = None  # of a thread beside the pool
 
@@ -120,6 +122,8 @@ class ThreadWorkers(Workers):
             # Past the limit the pool shrinks instead: the number of threads stays bounded.
             missing = min(missing, ABANDONED_LIMIT + self._size - len(self._abandoned) - len(self._pool))
             workers = [_Worker() for _ in range(missing)]
+            if workers and self._size > 1 and not any(worker.is_spare for worker in self._pool):
+                workers[0].is_spare = True
             self._pool.update(workers)
         for worker in workers:
             try:
@@ -131,7 +135,7 @@ class ThreadWorkers(Workers):
     def _work(self, worker: _Worker) -> None:
         """The outermost frame of a worker thread."""
         try:
-            while not worker.is_abandoned and (fires := self._queue.get()):
+            while not worker.is_abandoned and (fires := self._queue.get(is_spare=worker.is_spare)):
                 for fire in fires:
                     if worker.is_abandoned or not self._begin(worker, fire):
                         break  # the rest is recorded as missed when a later instant is claimed
@@ -168,6 +172,8 @@ class ThreadWorkers(Workers):
         try:
             if stuck < STUCK_LIMIT:
                 run = self._runner.run(fire)
+                if run is not None and run.started:
+                    self._queue.mark(fire.task, is_troubled=run.outcome in IN_TROUBLE)
             else:
                 reason = f"{stuck} earlier runs never came back from their threads"
                 run = self._runner.dismiss(fire, Outcome.SKIPPED, reason)
@@ -230,6 +236,7 @@ class ThreadWorkers(Workers):
             if not self._count_busy():
                 self._idle.set()
         for worker, fire in stuck.items():
+            self._queue.mark(fire.task, is_troubled=True)
             keep_promise(worker.promise, records[fire.run_id])
             self._say_left_behind(fire)
         self._fill()

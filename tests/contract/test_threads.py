@@ -52,3 +52,26 @@ def test_hung_runs_are_replaced_up_to_a_limit_and_the_task_recovers_when_they_co
     wait_until(lambda: bench.workers.abandoned == 0)
     bench.submit("hangs")
     wait_until(lambda: bench.outcomes("hangs")[-1] is Outcome.SUCCESS)
+
+
+def test_tasks_that_hang_leave_a_worker_to_those_that_do_not(make):
+    bench = make(workers=2, timeout=90)
+    for task in ("hangs", "tells"):
+        bench.workers._queue.mark(task, is_troubled=True)  # as after a run that timed out
+    bench.submit("hangs", "tells")
+    wait_until(lambda: any(run.task in ("hangs", "tells") for run in bench.store.running()))
+
+    bench.submit("ok")
+
+    wait_until(lambda: bench.outcomes("ok") == [Outcome.SUCCESS])
+
+
+def test_a_task_that_timed_out_is_known_for_it_until_a_run_of_it_comes_back(make):
+    bench = make(timeout=0.3)
+
+    bench.run("hangs")
+    wait_until(lambda: "hangs" in bench.workers._queue._troubled)
+    bench.release()
+    bench.submit("hangs")
+
+    wait_until(lambda: "hangs" not in bench.workers._queue._troubled)
