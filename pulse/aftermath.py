@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 GONE: Final = 410
 BUSY: Final = frozenset({429, 503})  # with a Retry-After they ask by themselves for another attempt
 
+_SOON: Final = timedelta(seconds=1)
 _FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outcome.ABANDONED})
 
 
@@ -44,7 +45,8 @@ class Aftermath:
         has_asked = retry_after is not None and run.status in BUSY
         if run.trigger is Trigger.MANUAL or not (has_asked or (run.attempt <= task.retries and _is_worth(task, run))):
             return None
-        delay = _delay(task, run.attempt) if retry_after is None else retry_after
+        # However soon an endpoint wants to be asked again: without end would flood the history.
+        delay = _delay(task, run.attempt) if retry_after is None else max(retry_after, _SOON * run.attempt)
         following = self._schedules[run.task].next_due(run.due)
         return None if following is not None and ended + delay >= following else ended + delay
 

@@ -105,28 +105,28 @@ class Alarms:
         try:
             threading.Thread(target=self._work, name="pulse-alarm", daemon=True).start()
         except RuntimeError:  # the system has no thread left: the next one tells this, too
-            self._end_thread()
+            with self._lock:
+                self._end_thread()
             log.exception("a hook could not be told", extra={"pulse_event": "alarm_failed"})
 
     def _work(self) -> None:
         """The outermost frame of a thread: tells what waits, and ends."""
         while True:
             with self._lock:
-                if not self._waiting:
-                    break
+                if not self._waiting:  # in one step: what is put now must find that this thread is gone
+                    self._end_thread()
+                    return
                 what, telling = self._waiting.popleft()
             try:
                 telling()
             # A hook is the application's, and an address anybody's: neither may end what tells the others.
             except Exception:
                 log.exception("%s: could not be told", what, extra={"pulse_event": "alarm_failed"})
-        self._end_thread()
 
     def _end_thread(self) -> None:
-        with self._lock:
-            self._threads -= 1
-            if not self._threads and not self._waiting:
-                self._idle.set()
+        self._threads -= 1
+        if not self._threads and not self._waiting:
+            self._idle.set()
 
     # What is told
 

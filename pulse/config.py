@@ -169,7 +169,9 @@ class _Reading:
         nearest = _nearest(setting.key) or ""
         hint = f"; did you mean {nearest!r}?" if nearest else ""
         # A misspelt secret is still one: the value of `tokn` must not be shown either.
-        is_secret = nearest in OPTIONS and OPTIONS[nearest].is_secret
+        name = nearest.removeprefix(DEFAULT) if nearest.startswith(DEFAULT) else ".".join(nearest.split(".")[3:])
+        meant = OPTIONS.get(nearest) or options_of(Task).get(name.partition(".")[0])
+        is_secret = meant is not None and meant.is_secret
         self._faults.append(setting.fault(f"unknown option{hint}", is_secret=is_secret))
 
     def _sort_task(self, name: str, task: Task | Mapping[str, object]) -> None:

@@ -2,8 +2,11 @@
 
 from math import isfinite
 from threading import Event
+from typing import Final
 
 from pulse.model import Progress
+
+LARGEST: Final = 2**53  # above it whole numbers and floats are no longer the same
 
 
 class Control(Event):
@@ -52,5 +55,5 @@ class Control(Event):
 def _must_be_finite(number: object) -> None:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"want numbers of what is done and of the total, not {number!r:.80}")
-    if not isfinite(number):
+    if (isinstance(number, int) and abs(number) > LARGEST) or not isfinite(number):
         raise ValueError(f"want finite numbers of what is done and of the total, not {number!r}")

@@ -425,13 +425,15 @@ def _retry_after(said: str | None, clock: Clock) -> timedelta | None:
     """The time that a `Retry-After` asks for (RFC 9110, 10.2.3); None for what cannot be read."""
     if said is None:
         return None
-    if said.strip().isdecimal() and said.isascii():
+    said = said.strip()
+    if said.isdecimal() and said.isascii():
         return timedelta(seconds=min(int(said[:12]), LONGEST_WAIT))
     try:
         moment = parsedate_to_datetime(said)
-    except ValueError:
+        wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - clock.now()
+    except (ValueError, OverflowError):  # a year or an offset of twenty digits
         return None
-    return max(timedelta(0), (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - clock.now())
+    return min(max(timedelta(0), wait), timedelta(seconds=LONGEST_WAIT))
 
 
 def _say(error: BaseException) -> str:

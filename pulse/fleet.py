@@ -146,9 +146,10 @@ class Fleet:
         self._superseded = superseded
 
     def _tasks_of(self, digest: str) -> Mapping[str, str]:
-        if digest not in self._foreign:
-            self._foreign[digest] = self._store.fingerprints(digest)
-        return self._foreign[digest]
+        known = self._foreign.get(digest) or self._store.fingerprints(digest)
+        if known:  # what was purged meanwhile says nothing
+            self._foreign[digest] = known
+        return known or self._fingerprints
 
     # The clock
 

@@ -304,13 +304,14 @@ class PulseMiddleware:
             )
 
     def _silence(self) -> None:
+        until = self._clock.monotonic() + self._seconds + 1.0
         engine, self._engine = self._engine, None
         _ringing.discard(self)
         if engine is None:
             return
         engine.scheduler.stop()
         waiting = engine.workers.close(self._seconds)
-        engine.alarms.close(ALARMS_SECONDS)
+        engine.alarms.close(max(0.0, min(ALARMS_SECONDS, until - self._clock.monotonic())))
         with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
             engine.fleet.leave()
         log.info("silent; %d fires had not begun", waiting, extra={"pulse_event": "silent"})
@@ -318,6 +319,7 @@ class PulseMiddleware:
     def _forget(self) -> None:
         """In a forked child: the inherited threads are dead, and their locks may be held."""
         self._engine = self._window = None
+        self._announcers = _announcers(self.config)
         _ringing.discard(self)
         self.run_store.after_fork()
 

@@ -371,7 +371,7 @@ def mount(value: object) -> str:
 def url(value: object) -> str:
     """An address of the web."""
     address = value.strip() if isinstance(value, str) else ""
-    if re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address):
+    if address.isascii() and re.fullmatch(r"https?://[^\s/?#@:]+(:[0-9]{1,5})?(/[^\s?#]*)?", address):
         return address.rstrip("/")
     raise ValueError("want an address such as https://hc-ping.com/your-check, without a query")
 

@@ -21,7 +21,7 @@ from pulse.control import Control
 from pulse.dispatch import Dispatch, Reply
 from pulse.errors import StoreUnavailableError
 from pulse.fleet import Fleet
-from pulse.instance import short
+from pulse.instance import short, this_place
 from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Span, Task, Trigger
 from pulse.outage import Outage
 from pulse.runstores.base import Passed, RunStore
@@ -118,13 +118,12 @@ class Runner:
         self._hears = tuple(hears)
         self._active: dict[str, Active] = {}
         self._later: dict[str, _Later] = {}  # by run
-        # Whether there may be further attempts in the store, and so whether to look for them.
-        self._repeats = any(task.recover or task.retries for task in tasks.values())
         self._aftermath = Aftermath(tasks, schedules, store, self._paused)
         self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
         self._outage = Outage(clock)
         self._is_ending = False
         self._lock = threading.Lock()
+        self._recording = threading.Lock()
 
     @property
     def beat(self) -> float:
@@ -240,7 +239,8 @@ class Runner:
         """Record what ended while the store did not answer, if it answers now."""
         if not self._unrecorded:
             return
-        with self._store_in_doubt("what has ended is recorded later"):
+        # The watcher and `close` may both be here: each has to take another record.
+        with self._recording, self._store_in_doubt("what has ended is recorded later"):
             while self._unrecorded:
                 self._complete(self._unrecorded[0])
                 self._unrecorded.popleft()
@@ -301,6 +301,9 @@ class Runner:
 
     def _adopt(self, fire: Fire, terms: Mapping[str, Any]) -> Claimed:
         """Begin a further attempt, if nobody else has, and if the task is not running now."""
+        following = self._schedules[fire.task].next_due(fire.due)
+        if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
+            return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
         waiting = Run(id=fire.run_id, task=fire.task, due=fire.due, attempt=fire.attempt, place=fire.place)
         run = self._store.adopt(waiting, **terms)
         return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
@@ -315,12 +318,12 @@ class Runner:
 
     def _look_for_attempts(self, now: datetime) -> None:
         """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
-        if not self._repeats:
-            return
+        # Whatever the options say now: what an earlier configuration has left waiting, with its
+        # `recover`, would keep the task from running for ever.
         for run in self._store.waiting():
             task = self._tasks.get(run.task)
             is_ripe = run.expires is not None and run.expires <= now and run.id not in self._active
-            if task is not None and task.enabled and is_ripe:
+            if task is not None and task.enabled and is_ripe and run.place in ("", this_place(task.scope)):
                 self._put_off(_attempt(run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
@@ -388,7 +391,6 @@ class Runner:
             self._lost(ended)
             return None
         if ended.again_at is not None and ended.finished is not None:
-            self._repeats = True
             self._put_off(
                 _attempt(replace(ended, trigger=Trigger.RETRY, attempt=ended.attempt + 1)),
                 (ended.again_at - ended.finished).total_seconds(),

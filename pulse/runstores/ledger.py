@@ -70,7 +70,9 @@ class LedgerStore(RunStore):
             if lost:
                 held = self._held(fire.track)
             # A lost run that recovers goes first: behind the next instant it would be out of order.
-            running = [run for run in held if run.started or run.trigger is Trigger.RECOVER]
+            # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
+            goes_first = fire.trigger is not Trigger.MANUAL
+            running = [run for run in held if run.started or (goes_first and run.trigger is Trigger.RECOVER)]
             if reason := self._why_busy(running, limits):
                 return replace(self._busy(bid, limits, reason), lost=lost)
             self._drop_retries(held)
@@ -133,6 +135,13 @@ class LedgerStore(RunStore):
             standing = self._standing(run.track, run.task)
             held = self._find(run)
             if held is None or not held.is_waiting or standing is None:
+                return None
+            born = self._born()
+            if born is not None and held.due <= born:  # another one may have begun it before
+                self._release(held)
+                trigger, place = held.trigger, held.place
+                again = Fire(task=held.task, due=held.due, trigger=trigger, run_id=held.id, place=place)
+                self._note(unclaimed(again, Outcome.MISSED, REBORN, now))
                 return None
             if standing.pause and standing.pause.holds(now):
                 return None

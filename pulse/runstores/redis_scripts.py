@@ -406,7 +406,7 @@ local function claim()
         end
     end
     -- A lost run that recovers goes first: behind the next instant it would be out of order.
-    local reason = why_busy(#running + count_recovering())
+    local reason = why_busy(#running + (is_manual and 0 or count_recovering()))
     if reason and terms.waits and not is_manual then
         return wait_for(running, lost)
     end

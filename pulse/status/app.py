@@ -97,7 +97,10 @@ class _Secret:
         now = self._clock.monotonic()
         # A store that lost its memory has another one: a process must not go on with the first for ever.
         if self._known is None or now - self._known[0] > SECRET_SECONDS:
-            self._known = now, self._store.secret()
+            try:
+                self._known = now, self._store.secret()
+            except StoreUnavailableError:  # who was known still is; to all others this is no address
+                return self._known[1] if self._known else None
         return self._known[1]
 
 
@@ -219,7 +222,10 @@ class StatusApp:
     def _log_in_once(self, request: Request, base: str) -> Response | None:
         if not self._access.may_try(request):
             return None
-        visitor = self._access.log_in_once(request, request.GET["code"])
+        try:
+            visitor = self._access.log_in_once(request, request.GET["code"])
+        except StoreUnavailableError:  # nobody can tell whether it was spent
+            visitor = None
         if visitor is None:
             return None
         response = _see_other(f"{base}/")

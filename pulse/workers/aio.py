@@ -184,6 +184,12 @@ class AioWorkers(Workers):
         except asyncio.CancelledError:
             reason = "cancelled before it had sent all of its response"
             reply = Reply(outcome=Outcome.CANCELLED, reason=reason, duration=self._clock.monotonic() - started)
+        # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
+        except Exception as error:
+            facts = {"pulse_event": "run_broke", "pulse_task": active.run.task, "pulse_run": active.run.id}
+            log.exception("task=%s broke", active.run.task, extra=facts)
+            reason = f"a fault of Pulse: {type(error).__name__}"
+            reply = Reply(outcome=Outcome.FAILED, reason=reason, duration=self._clock.monotonic() - started)
         with self._work:
             self._landed.append((flight, reply))
             self._work.notify_all()

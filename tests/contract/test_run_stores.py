@@ -445,6 +445,15 @@ def test_a_lost_run_that_recovers_goes_before_the_next_instant(store):
     assert claim(store, fire(2), owner="heir", recovers=True).answer is Claim.WON
 
 
+def test_a_call_by_hand_does_not_wait_for_a_recovery(store):
+    claim(store, fire(1), owner="killed", recovers=True)
+    store.reap(fire(2).due)
+
+    by_hand = claim(store, fire(2, trigger=Trigger.MANUAL, run_id="byhand"), late=1)
+
+    assert by_hand.answer is Claim.WON
+
+
 def test_what_is_lost_each_time_is_not_tried_for_ever(store):
     claim(store, fire(1), recovers=True)
     attempts = 1

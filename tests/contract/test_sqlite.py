@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -220,6 +221,26 @@ def test_an_older_copy_in_the_place_of_the_file_gives_out_nothing_that_may_have_
     ]
     assert store.totals("a").counts == {Outcome.MISSED: 3}
     assert {run.reason for run in store.history("a")} == {"it was due before the run store lost what it knew"}
+    store.close()
+
+
+def test_an_older_copy_gives_no_further_attempt_out_again(path, tmp_path):
+    clock = ManualClock(NOON)
+    store = SqliteRunStore(path, clock=clock)
+    store.register(["a"], NOON)
+    run = claim(store, 1).run
+    store.finish(replace(run, outcome=Outcome.FAILED, finished=run.due), again_at=NOON + 2 * SECOND)
+    (waiting,) = store.waiting()
+    store.close()
+    shutil.copy(path, tmp_path / "copy")
+    (tmp_path / "copy").replace(path)
+    clock.advance(5)
+
+    terms = {"owner": "heir", "now": clock.now(), "lease": 30 * SECOND, "limits": Limits()}
+    assert store.adopt(waiting, **terms) is None
+
+    assert store.waiting() == []
+    assert store.history("a")[0].reason == "it was due before the run store lost what it knew"
     store.close()
 
 

@@ -35,7 +35,7 @@ def test_the_total_may_be_unknown():
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [(("1",), TypeError), ((None,), TypeError), ((True,), TypeError), ((1, "2"), TypeError), ((1, 2, b"x"), TypeError),
-     ((float("nan"),), ValueError), ((1, float("inf")), ValueError)],
+     ((float("nan"),), ValueError), ((1, float("inf")), ValueError), ((10**400,), ValueError)],
 )  # fmt: skip
 def test_what_is_no_progress_is_refused(arguments, error):
     control = Control()

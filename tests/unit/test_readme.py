@@ -48,7 +48,7 @@ def test_the_python_blocks_run(block):
 
 
 def test_there_are_blocks_to_look_at():
-    assert (len(blocks("ini")), len(blocks("python"))) == (6, 7)
+    assert (len(blocks("ini")), len(blocks("python"))) == (6, 8)
 
 
 def test_the_ini_of_the_example_is_valid():

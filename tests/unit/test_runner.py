@@ -397,6 +397,37 @@ def test_an_attempt_that_would_come_after_the_next_instant_is_not_made():
     assert bench.runner.run(bench.fire(1)).again_at is None
 
 
+def test_a_retry_that_nobody_made_before_the_next_instant_is_not_made_any_more():
+    bench = Bench(interval=60, retries=1, retry_delay=5)
+    failing(bench)
+    bench.runner.run(bench.fire(1))
+    bench.clock.advance(70)
+    (again,) = bench.runner.due_again()
+    bench.during = lambda run, control: pytest.fail("dispatched too late")
+
+    assert bench.runner.run(again) is None
+
+
+def test_a_recovery_is_made_also_by_a_configuration_that_does_not_recover():
+    bench = Bench()
+    bench.store.claim(
+        bench.fire(1), owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True),
+    )  # fmt: skip
+    bench.clock.advance(31)
+
+    bench.runner.renew()
+
+    assert [fire.attempt for fire in bench.runner.due_again()] == [2]
+
+
+def test_an_endpoint_that_is_always_busy_is_not_asked_without_a_pause():
+    bench = Bench(interval=3600)
+    failing(bench, status=503, retry_after=timedelta(0))
+
+    assert bench.runner.run(bench.fire(60)).again_at == bench.clock.now() + timedelta(seconds=1)
+
+
 def test_a_busy_endpoint_is_asked_again_when_it_says_so_even_without_retries():
     bench = Bench(interval=3600)
     failing(bench, status=503, retry_after=timedelta(seconds=120))
