@@ -172,7 +172,8 @@ class ThreadWorkers(Workers):
         try:
             if stuck < STUCK_LIMIT:
                 run = self._runner.run(fire)
-                if run is not None and run.started:
+                # What comes back from the dead says nothing of how the task is doing now.
+                if run is not None and run.started and not worker.is_abandoned:
                     self._queue.mark(fire.task, is_troubled=run.outcome in IN_TROUBLE)
             else:
                 reason = f"{stuck} earlier runs never came back from their threads"
