@@ -79,7 +79,7 @@ class Aftermath:
         self._store.pause(run.task, pause)
         self._on_paused(run.task, pause)
         facts = {"pulse_event": "task_paused", "pulse_task": run.task, "pulse_run": run.id}
-        log.error("task=%s is paused until somebody resumes it: %s", run.task, note, extra=facts)
+        log.error("task=%s is paused until somebody resumes it: %r", run.task, note, extra=facts)
 
 
 def _is_worth(task: Task, run: Run) -> bool:

@@ -406,7 +406,7 @@ class Runner:
         active.control.stop(reason)
         last = self._clock.monotonic() + active.task.kill_grace.total_seconds()
         active.deadline = last if active.deadline is None else min(active.deadline, last)
-        said = f"task={active.run.task} run={active.run.id} is asked to stop: {reason}"
+        said = f"task={active.run.task} run={active.run.id} is asked to stop: {reason!r}"
         _say(logging.WARNING, said, active.run, "asked_to_stop")
 
     def _give_up(self, overdue: Iterable[Active], outcome: Outcome, reason: str) -> list[Run]:
