@@ -25,7 +25,8 @@ from pulse.guard import Guard
 from pulse.instance import this_instance, this_place
 from pulse.model import MOST_THREADS, Config, Fire, Pause, Run, Task, Trigger, track_of
 from pulse.option import shown
-from pulse.runner import RENEWALS, Listener, Runner
+from pulse.recorder import Listener
+from pulse.runner import RENEWALS, Runner
 from pulse.runstores import open_run_store
 from pulse.runstores.automatic import automatic_store
 from pulse.runstores.base import RunStore

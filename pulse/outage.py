@@ -2,9 +2,12 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from pulse.clock import Clock
+from pulse.errors import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -47,3 +50,13 @@ class Outage:
         if since is not None:
             seconds = self._clock.monotonic() - since
             log.warning("the run store answers again, after %.1f s", seconds, extra={"pulse_event": "store_back"})
+
+    @contextmanager
+    def endured(self, consequence: str) -> Iterator[None]:
+        """Go on behind this block when the store does not answer in it, and say so now and then."""
+        try:
+            yield
+        except StoreUnavailableError as error:
+            self.failed(error, consequence)
+        else:
+            self.ended()

@@ -29,10 +29,11 @@ from pulse.instance import this_instance, this_place
 from pulse.middleware import WORKERS, PulseMiddleware
 from pulse.model import YEAR, Config, Fire, Outcome, Pause, Run, Trigger, track_of
 from pulse.reader import duration
-from pulse.runner import PATIENCE, Runner
+from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler
+from pulse.underway import PATIENCE
 from pulse.workers.threads import LOOK, STUCK_LIMIT
 from pulse.wsgi.bridge.inward import Inward
 

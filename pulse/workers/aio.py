@@ -23,7 +23,8 @@ from pulse.errors import ClosedError
 from pulse.gateway import WsgiApp
 from pulse.loop import background_loop
 from pulse.model import Fire, Outcome, Run
-from pulse.runner import Active, Runner
+from pulse.runner import Runner
+from pulse.underway import Active
 from pulse.workers.base import FireQueue, Workers
 from pulse.workers.threads import LAST_WORD, LOOK, REPORT, STUCK_LIMIT, keep_promise
 

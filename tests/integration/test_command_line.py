@@ -326,7 +326,7 @@ def test_logging_is_configured_by_the_file(write, serve, tmp_path):
 
     with serve() as server:
         log = tmp_path / "pulse.log"
-        wait_until(lambda: log.exists() and "<pulse.runner> task=tidy" in log.read_text())
+        wait_until(lambda: log.exists() and "<pulse.runlog> task=tidy" in log.read_text())
         server.terminate()
 
         assert "task=tidy" not in server.output

@@ -23,9 +23,9 @@ NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 class Bench:
     """A runner of one every-minute task, whose endpoint is `self.endpoint`."""
 
-    def __init__(self, **task) -> None:
-        self.clock = ManualClock(NOON)
-        self.store = MemoryRunStore()
+    def __init__(self, *, store=None, clock=None, fleet=None, **task) -> None:
+        self.clock = clock or ManualClock(NOON)
+        self.store = store or MemoryRunStore()
         self.store.register(["a"], NOON)
         self.records: list[Run] = []
         self.reply = Reply(outcome=Outcome.SUCCESS, status=200, duration=0.5, body=b"ok")
@@ -33,7 +33,7 @@ class Bench:
         tasks = read_config(tasks={"a": {"interval": 60, **task}}).tasks
         self.runner = Runner(
             tasks, {"a": schedule_of(tasks["a"])}, store=self.store, dispatch=self._dispatch, clock=self.clock,
-            owner="here:1", lease=timedelta(seconds=30), hears=[Recorder(self.records)],
+            owner="here:1", lease=timedelta(seconds=30), fleet=fleet, hears=[Recorder(self.records)],
         )  # fmt: skip
 
     def _dispatch(self, task, run, cancelled) -> Reply:
@@ -453,9 +453,7 @@ def test_the_attempt_of_a_process_that_died_is_found_in_the_store_by_another():
     bench = Bench(interval=3600, retries=1)
     failing(bench)
     bench.runner.run(bench.fire(60))
-    heir = Bench(interval=3600, retries=1)
-    heir.runner._store, heir.clock = bench.store, bench.clock
-    heir.runner._clock = bench.clock
+    heir = Bench(interval=3600, retries=1, store=bench.store, clock=bench.clock)
 
     heir.runner.renew()
     assert heir.runner.due_again() == []  # its time has not come
@@ -472,8 +470,7 @@ def test_the_attempt_of_a_task_that_was_switched_off_is_not_made():
     failing(bench)
     bench.runner.run(bench.fire(60))
     bench.clock.advance(11)
-    off = Bench(interval=3600, retries=1, enabled=False)
-    off.runner._store, off.runner._clock = bench.store, bench.clock
+    off = Bench(interval=3600, retries=1, enabled=False, store=bench.store, clock=bench.clock)
 
     off.runner.renew()
 
@@ -582,8 +579,7 @@ class StandsDown:
 
 
 def test_what_a_newer_configuration_has_changed_is_left_to_it_without_a_claim():
-    bench = Bench()
-    bench.runner._fleet = StandsDown()
+    bench = Bench(fleet=StandsDown())
 
     assert bench.runner.run(bench.fire(1)) is None
 
@@ -607,10 +603,7 @@ class Flaky(MemoryRunStore):
 
 @pytest.fixture
 def flaky():
-    bench = Bench()
-    bench.store = bench.runner._store = Flaky()
-    bench.store.register(["a"], NOON)
-    return bench
+    return Bench(store=Flaky())
 
 
 def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):

@@ -1,0 +1,118 @@
+"""The end of a run: its record, what follows from it, and who is told.
+
+A record that the store cannot take now is kept, and made as soon as it answers.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from pulse.aftermath import Aftermath
+from pulse.model import Claimed, Pause, Run, Trigger
+from pulse.outage import Outage
+from pulse.postponed import Postponed, attempt_of
+from pulse.runlog import log_run, say
+from pulse.runstores.base import RunStore
+
+UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
+
+
+class Listener(Protocol):
+    """Who is told what happens to runs; it never blocks, and never raises."""
+
+    def began(self, run: Run) -> None:
+        """A run has begun."""
+
+    def ended(self, run: Run) -> None:
+        """There is a record."""
+
+    def paused(self, task: str, pause: Pause) -> None:
+        """A task was paused because of its failures."""
+
+
+class Recorder:
+    """Makes the records of one process; safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        aftermath: Aftermath,
+        postponed: Postponed,
+        outage: Outage,
+        hears: Sequence[Listener] = (),
+    ) -> None:
+        """Wire a recorder.
+
+        Args:
+            store: Takes the records.
+            aftermath: Says whether a task is paused because of what is recorded.
+            postponed: Is given the further attempts.
+            outage: The state of the way to *store*.
+            hears: Told of each record that is made here, in its thread.
+        """
+        self._store = store
+        self._aftermath = aftermath
+        self._postponed = postponed
+        self._outage = outage
+        self._hears = tuple(hears)
+        self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
+        self._recording = threading.Lock()
+
+    def settle(self, ended: Run) -> Run | None:
+        """Record *ended* now, or as soon as the store answers; None if it is not ours any more."""
+        if not self._outage.is_on:  # else each would wait for the store again, and the end of the process with it
+            with self._outage.endured("what ends now is recorded later"):
+                return self.complete(ended)
+        self._unrecorded.append(ended)
+        return ended
+
+    def complete(self, ended: Run) -> Run | None:
+        """Record *ended*; None if it is not ours any more.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if not self._store.finish(replace(ended, again_at=None), again_at=ended.again_at):
+            self.lost(ended)
+            return None
+        if ended.again_at is not None and ended.finished is not None:
+            self._postponed.put(
+                attempt_of(replace(ended, trigger=Trigger.RETRY, attempt=ended.attempt + 1)),
+                (ended.again_at - ended.finished).total_seconds(),
+            )
+        with self._outage.endured("its task is not paused"):
+            self._aftermath.see_to(ended)
+        return self.say(ended)
+
+    def catch_up(self) -> None:
+        """Record what ended while the store did not answer, if it answers now."""
+        if not self._unrecorded:
+            return
+        # The watcher and `close` may both be here: each has to take another record.
+        with self._recording, self._outage.endured("what has ended is recorded later"):
+            while self._unrecorded:
+                self.complete(self._unrecorded[0])
+                self._unrecorded.popleft()
+
+    def noted(self, claimed: Claimed) -> Claimed:
+        """Say what the store has recorded on the occasion of a claim."""
+        for record in (*claimed.lost, claimed.missed, claimed.run):
+            if record and record.outcome:
+                self.say(record)
+        return claimed
+
+    def say(self, run: Run) -> Run:
+        """Tell the log and the listeners that there is a record."""
+        log_run(run)
+        for listener in self._hears:
+            listener.ended(run)
+        return run
+
+    def lost(self, run: Run) -> None:
+        """Say that somebody else has taken *run* over."""
+        said = f"task={run.task} run={run.id} lost its lease: its result changes nothing any more"
+        say(logging.WARNING, said, run, "lease_lost")

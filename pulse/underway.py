@@ -1,0 +1,105 @@
+"""The runs that are under way in this process: their deadlines, and who asks them to stop."""
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from pulse.clock import Clock
+from pulse.control import Control
+from pulse.model import Progress, Run, Task
+from pulse.runlog import say
+
+# How long after its deadline a run is given up: a response that is still flowing is cut by
+# the dispatcher itself between two chunks, which keeps what was captured.
+PATIENCE: Final = 0.5
+LASTING: Final = 1.0  # seconds after which a run is reported to the store
+
+
+@dataclass(eq=False, slots=True)
+class Active:
+    """A run that is under way in this process."""
+
+    task: Task
+    run: Run
+    control: Control
+    began: float  # monotonic seconds, as the next one
+    deadline: float | None
+    told: Progress | None = None  # what the store knows of its progress
+    given_up: Run | None = None  # the record, when it was made before the run came back
+
+
+class UnderWay:
+    """The active runs by id; safe to use from many threads at once."""
+
+    def __init__(self, clock: Clock, patience: float = PATIENCE) -> None:
+        """No run is under way; one is overdue *patience* seconds after its deadline."""
+        self._clock = clock
+        self._patience = patience
+        self._active: dict[str, Active] = {}
+        self._ending = ""
+        self._lock = threading.Lock()
+
+    def __contains__(self, run_id: str) -> bool:
+        return run_id in self._active
+
+    def begin(self, task: Task, run: Run) -> Active:
+        """From here on the lease of *run* is renewed, and its deadline watched."""
+        seconds = task.timeout.total_seconds() if task.timeout else None
+        now = self._clock.monotonic()
+        active = Active(task, run, Control(), now, None if seconds is None else now + seconds)
+        with self._lock:
+            if self._ending:  # the claim took its time: nothing begins any more
+                active.control.stop(self._ending)
+            self._active[run.id] = active
+        return active
+
+    def end(self, active: Active) -> None:
+        """The run has come back, or is not to be."""
+        with self._lock:
+            self._active.pop(active.run.id, None)
+
+    def give_up(self, active: Active, record: Run) -> bool:
+        """Have *record* stand for a run that has not come back; False if it has."""
+        with self._lock:
+            if self._active.pop(active.run.id, None) is not active:
+                return False
+            active.given_up = record
+            return True
+
+    def everything(self) -> list[Active]:
+        """All that is under way now."""
+        with self._lock:
+            return list(self._active.values())
+
+    def lasting(self) -> list[Active]:
+        """What takes its time: a run that is over in a moment is not worth a report."""
+        now = self._clock.monotonic()
+        return [active for active in self.everything() if now - active.began >= LASTING]
+
+    def overdue(self) -> list[Active]:
+        """What is to be given up; what will be PATIENCE later is told to stop by this call."""
+        now, last_call = self._clock.monotonic(), self._patience - PATIENCE
+        timed = [(one, one.deadline) for one in self.everything() if one.deadline is not None]
+        late = [(one, deadline) for one, deadline in timed if now > deadline + last_call]
+        for one, _ in late:
+            one.control.set()
+        return [one for one, deadline in late if now > deadline + self._patience]
+
+    def stop(self, active: Active, reason: str) -> None:
+        """Ask a run to stop; it is overdue if it does not within `kill_grace`."""
+        if active.control.reason:
+            return
+        active.control.stop(reason)
+        last = self._clock.monotonic() + active.task.kill_grace.total_seconds()
+        active.deadline = last if active.deadline is None else min(active.deadline, last)
+        said = f"task={active.run.task} run={active.run.id} is asked to stop: {reason!r}"
+        say(logging.WARNING, said, active.run, "asked_to_stop")
+
+    def stop_all(self, reason: str) -> None:
+        """Ask every run to stop, and all that are still to begin."""
+        with self._lock:
+            self._ending = reason
+            active = list(self._active.values())
+        for one in active:
+            one.control.stop(reason)
