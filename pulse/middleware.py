@@ -5,39 +5,27 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from pulse.alarms import Alarms
 from pulse.clock import Clock, SystemClock
 from pulse.config import read_config, read_paste_config
 from pulse.context import entered
-from pulse.dispatch import Dispatch, Dispatcher
-from pulse.errors import ClosedError, ConfigError, Fault, StoreUnavailableError, UnknownTaskError
-from pulse.fleet import Fleet, FleetClock
+from pulse.engine import Engine, EngineFactory
+from pulse.errors import ClosedError, ConfigError, Fault, UnknownTaskError
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.guard import Guard
-from pulse.instance import this_instance, this_place
-from pulse.model import MOST_THREADS, Config, Fire, Pause, Run, Task, Trigger, track_of
+from pulse.instance import this_place
+from pulse.model import Config, Fire, Pause, Run, Task, Trigger
 from pulse.option import shown
-from pulse.recorder import Listener
-from pulse.runner import RENEWALS, Runner
 from pulse.runstores import open_run_store
 from pulse.runstores.automatic import automatic_store
 from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
-from pulse.scheduler import Scheduler
 from pulse.start import StartRule, StartState
 from pulse.status.controls import Ringing
-from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
-from pulse.workers.base import Workers
-from pulse.workers.processes import Children, ProcessWorkers, application_for_children
-from pulse.workers.threads import ThreadWorkers
 from pulse.wsgi.lazy import note_built
 
 if TYPE_CHECKING:
@@ -46,24 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALONE: Final = 8  # calls by hand at once that the status page starts in a process that does not ring
-
-WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
-AIO_WORKERS: Final = 1000  # runs on the event loop
-ALARMS_SECONDS: Final = 5.0  # that hooks and pings have at the end
-CHILD_PATIENCE: Final = 70.0  # seconds beyond `kill_grace`: a minute of it is for loading the application
-
-
-_INSTANT: Final = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    """What runs tasks in one process; a new one is built after a fork."""
-
-    workers: Workers
-    scheduler: Scheduler
-    fleet: Fleet
-    alarms: Alarms
 
 
 class PulseMiddleware:
@@ -117,8 +87,6 @@ class PulseMiddleware:
             raise ConfigError(
                 [Fault(key="app", shown=shown(app), problem="want a WSGI application, which is callable")]
             )
-        self._mode = mode_of(app, config)
-        self._workers = config.workers or (AIO_WORKERS if self._mode == "asyncio" else WORKERS)
         self.app = app
         self.config = config
         self._clock = clock or SystemClock()
@@ -126,10 +94,10 @@ class PulseMiddleware:
         self.run_store = run_store or store_of(config, self._clock)
         self._schedules = {name: schedule_of(one) for name, one in config.tasks.items()}
         self._guard = Guard(config, clock=self._clock)
-        # Worked out now: an application that cannot reach a child process must not start.
-        self._application = application_for_children(app, config) if config.mode == "processing" else b""
-        self._announcers = _announcers(config)
-        self._engine: _Engine | None = None
+        self._engines = EngineFactory(
+            app, config, schedules=self._schedules, store=self.run_store, clock=self._clock, middleware=self
+        )
+        self._engine: Engine | None = None
         self._authenticate = authenticate
         self._window: StatusApp | None = None
         self._seconds = config.shutdown_timeout.total_seconds()  # that running work has when the engine ends
@@ -203,24 +171,12 @@ class PulseMiddleware:
         """
         fire = self._fire_by_hand(name, force=force)
         engine = self._engine
-        return engine.workers.run_apart(fire).result() if engine is not None else self._run_alone(fire)
+        return engine.workers.run_apart(fire).result() if engine is not None else self._engines.run_alone(fire)
 
     def _fire_by_hand(self, name: str, *, force: bool) -> Fire:
         self._must_know(name)
         place, now = this_place(self.config.tasks[name].scope), self._clock.now()
         return Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force)
-
-    def _run_alone(self, fire: Fire) -> Run | None:
-        """Run *fire* in a process that does not ring."""
-        alarms = Alarms(self.app, self.config, clock=self._clock)
-        workers = self._build_workers(self._clock, alarms)
-        self.run_store.register([fire.track], fire.due)
-        workers.start()
-        try:
-            return workers.run_apart(fire).result()
-        finally:
-            workers.close(0)
-            alarms.close(ALARMS_SECONDS)
 
     def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
         """Run the task *name* by hand only, in the whole fleet, until `resume`.
@@ -240,7 +196,7 @@ class PulseMiddleware:
         self._must_know(name)
         pause = Pause(since=self._clock.now(), until=until, note=note, by=by)
         self.run_store.pause(name, pause)
-        for announcer in self._announcers:
+        for announcer in self._engines.announcers:
             announcer.paused(name, pause)
 
     def resume(self, name: str) -> bool:
@@ -281,21 +237,11 @@ class PulseMiddleware:
     def _ring(self, reason: str) -> None:
         if not (self.config.enabled and self.config.tasks):
             return  # PULSE_START and start() say when, not whether
-        clock = FleetClock(self._clock)
-        engine = self._build_engine(clock)
-        names = [name for name, task in self.config.tasks.items() if task.enabled]
-        engine.fleet.join(reason)
-        now = clock.now()
-        engine.scheduler.plan(self._cursors(now), self._first_dues(now))
-        try:
-            engine.workers.start()
-            engine.scheduler.start()
-        except BaseException:  # the system has no thread left; what was started must not stay
-            engine.workers.close(0)
-            raise
+        engine = self._engines.build(reason, beside=partial(_digests_beside, self))
+        engine.start()
         self._engine = engine
         _ringing.add(self)
-        said = (len(names), self.run_store, reason)
+        said = (sum(task.enabled for task in self.config.tasks.values()), self.run_store, reason)
         log.info("ringing for %d tasks, claimed in %s: %s", *said, extra={"pulse_event": "ringing"})
         if not self.config.guard:
             log.warning(
@@ -305,86 +251,18 @@ class PulseMiddleware:
             )
 
     def _silence(self) -> None:
-        until = self._clock.monotonic() + self._seconds + 1.0
         engine, self._engine = self._engine, None
         _ringing.discard(self)
-        if engine is None:
-            return
-        engine.scheduler.stop()
-        waiting = engine.workers.close(self._seconds)
-        engine.alarms.close(max(0.0, min(ALARMS_SECONDS, until - self._clock.monotonic())))
-        with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
-            engine.fleet.leave()
-        log.info("silent; %d fires had not begun", waiting, extra={"pulse_event": "silent"})
+        if engine is not None:
+            waiting = engine.stop(self._seconds, self._clock)
+            log.info("silent; %d fires had not begun", waiting, extra={"pulse_event": "silent"})
 
     def _forget(self) -> None:
         """In a forked child: the inherited threads are dead, and their locks may be held."""
         self._engine = self._window = None
-        self._announcers = _announcers(self.config)
+        self._engines.after_fork()
         _ringing.discard(self)
         self.run_store.after_fork()
-
-    def _cursors(self, now: datetime) -> Mapping[str, datetime]:
-        """How far each task has got, where this process is."""
-        tracks = {name: track_of(name, place) for name, place in self._places().items()}
-        # A task of a place is known by its own name, too, since that is what people pause and purge.
-        for name, first in self._first_dues(now).items():
-            self.run_store.register([tracks[name]], first - _INSTANT)
-        cursors = self.run_store.register({*tracks, *tracks.values()}, now)
-        return {name: cursors[track] for name, track in tracks.items()}
-
-    def _first_dues(self, now: datetime) -> Mapping[str, datetime]:
-        """The instants that tasks which run at startup are run for, if the store does not know them yet."""
-        wanted = [name for name, task in self.config.tasks.items() if task.run_at_startup and task.enabled]
-        dues = {name: self._schedules[name].previous_due(now) for name in wanted}
-        return {name: due for name, due in dues.items() if due is not None}
-
-    def _places(self) -> Mapping[str, str]:
-        return {name: this_place(task.scope) for name, task in self.config.tasks.items()}
-
-    def _build_engine(self, clock: FleetClock) -> _Engine:
-        beat = self.config.lease / RENEWALS
-        alarms = Alarms(self.app, self.config, clock=clock)
-        fleet = Fleet(self.config, store=self.run_store, clock=clock, beat=beat, beside=partial(_digests_beside, self))
-        workers = self._build_workers(clock, alarms, fleet)
-        scheduler = Scheduler(
-            {name: task for name, task in self.config.tasks.items() if task.enabled},
-            self._schedules,
-            submit=lambda fires, keep: workers.submit(fires, keep=keep),
-            clock=clock,
-            places=self._places(),
-        )
-        return _Engine(workers, scheduler, fleet, alarms)
-
-    def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
-        more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self._announcers]}
-        if self._mode == "processing":
-            return self._build_processes(clock, more)
-        dispatcher = Dispatcher(self.app, self.config, clock=clock, middleware=self)
-        runner = self._build_runner(dispatcher, clock, **more)
-        if self._mode == "asyncio":
-            return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
-        return ThreadWorkers(runner, workers=self._workers, clock=clock)
-
-    def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
-        children = Children(self._application, clock=clock)
-        # Children are killed when they are overdue; if one is even so not heard of, as when half
-        # an answer is in its pipe, the thread that waits for it is given up like any other.
-        grace = max((task.kill_grace for task in self.config.tasks.values()), default=timedelta(0))
-        runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
-        return ProcessWorkers(runner, workers=self._workers, clock=clock, children=children)
-
-    def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
-        return Runner(
-            self.config.tasks,
-            self._schedules,
-            store=self.run_store,
-            dispatch=dispatch,
-            clock=clock,
-            owner=this_instance(),
-            lease=self.config.lease,
-            **more,
-        )
 
 
 class _Controls:
@@ -430,7 +308,7 @@ class _Controls:
 
     def _run_alone(self, fire: Fire) -> None:
         try:
-            self._own._run_alone(fire)  # noqa: SLF001
+            self._own._engines.run_alone(fire)  # noqa: SLF001
         # The outermost frame of a thread: nobody else would ever say it.
         except Exception:
             log.exception("task=%s was not run", fire.task, extra={"pulse_event": "run_broke"})
@@ -442,30 +320,6 @@ def _digests_beside(own: PulseMiddleware) -> list[str]:
     """Of the configurations by which other filters of this process ring."""
     engines = [other._engine for other in list(_ringing) if other is not own]  # noqa: SLF001 - one of us
     return [engine.fleet.digest for engine in engines if engine]
-
-
-def mode_of(app: WsgiApp, config: Config) -> str:
-    """What executes runs of *app*.
-
-    Raises:
-        ConfigError: the mode does not fit the application, or the number of workers the mode.
-    """
-    mode = config.mode
-    if mode == "auto":
-        mode = "asyncio" if is_asynchronous_app(app) else "threading"
-    if mode == "asyncio" and known_as_synchronous(app):
-        problem = "the application is synchronous, and would keep all others waiting: want threading or processing"
-        raise ConfigError([Fault(key="pulse.config.mode", shown="'asyncio'", problem=problem)])
-    if mode != "asyncio" and config.workers and config.workers > MOST_THREADS:
-        problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
-        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=problem)])
-    return mode
-
-
-def _announcers(config: Config) -> list[Listener]:
-    """Who tells the event bus, where somebody wants it to be told."""
-    # The bus is the shared state's, which a process that only schedules has no use for.
-    return [import_module("pulse.announce").Announcer()] if config.events else []
 
 
 def store_of(config: Config, clock: Clock) -> RunStore:

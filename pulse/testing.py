@@ -22,11 +22,12 @@ from wsgiref.util import setup_testing_defaults
 from pulse.alarms import Alarms
 from pulse.clock import Clock
 from pulse.dispatch import Dispatcher
+from pulse.engine import WORKERS
 from pulse.errors import UnknownTaskError
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.guard import Guard
 from pulse.instance import this_instance, this_place
-from pulse.middleware import WORKERS, PulseMiddleware
+from pulse.middleware import PulseMiddleware
 from pulse.model import YEAR, Config, Fire, Outcome, Pause, Run, Trigger, track_of
 from pulse.reader import duration
 from pulse.runner import Runner

@@ -227,7 +227,7 @@ def test_a_handler_that_says_that_it_is_synchronous_ends_the_start():
 def test_auto_picks_the_mode_that_fits(site, is_async, mode):
     app = site if is_async else (lambda environ, start_response: [])
 
-    assert PulseMiddleware(app, task={"ok": HOUR}, mode="auto")._mode == mode
+    assert PulseMiddleware(app, task={"ok": HOUR}, mode="auto")._engines.mode == mode
 
 
 def test_pieces_of_a_synchronous_iterable_may_be_awaitable(serve):

@@ -594,7 +594,7 @@ def test_internal_requests_wait_until_the_application_has_started(seen):
 
 def test_runs_are_tasks_of_the_loop_unless_somebody_says_otherwise(seen):
     assert pulse_of(seen).config.mode == "auto"
-    assert pulse_of(seen).pulse._mode == "asyncio"
+    assert pulse_of(seen).pulse._engines.mode == "asyncio"
     assert pulse_of(seen, config={"pulse.config.mode": "threading"}).config.mode == "threading"
     assert pulse_of(seen, mode="threading").config.mode == "threading"
     assert AsgiPulse(seen, Config(start="manual")).config.mode == "threading"

@@ -21,7 +21,7 @@ FLOORS = {
     "workers": 8, "announce": 8,
     "scheduler": 9,
     "status": 10,
-    "start": 11,
+    "start": 11, "engine": 11,
     "middleware": 12,
     "app": 13, "asgi": 13, "commands": 13,
     "cli": 14,

@@ -1,0 +1,220 @@
+"""What runs tasks in one process: a scheduler that rings, and workers that run what it rings for."""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib import import_module
+from typing import Any, Final
+
+from pulse.alarms import Alarms
+from pulse.clock import Clock
+from pulse.dispatch import Dispatch, Dispatcher
+from pulse.errors import ConfigError, Fault, StoreUnavailableError
+from pulse.fleet import Fleet, FleetClock
+from pulse.gateway import WsgiApp
+from pulse.instance import this_instance, this_place
+from pulse.model import MOST_THREADS, Config, Fire, Run, track_of
+from pulse.recorder import Listener
+from pulse.runner import RENEWALS, Runner
+from pulse.runstores.base import RunStore
+from pulse.schedule import Schedule
+from pulse.scheduler import Scheduler
+from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
+from pulse.workers.base import Workers
+from pulse.workers.processes import Children, ProcessWorkers, application_for_children
+from pulse.workers.threads import ThreadWorkers
+
+WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
+AIO_WORKERS: Final = 1000  # runs on the event loop
+ALARMS_SECONDS: Final = 5.0  # that hooks and pings have at the end
+CHILD_PATIENCE: Final = 70.0  # seconds beyond `kill_grace`: a minute of it is for loading the application
+
+_INSTANT: Final = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What runs tasks in one process; a new one is built after a fork."""
+
+    workers: Workers
+    scheduler: Scheduler
+    fleet: Fleet
+    alarms: Alarms
+
+    def start(self) -> None:
+        """Ring from now on.
+
+        Raises:
+            RuntimeError: the system has no thread left; nothing that was started stays.
+        """
+        try:
+            self.workers.start()
+            self.scheduler.start()
+        except BaseException:
+            self.workers.close(0)
+            raise
+
+    def stop(self, seconds: float, clock: Clock) -> int:
+        """Let running work end within *seconds*, then cancel it; how many fires had not begun."""
+        until = clock.monotonic() + seconds + 1.0
+        self.scheduler.stop()
+        waiting = self.workers.close(seconds)
+        self.alarms.close(max(0.0, min(ALARMS_SECONDS, until - clock.monotonic())))
+        with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
+            self.fleet.leave()
+        return waiting
+
+
+class EngineFactory:
+    """Builds the engines of one middleware, each for the process that it is built in."""
+
+    def __init__(
+        self,
+        app: WsgiApp,
+        config: Config,
+        *,
+        schedules: Mapping[str, Schedule],
+        store: RunStore,
+        clock: Clock,
+        middleware: object,
+    ) -> None:
+        """Nothing is built yet.
+
+        Args:
+            app: What the requests go to.
+            config: With the tasks.
+            schedules: Of the tasks, by name.
+            store: Where claims and runs are kept.
+            clock: Of this process.
+            middleware: What endpoints find as the application of their context.
+
+        Raises:
+            ConfigError: the mode does not fit the application.
+        """
+        self._app = app
+        self._config = config
+        self._schedules = schedules
+        self._store = store
+        self._clock = clock
+        self._middleware = middleware
+        self.mode = mode_of(app, config)
+        self._workers = config.workers or (AIO_WORKERS if self.mode == "asyncio" else WORKERS)
+        # Worked out now: an application that cannot reach a child process must not start.
+        self._application = application_for_children(app, config) if config.mode == "processing" else b""
+        self.announcers = _announcers(config)
+
+    def after_fork(self) -> None:
+        """In a forked child: what announces has threads of its own, which are not here."""
+        self.announcers = _announcers(self._config)
+
+    def build(self, reason: str, beside: Callable[[], Collection[str]]) -> Engine:
+        """An engine whose process has joined the fleet, and whose tasks are planned; it has not been started.
+
+        Args:
+            reason: Why this process rings.
+            beside: Digests of the configurations by which others in this process ring.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        clock = FleetClock(self._clock)
+        beat = self._config.lease / RENEWALS
+        alarms = Alarms(self._app, self._config, clock=clock)
+        fleet = Fleet(self._config, store=self._store, clock=clock, beat=beat, beside=beside)
+        workers = self._build_workers(clock, alarms, fleet)
+        scheduler = Scheduler(
+            {name: task for name, task in self._config.tasks.items() if task.enabled},
+            self._schedules,
+            submit=lambda fires, keep: workers.submit(fires, keep=keep),
+            clock=clock,
+            places=self._places(),
+        )
+        fleet.join(reason)
+        now = clock.now()
+        scheduler.plan(self._cursors(now), self._first_dues(now))
+        return Engine(workers, scheduler, fleet, alarms)
+
+    def run_alone(self, fire: Fire) -> Run | None:
+        """Run *fire* in a process that does not ring."""
+        alarms = Alarms(self._app, self._config, clock=self._clock)
+        workers = self._build_workers(self._clock, alarms)
+        self._store.register([fire.track], fire.due)
+        workers.start()
+        try:
+            return workers.run_apart(fire).result()
+        finally:
+            workers.close(0)
+            alarms.close(ALARMS_SECONDS)
+
+    def _cursors(self, now: datetime) -> Mapping[str, datetime]:
+        """How far each task has got, where this process is."""
+        tracks = {name: track_of(name, place) for name, place in self._places().items()}
+        # A task of a place is known by its own name, too, since that is what people pause and purge.
+        for name, first in self._first_dues(now).items():
+            self._store.register([tracks[name]], first - _INSTANT)
+        cursors = self._store.register({*tracks, *tracks.values()}, now)
+        return {name: cursors[track] for name, track in tracks.items()}
+
+    def _first_dues(self, now: datetime) -> Mapping[str, datetime]:
+        """The instants that tasks which run at startup are run for, if the store does not know them yet."""
+        wanted = [name for name, task in self._config.tasks.items() if task.run_at_startup and task.enabled]
+        dues = {name: self._schedules[name].previous_due(now) for name in wanted}
+        return {name: due for name, due in dues.items() if due is not None}
+
+    def _places(self) -> Mapping[str, str]:
+        return {name: this_place(task.scope) for name, task in self._config.tasks.items()}
+
+    def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
+        more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self.announcers]}
+        if self.mode == "processing":
+            return self._build_processes(clock, more)
+        dispatcher = Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
+        runner = self._build_runner(dispatcher, clock, **more)
+        if self.mode == "asyncio":
+            return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
+        return ThreadWorkers(runner, workers=self._workers, clock=clock)
+
+    def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
+        children = Children(self._application, clock=clock)
+        # Children are killed when they are overdue; if one is even so not heard of, as when half
+        # an answer is in its pipe, the thread that waits for it is given up like any other.
+        grace = max((task.kill_grace for task in self._config.tasks.values()), default=timedelta(0))
+        runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
+        return ProcessWorkers(runner, workers=self._workers, clock=clock, children=children)
+
+    def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
+        return Runner(
+            self._config.tasks,
+            self._schedules,
+            store=self._store,
+            dispatch=dispatch,
+            clock=clock,
+            owner=this_instance(),
+            lease=self._config.lease,
+            **more,
+        )
+
+
+def mode_of(app: WsgiApp, config: Config) -> str:
+    """What executes runs of *app*.
+
+    Raises:
+        ConfigError: the mode does not fit the application, or the number of workers the mode.
+    """
+    mode = config.mode
+    if mode == "auto":
+        mode = "asyncio" if is_asynchronous_app(app) else "threading"
+    if mode == "asyncio" and known_as_synchronous(app):
+        problem = "the application is synchronous, and would keep all others waiting: want threading or processing"
+        raise ConfigError([Fault(key="pulse.config.mode", shown="'asyncio'", problem=problem)])
+    if mode != "asyncio" and config.workers and config.workers > MOST_THREADS:
+        problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
+        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=problem)])
+    return mode
+
+
+def _announcers(config: Config) -> list[Listener]:
+    """Who tells the event bus, where somebody wants it to be told."""
+    # The bus is the shared state's, which a process that only schedules has no use for.
+    return [import_module("pulse.announce").Announcer()] if config.events else []
