@@ -70,7 +70,7 @@ class PulseRequest:
 
     @property
     def url(self) -> str:
-        """`scheme://host/path?query`, percent-encoded; without a `Host` header only path and query."""
+        """The whole address, percent-encoded; without a `Host` header only path and query."""
         path = quote(self.path, safe=_PATH)
         if host := self.headers.get("host", ""):
             path = f"{self.scheme or 'http'}://{host}{'' if path.startswith('/') or not path else '/'}{path}"

@@ -1,4 +1,4 @@
-"""What the README says is so: its table, its ini files and its Python."""
+"""What the README and the pages beside it say is so: their tables, their ini files and their Python."""
 
 import configparser
 import re
@@ -13,10 +13,21 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
+PAGES = sorted((ROOT / "docs").glob("*.rst"))
+
+
+def blocks(language: str, text: str = README) -> list[str]:
     """The code blocks of one language, without their indentation."""
-    found = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README)
+    found = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", text)
     return [re.sub("^    ", "", block, flags=re.MULTILINE) for block in found]
+
+
+def blocks_of_pages(language: str) -> list[object]:
+    return [
+        pytest.param(block, id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, block in enumerate(blocks(language, page.read_text(encoding="utf-8")))
+    ]
 
 
 def test_the_configuration_table_is_made_from_the_options():
@@ -47,8 +58,31 @@ def test_the_python_blocks_run(block):
     assert names
 
 
+@pytest.mark.parametrize("block", blocks_of_pages("ini"))
+def test_the_ini_blocks_of_the_pages_are_valid(block, monkeypatch):
+    monkeypatch.setenv("PULSE_TOKEN", "long-enough-for-a-token")
+    parser = configparser.RawConfigParser()
+    parser.read_string(block)
+    keys = dict(parser["filter:pulse"])
+    assert keys.pop("use") == "egg:pulse"
+
+    assert read_paste_config({}, keys).tasks
+
+
+@pytest.mark.parametrize("block", blocks_of_pages("python"))
+def test_the_python_blocks_of_the_pages_run(block, monkeypatch):
+    monkeypatch.setattr("logging.Logger.addHandler", lambda self, handler: None)  # the log is not theirs
+    names: dict[str, object] = {}
+
+    exec(compile(block, "docs", "exec"), names)
+
+    assert names
+
+
 def test_there_are_blocks_to_look_at():
     assert (len(blocks("ini")), len(blocks("python"))) == (6, 8)
+    assert len(blocks_of_pages("ini")) >= 4
+    assert len(blocks_of_pages("python")) >= 4
 
 
 def test_the_ini_of_the_example_is_valid():
