@@ -5,19 +5,14 @@ runs, and nothing tells which of them this is. But a process that serves listens
 given a request, and the others are not; so that is what is waited for.
 """
 
-import inspect
 import logging
 import os
-import socket
-import stat
 import sys
 import threading
-from _socket import socket as plain_socket  # gevent replaces the other one, and makes what it is given non-blocking
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final
 from weakref import WeakMethod, WeakSet
 
@@ -25,6 +20,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.errors import ClosedError, ConfigError, Fault
 from pulse.model import Config
 from pulse.option import options_of, shown
+from pulse.probes import Probes, forks_a_helper
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +29,6 @@ LOOK: Final = 0.5  # seconds between two looks; what one costs grows with the nu
 LOOKS: Final = 2  # in a row that must find it listening: many servers bind first, and fork a moment later
 RETRY: Final = 5.0  # seconds until what failed is tried again
 PATIENCE: Final = 5.0  # seconds that a fork or `close` waits for an engine that is just being built
-
-# Who forks from these modules wants a helper for its own work, and no process that serves.
-HELPERS: Final = frozenset(
-    {
-        *("multiprocessing", "concurrent", "subprocess", "socketserver", "pty"),
-        *("billiard", "joblib", "loky", "multiprocess", "pexpect", "ptyprocess", "sh"),
-    }
-)
-PATCHES: Final = frozenset({__name__.partition(".")[0], "gevent"})  # may stand between them and `os.fork`
 
 
 class StartState(Enum):
@@ -56,45 +43,6 @@ class StartState(Enum):
 
 
 _SETTLED: Final = frozenset({StartState.PARKED, StartState.MANUAL, StartState.CLOSED})
-
-
-def is_listening() -> bool | None:
-    """Whether this process holds a listening socket; None where that cannot be seen.
-
-    Raises:
-        OSError: it could not be seen this time: no file descriptor was left to look with.
-    """
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        try:
-            descriptors = [int(path.name) for path in Path(folder).iterdir()]
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-        return any(map(_is_listener, descriptors))
-    return None
-
-
-def is_reloader_parent() -> bool:
-    """Whether this is the process of Werkzeug that listens, but only restarts the one that serves.
-
-    Werkzeug imports that module when it is about to reload, and only then.
-    """
-    return "werkzeug._reloader" in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
-
-
-def find_uwsgi() -> Any:
-    """The module by which uWSGI talks to the processes that it makes; None in all others."""
-    module = sys.modules.get("uwsgi")
-    return module if hasattr(module, "worker_id") else None  # a folder of that name is not it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probes:
-    """How a process finds out what it is."""
-
-    pid: Callable[[], int] = os.getpid
-    is_listening: Callable[[], bool | None] = is_listening
-    is_reloader_parent: Callable[[], bool] = is_reloader_parent
-    uwsgi: Any = field(default_factory=find_uwsgi)
 
 
 @dataclass(eq=False, slots=True)
@@ -424,28 +372,6 @@ def _end(watch: _Watch) -> None:
         thread.join(PATIENCE)
 
 
-def _is_listener(descriptor: int) -> bool:
-    """Whether it is a listening socket; nothing about it is changed, nor is a copy made.
-
-    A copy might be inherited by a process that is forked at this moment, and there keep
-    a connection or a port open for ever.
-    """
-    try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            return False
-        # The family does not matter; a non-blocking type keeps `socket.setdefaulttimeout` from being applied.
-        kind = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
-        borrowed = plain_socket(socket.AF_UNIX, kind, 0, descriptor)
-    except OSError:
-        return False  # it was closed since the folder was read
-    try:
-        return bool(borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:
-        return False
-    finally:
-        borrowed.detach()
-
-
 def _wanted(start: str) -> tuple[str, str]:
     """Who says when to start, and what."""
     written = os.environ.get(VARIABLE, "")
@@ -520,7 +446,7 @@ _fork: Final = threading.local()  # what the hooks of one fork know
 
 
 def _before_fork() -> None:
-    _fork.is_helper = _forks_a_helper()
+    _fork.is_helper = forks_a_helper()
     if not _fork.is_helper:
         for rule in list(_rules):
             rule.before_fork()
@@ -529,24 +455,6 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     for rule in list(_rules):
         rule.after_fork_in_child(is_helper=getattr(_fork, "is_helper", False))
-
-
-def _forks_a_helper() -> bool:
-    """Whether the fork that is under way is the application's, and not a server's.
-
-    Only the caller of `os.fork` counts. Further out there may be, say, the multiprocessing
-    that has started the whole server.
-    """
-    if threading.get_ident() != threading.main_thread().ident:
-        return True
-    frame = inspect.currentframe()
-    while frame is not None and _top(frame.f_globals) in PATCHES:
-        frame = frame.f_back
-    return frame is not None and _top(frame.f_globals) in HELPERS
-
-
-def _top(names: dict[str, Any]) -> str:
-    return str(names.get("__name__", "")).partition(".")[0]
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,7 +11,8 @@ from textwrap import dedent
 import pytest
 from servers import children_of, gunicorn, holds_for, is_alive, program, wait_until, waitress
 
-from pulse.start import LOOK, is_listening
+from pulse.probes import is_listening
+from pulse.start import LOOK
 
 LONGER = 2.2 * LOOK  # than any process takes that would ring
 

@@ -9,9 +9,11 @@ from weakref import WeakSet
 
 import pytest
 
+from pulse import probes
 from pulse import start as module
 from pulse.errors import ClosedError, ConfigError
-from pulse.start import LOOK, RETRY, Probes, StartRule, StartState
+from pulse.probes import Probes
+from pulse.start import LOOK, RETRY, StartRule, StartState
 from pulse.testing import ManualClock
 
 PARENT, CHILD, GRANDCHILD = 100, 101, 102
@@ -236,9 +238,9 @@ def test_a_look_that_fails_does_not_hold_up_a_request():
 
 
 def test_a_system_that_shows_no_open_files_cannot_be_looked_at(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "Path", lambda folder: tmp_path / "missing")
+    monkeypatch.setattr(probes, "Path", lambda folder: tmp_path / "missing")
 
-    assert module.is_listening() is None
+    assert probes.is_listening() is None
 
 
 def test_a_file_that_is_closed_during_a_look_does_not_count_and_is_not_closed_again(monkeypatch):
@@ -254,10 +256,10 @@ def test_a_file_that_is_closed_during_a_look_does_not_count_and_is_not_closed_ag
         def detach(self) -> None:
             self.borrowed.remove(self)
 
-    monkeypatch.setattr(module, "plain_socket", Closed)
-    monkeypatch.setattr(module.stat, "S_ISSOCK", lambda mode: True)
+    monkeypatch.setattr(probes, "plain_socket", Closed)
+    monkeypatch.setattr(probes.stat, "S_ISSOCK", lambda mode: True)
 
-    assert module.is_listening() is False
+    assert probes.is_listening() is False
     assert Closed.borrowed == set()
 
 
@@ -296,12 +298,12 @@ def test_the_reloaders_parent_leaves_the_tasks_to_its_child(log):
 )
 def test_werkzeug_shows_whether_it_is_the_reloaders_parent(monkeypatch, modules, run_main, answer):
     for name in modules:
-        monkeypatch.setitem(module.sys.modules, name, SimpleNamespace())
+        monkeypatch.setitem(probes.sys.modules, name, SimpleNamespace())
     monkeypatch.delenv("WERKZEUG_RUN_MAIN", raising=False)
     if run_main:
         monkeypatch.setenv("WERKZEUG_RUN_MAIN", run_main)
 
-    assert module.is_reloader_parent() is answer
+    assert probes.is_reloader_parent() is answer
 
 
 # Requests
@@ -799,7 +801,7 @@ def test_closing_an_inherited_rule_leaves_the_engine_of_the_parent_alone():
 
 def fork_from(*callers: str) -> bool:
     """What is thought of a fork that is made by functions of these modules, the innermost first."""
-    fork = module._forks_a_helper
+    fork = probes.forks_a_helper
     for name in callers:
         names = {"__name__": name, "fork": fork}
         exec("def call():\n    return fork()", names)
@@ -993,10 +995,10 @@ def test_uwsgi_without_threads_can_do_without_tasks():
 
 
 def test_only_the_module_of_uwsgi_counts(monkeypatch):
-    monkeypatch.setitem(module.sys.modules, "uwsgi", SimpleNamespace())
-    assert module.find_uwsgi() is None
+    monkeypatch.setitem(probes.sys.modules, "uwsgi", SimpleNamespace())
+    assert probes.find_uwsgi() is None
 
     uwsgi = FakeUwsgi()
-    monkeypatch.setitem(module.sys.modules, "uwsgi", uwsgi)
+    monkeypatch.setitem(probes.sys.modules, "uwsgi", uwsgi)
 
-    assert module.find_uwsgi() is uwsgi
+    assert probes.find_uwsgi() is uwsgi
