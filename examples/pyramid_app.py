@@ -4,8 +4,6 @@
 
 Or under any server: `gunicorn -w 4 examples.pyramid_app:application`; an application with an ini
 file names the filter there instead, and `pserve` serves it. With `pip install pyramid waitress`.
-A view under `internal_only` takes context and request: Pyramid counts the arguments of the
-decorated function to find out which of its two calls a view wants.
 """
 
 import http.client
@@ -29,7 +27,7 @@ def visit(request: Request) -> Response:
 
 
 @internal_only
-def sweep(_context: object, request: Request) -> Response:
+def sweep(request: Request) -> Response:
     """`/jobs/sweep`, which Pulse requests; it has the registry, as any view."""
     info = request.environ["pulse.info"]
     carts = request.registry["carts"]

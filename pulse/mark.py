@@ -8,7 +8,7 @@ defence that also closes redirects inside the application and routers nobody has
 
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import partial, wraps
@@ -126,7 +126,22 @@ def internal_only(endpoint: Callable[..., Any] | None = None, /, *, otherwise: C
         answer = turn_away(args, kwargs)
         return await answer if inspect.isawaitable(answer) else answer
 
-    return checked_coroutine if inspect.iscoroutinefunction(endpoint) else checked
+    door: Any = checked_coroutine if inspect.iscoroutinefunction(endpoint) else checked
+    if (signature := _signature_of(endpoint)) is not None:
+        # Pyramid asks how many arguments a view takes, and does not look below decorators for the answer.
+        door.__signature__ = signature
+    return door
+
+
+def _signature_of(endpoint: Callable[..., Any]) -> inspect.Signature | None:
+    """What *endpoint* takes; None where nobody can say, or where it takes something else than what it decorates."""
+    for is_evaluated in (True, False):
+        # An annotation may be any text; it may name what is defined below, or for type checkers only.
+        with suppress(Exception):
+            own = inspect.signature(endpoint, follow_wrapped=False)
+            signature = inspect.signature(endpoint, eval_str=is_evaluated)
+            return signature if own.parameters.keys() == signature.parameters.keys() else None
+    return None
 
 
 _acting: ContextVar[Mark | None] = ContextVar("pulse_internal", default=None)

@@ -7,6 +7,7 @@ import logging
 import pickle
 import string
 from datetime import UTC, datetime
+from functools import wraps
 from types import SimpleNamespace
 from urllib.parse import quote_from_bytes
 from wsgiref.util import setup_testing_defaults
@@ -1343,6 +1344,73 @@ def test_a_decorated_endpoint_keeps_its_name_and_signature():
 
     assert (decorated.__name__, decorated.__doc__) == ("view", "What it does.")
     assert inspect.signature(decorated) == inspect.signature(view)
+
+
+def test_a_framework_that_counts_arguments_below_no_decorator_counts_those_of_the_endpoint():
+    async def coroutine(request):
+        return request
+
+    class Views:
+        @internal_only
+        def sweep(self, request):
+            return request
+
+    counted = [internal_only(lambda request: request), internal_only(coroutine), Views.sweep, Views().sweep]
+
+    # It does not follow `__wrapped__`: Pyramid finds out in this way how a view is to be called.
+    assert [inspect.getfullargspec(view).args for view in counted] == [
+        ["request"], ["request"], ["self", "request"], ["self", "request"],
+    ]  # fmt: skip
+    assert list(inspect.signature(Views().sweep).parameters) == ["request"]
+
+
+def test_annotations_that_are_text_are_evaluated_where_they_can_be():
+    def view(number: "int") -> "Mark":
+        return number, Mark
+
+    def typed(request: "OnlyTypeCheckersKnow", number: "int") -> None:  # noqa: F821
+        return request, number
+
+    assert inspect.signature(internal_only(view), eval_str=True) == inspect.signature(view, eval_str=True)
+    assert inspect.signature(internal_only(typed)) == inspect.signature(typed)
+
+
+def test_the_arguments_of_a_decorator_that_passes_on_others_are_not_hidden():
+    def view(request):
+        return request
+
+    @wraps(view)
+    def adapted(context, request):
+        return view(request)
+
+    decorated = internal_only(adapted)
+
+    # With `request` alone Pyramid would give one argument to `adapted`.
+    assert inspect.getfullargspec(decorated).args != ["request"]
+    assert inspect.signature(decorated) == inspect.signature(view)
+    with acting_for(mark_of()):
+        assert decorated(None, "x") == "x"
+
+
+def test_what_has_no_signature_is_decorated_even_so():
+    decorated = internal_only(min)  # that of a builtin is nowhere written down
+
+    with acting_for(mark_of()):
+        assert decorated(2, 1) == 1
+
+
+@pytest.mark.parametrize("arguments", ["request", "context, request"])
+def test_pyramid_calls_a_view_with_the_arguments_that_it_takes(arguments):
+    pyramid = pytest.importorskip("pyramid.config")
+    response = pytest.importorskip("pyramid.response").Response
+    view = eval(f"lambda {arguments}: response(request.path)", {"response": response})
+    config = pyramid.Configurator()
+    config.add_route("sweep", PATH)
+    config.add_view(internal_only(view), route_name="sweep")
+    app = config.make_wsgi_app()
+
+    with acting_for(mark_of()):
+        assert answer_of(app, environ_of(PATH))[2] == PATH.encode()
 
 
 def test_an_application_object_is_for_runs_only():
