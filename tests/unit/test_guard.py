@@ -1373,6 +1373,7 @@ def test_annotations_that_are_text_are_evaluated_where_they_can_be():
 
     assert inspect.signature(internal_only(view), eval_str=True) == inspect.signature(view, eval_str=True)
     assert inspect.signature(internal_only(typed)) == inspect.signature(typed)
+    assert inspect.getfullargspec(internal_only(typed)).args == ["request", "number"]
 
 
 def test_the_arguments_of_a_decorator_that_passes_on_others_are_not_hidden():
