@@ -54,7 +54,13 @@ class ManualClock:
     """
 
     def __init__(self, start: datetime = datetime(2027, 1, 1, tzinfo=UTC)) -> None:
-        """*start*: the first instant, aware."""
+        """*start*: the first instant, aware.
+
+        Raises:
+            ValueError: it has no time zone: it would be another instant on each machine.
+        """
+        if start.tzinfo is None:
+            raise ValueError(f"{start!r}: want an aware datetime, as datetime(2027, 1, 1, tzinfo=UTC)")
         self._now = start.astimezone(UTC)
         self._elapsed = 0.0
         self._changed = threading.Condition()
@@ -70,17 +76,17 @@ class ManualClock:
         with self._changed:
             return self._elapsed
 
-    def advance(self, span: float | timedelta) -> None:
-        """Let *span* (seconds, or a timedelta) pass on both clocks."""
-        seconds = span.total_seconds() if isinstance(span, timedelta) else span
+    def advance(self, span: Span) -> None:
+        """Let *span* pass on both clocks: seconds, a timedelta, or as Pulse writes durations (`"1h30m"`)."""
+        seconds = _seconds_of(span)
         with self._changed:
             self._elapsed += seconds
             self._now += timedelta(seconds=seconds)
             self._changed.notify_all()
 
-    def step(self, span: float | timedelta) -> None:
+    def step(self, span: Span) -> None:
         """Set the wall clock *span* ahead (or back) while no time passes, as NTP may do."""
-        seconds = span.total_seconds() if isinstance(span, timedelta) else span
+        seconds = _seconds_of(span)
         with self._changed:
             self._now += timedelta(seconds=seconds)
 
@@ -510,6 +516,15 @@ def _middleware_of(app: object) -> PulseMiddleware:
 
 
 _MOST_LAYERS: Final = 100  # some objects have an attribute of every name
+
+
+def _seconds_of(span: Span) -> float:
+    match span:
+        case str():
+            return _duration(span).total_seconds()
+        case timedelta():
+            return span.total_seconds()
+    return span
 
 
 def _duration(span: Span) -> timedelta:

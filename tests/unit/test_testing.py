@@ -111,10 +111,40 @@ def test_the_clock_may_be_one_of_the_test(site):
     assert [run.due for run in runs] == [datetime(2027, 3, 28, 1, 0, tzinfo=UTC)]
 
 
+@pytest.mark.parametrize("move", [ManualClock.advance, ManualClock.step])
+@pytest.mark.parametrize("span", ["1h30m", 5400, timedelta(minutes=90)])
+def test_a_clock_takes_spans_as_durations_are_written(move, span):
+    clock = ManualClock(START)
+
+    move(clock, span)
+
+    assert clock.now() == START + timedelta(minutes=90)
+    assert clock.monotonic() == (5400 if move is ManualClock.advance else 0)
+
+
+@pytest.mark.parametrize("move", [ManualClock.advance, ManualClock.step])
+def test_a_clock_names_what_is_no_span(move):
+    with pytest.raises(ValueError, match="'soon': want 0s to"):
+        move(ManualClock(START), "soon")
+
+
+def test_a_clock_may_step_back():
+    clock = ManualClock(START)
+
+    clock.step(timedelta(hours=-1))
+
+    assert clock.now() == START - timedelta(hours=1)
+
+
+def test_a_clock_that_begins_in_no_time_zone_is_refused():
+    with pytest.raises(ValueError, match=r"datetime.datetime\(2027, 1, 1, 0, 0\): want an aware datetime"):
+        ManualClock(datetime(2027, 1, 1))
+
+
 def test_an_outage_leaves_what_it_would_leave_in_production(site):
     rehearsal = rehearse(pulse(site, task={"a": {"interval": "1h"}}))
 
-    rehearsal.clock.advance(3 * 3600)
+    rehearsal.clock.advance("3h")
     runs = rehearsal.run_due()
 
     assert [(run.outcome, run.count) for run in runs] == [(Outcome.MISSED, 2), (Outcome.SUCCESS, 1)]
