@@ -70,6 +70,22 @@ LOOK_AT_IMPORT = """
     """
 
 
+SUITE = """
+    import os
+
+    def test_the_plugin_is_there(request, pulse_clock):
+        assert request.config.pluginmanager.hasplugin("pulse")
+        assert os.environ["PULSE_START"] == "manual"
+    """
+
+PLUGIN = """
+    import sys
+    import pulse.pytest_plugin
+
+    print(*sorted(name for name in sys.modules if name.partition(".")[0] == "pulse"))
+    """
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
@@ -134,3 +150,15 @@ def test_import_starts_no_thread_and_loads_no_library(python, tmp_path):
     assert threads == "1"
     libraries = {"redis", "fastapi", "starlette", "bareasgi", "uvicorn", "apscheduler", "webob", "paste"}
     assert libraries.isdisjoint(modules.split())
+
+
+def test_pytest_finds_the_plugin_without_being_told(python, tmp_path):
+    (tmp_path / "test_suite.py").write_text(dedent(SUITE))
+
+    output = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider"], tmp_path)
+
+    assert output.splitlines()[-1].startswith("1 passed")
+
+
+def test_the_plugin_loads_nothing_of_pulse(python, tmp_path):
+    assert run([python, "-c", dedent(PLUGIN)], tmp_path).split() == ["pulse", "pulse.pytest_plugin"]
