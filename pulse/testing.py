@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -401,15 +401,23 @@ def assert_guarded(app: object, *paths: str) -> None:
     __tracebackhide__ = True
     middleware = _middleware_of(app)
     config = middleware.config
-    wanted = paths or tuple(sorted({task.path for task in config.tasks.values()}))
+    guarded = sorted({task.path for task in config.tasks.values()})
+    wanted = paths or guarded
     if not wanted:
         raise AssertionError("there is no task whose path could be guarded")
     door = _Door(middleware)
     open_ones = [said for path in wanted for request in _attempts(path) if (said := door.fault(request))]
     if open_ones:
-        hint = "" if config.guard else "\nthe guard is off; want pulse.config.guard = true"
         shown = [*open_ones[:_SHOWN], f"and {len(open_ones) - _SHOWN} more"][: len(open_ones)]
-        raise AssertionError("outsiders get in:\n  " + "\n  ".join(shown) + hint)
+        raise AssertionError("outsiders get in:\n  " + "\n  ".join(shown) + _hint(config, wanted, guarded))
+
+
+def _hint(config: Config, wanted: Iterable[str], guarded: Sequence[str]) -> str:
+    """What closes the doors that are open, if it is plain; a line of its own."""
+    if not config.guard:
+        return "\nthe guard is off; want pulse.config.guard = true"
+    strange = [path for path in wanted if path not in guarded]
+    return f"\nno task has {', '.join(strange)}; those of tasks: {', '.join(guarded)}" if strange else ""
 
 
 _SHOWN: Final = 10  # of the requests that came through: the rest says the same

@@ -486,8 +486,10 @@ def test_what_is_open_is_named_with_the_option_that_closes_it(site):
 
 
 def test_a_page_that_no_task_has_is_open(site):
-    with pytest.raises(AssertionError, match="GET /login reached the application"):
+    with pytest.raises(AssertionError, match="GET /login reached the application") as said:
         assert_guarded(pulse(site, guard=True, task={"a": {}}), "/login")
+
+    assert str(said.value).endswith(" more\nno task has /login; those of tasks: /pulse/a")
 
 
 @pytest.mark.parametrize(
