@@ -44,7 +44,7 @@ async def sweep(environ: Environ, start_response: StartResponse) -> list[bytes] 
     await asyncio.sleep(0.05)
     route = PulseContext.get().route
     run = route and route.task
-    print(f"swept by {environ['pulse.connection'].kind} request, due {run and run.due:%H:%M:%S}")
+    print(f"sweep, due {run and run.due:%H:%M:%S}, in an {environ['pulse.connection'].kind} request, has awaited")
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"swept\n"]
 
@@ -59,9 +59,10 @@ def main(seconds: float = 3.0) -> None:
     server = waitress.create_server(pulse, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
     pulse.start()
+    begun = time.monotonic()
     with urllib.request.urlopen(f"http://127.0.0.1:{server.effective_port}/") as response:
         for line in response:
-            print("counted", line.decode().strip())
+            print(f"after {time.monotonic() - begun:.1f} s a visitor has read", line.decode().strip(), flush=True)
     time.sleep(seconds)
     pulse.close()
 

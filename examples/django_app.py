@@ -61,7 +61,8 @@ def clear_sessions(request: HttpRequest) -> HttpResponse:
     before = len(list(SESSIONS.iterdir()))
     call_command("clearsessions")
     result = f"{before - len(list(SESSIONS.iterdir()))} of {before} sessions"
-    print(f"clearsessions, over {request.scheme} for {request.get_host()}: {result}")
+    due = request.environ["pulse.info"]["due"]
+    print(f"clearsessions, due {due:%H:%M:%S}, over {request.scheme} for {request.get_host()}: {result}")
     return HttpResponse("cleared\n", headers={"X-Pulse-Result": result})
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import waitress
@@ -65,14 +66,17 @@ def ask(port: int, path: str) -> str:
 
 def main(seconds: float = 5.0) -> None:
     """Serve it for a while, and be its first visitor; tasks run as soon as it serves."""
+    begun = datetime.now(UTC)
     server = waitress.create_server(application, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
     for path in ("/", "/jobs/sweep"):
         print("a visitor of", path, "gets", ask(server.effective_port, path))
     time.sleep(seconds)
     application.close()
-    for run in reversed(application.run_store.history("sweep", 3)):
-        print(f"{run.due:%H:%M:%S} {run.outcome and run.outcome.value}: {run.result or run.reason}")
+    print("the records of its runs:")
+    for run in reversed(application.run_store.history("sweep")):
+        if run.started and run.started >= begun:  # the run store has those of earlier times, too
+            print(f"  {run.due:%H:%M:%S} {run.outcome and run.outcome.value}: {run.result or run.reason}")
 
 
 if __name__ == "__main__":

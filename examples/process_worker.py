@@ -1,6 +1,9 @@
 """Tasks in processes of their own: they use another core, and a crash is theirs alone.
 
-Run it with `python examples/process_worker.py [seconds]`.
+    python examples/process_worker.py [seconds]
+
+One endpoint computes, the other one crashes: the crash is a record, the next child is ready at once,
+and the process that serves goes on.
 """
 
 import logging
@@ -30,12 +33,13 @@ def main(seconds: float = 6.0) -> None:
         mode="processing",
         workers=2,
         guard=True,
+        store="memory:",  # of this run alone: nothing is left of earlier ones
         application="process_worker:site",  # what a child imports; a script itself cannot be sent to one
     )
+    print(f"this is process {os.getpid()}; its children run two tasks for {seconds:g} seconds", flush=True)
     pulse.start()
     time.sleep(seconds)
     pulse.close()
-    print(f"this is process {os.getpid()}")
     for task in pulse.config.tasks:
         for run in reversed(pulse.run_store.history(task)):
             print(f"{run.due:%H:%M:%S} {task:8} {run.outcome.value:8} {run.reason or run.body.decode()}")

@@ -3,8 +3,8 @@
     python examples/progress_report.py [seconds]
 
 What is printed here while it runs, `pulse watch` and the status page show from any process of the
-fleet. The first run ends by itself; the second, of too many pages, is asked to stop, as
-`pulse cancel` does.
+fleet; how far a run has got is written to the run store about once a second. The first run ends by
+itself; the second, of too many pages, is asked to stop, as `pulse cancel` does.
 """
 
 import logging
@@ -57,7 +57,8 @@ def call(pulse: PulseMiddleware, task: str, *, cancel: bool) -> None:
                     pulse.run_store.ask_to_stop(one.id, "enough was seen")
         time.sleep(0.1)
     (record,) = pulse.run_store.history(task, 1)
-    print(f"  {record.outcome and record.outcome.value} {record.reason}")
+    outcome = record.outcome and record.outcome.value
+    print(f"  {outcome} after {record.duration:.1f} s{record.reason and f': {record.reason}'}")
 
 
 def main(seconds: float = 5.0) -> None:
@@ -67,11 +68,11 @@ def main(seconds: float = 5.0) -> None:
         "report": {"action": f"build?pages=12&pause={pause:g}", "cron": "@manually"},
         "archive": {"action": f"build?pages=5000&pause={pause:g}", "cron": "@manually"},
     }
-    pulse = PulseMiddleware(site, task=tasks, context="reports", guard=True)
+    pulse = PulseMiddleware(site, task=tasks, context="reports", guard=True, store="memory:")
     pulse.start()
-    print("a run that is left alone")
+    print("a run that is left alone", flush=True)
     call(pulse, "report", cancel=False)
-    print("a run that is cancelled")
+    print("a run that is cancelled", flush=True)
     call(pulse, "archive", cancel=True)
     pulse.close()
 

@@ -2,12 +2,13 @@
 
 import http.client
 import re
+import sys
 import uuid
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from servers import PATIENCE, program
+from servers import ADDRESS, PATIENCE, is_alive, program, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shared_state"
 
@@ -63,3 +64,19 @@ def test_viewers_of_two_servers_see_what_a_third_process_does_and_only_editors_m
         assert post(one.port, "/press", role(other.port, "editor")).status == 303
         for viewer in viewers:
             assert 0 in (next(viewer) for _ in range(60))
+
+
+def test_the_one_command_serves_at_two_addresses_and_ends_with_all_that_it_has_started(deployed):
+    with program(sys.executable, EXAMPLE, env=deployed) as example:
+        ports = wait_until(lambda: len(found := set(ADDRESS.findall(example.output.encode()))) == 2 and found)
+        for port in map(int, ports):
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
+                connection.request("GET", "/")
+                assert connection.getresponse().status == 200
+        children = example.children()
+        assert len(children) == 3
+
+        assert example.terminate() == 0
+
+        assert not any(map(is_alive, children))
+        assert "Traceback" not in example.output
