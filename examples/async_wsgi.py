@@ -3,7 +3,8 @@
     python examples/async_wsgi.py [seconds]
 
 `/` counts slowly, and each number is sent when it is there: `curl -N http://127.0.0.1:8080/`.
-Under an asynchronous server the same handler runs on its loop: `uvicorn examples.async_wsgi:asgi`.
+Or under any server: `gunicorn -w 4 examples.async_wsgi:application`, and with the loop of an asynchronous
+one, `uvicorn examples.async_wsgi:asgi`. With `pip install waitress`.
 """
 
 import asyncio
@@ -50,21 +51,20 @@ async def sweep(environ: Environ, start_response: StartResponse) -> list[bytes] 
 
 
 handler = WsgiHandler([count, sweep], [GZip()])
-asgi = as_asgi(handler)
+application = PulseMiddleware(as_wsgi(handler), task={"sweep": {"interval": 1}}, context="jobs", guard=True)
+asgi = as_asgi(application)
 
 
 def main(seconds: float = 3.0) -> None:
     """Serve it for a while, and be its first visitor."""
-    pulse = PulseMiddleware(as_wsgi(handler), task={"sweep": {"interval": 1}}, context="jobs", guard=True)
-    server = waitress.create_server(pulse, host="127.0.0.1", port=0)
+    server = waitress.create_server(application, host="127.0.0.1", port=0)
     threading.Thread(target=server.run, daemon=True).start()
-    pulse.start()
     begun = time.monotonic()
     with urllib.request.urlopen(f"http://127.0.0.1:{server.effective_port}/") as response:
         for line in response:
             print(f"after {time.monotonic() - begun:.1f} s a visitor has read", line.decode().strip(), flush=True)
     time.sleep(seconds)
-    pulse.close()
+    application.close()
 
 
 if __name__ == "__main__":

@@ -173,13 +173,32 @@ def test_the_tests_of_an_application_pass_with_nothing_around_them(tmp_path):
     assert re.search(r"^5 passed", done.stdout.splitlines()[-1])
 
 
-def test_the_index_lists_every_example():
+def test_the_index_lists_every_example_with_the_command_that_it_names():
     index = (EXAMPLES / "README.rst").read_text(encoding="utf-8")
-    listed = set(re.findall(r"^   \* - ``([\w./]+)``", index, re.MULTILINE))
+    listed = dict(re.findall(r"^   \* - ``([\w./]+)``\n     - .+\n     - (.+)$", index, re.MULTILINE))
     there = {
-        path.relative_to(EXAMPLES).as_posix()
+        path.relative_to(EXAMPLES).as_posix().removesuffix("/__main__.py"): path
         for pattern in ("*.py", "*.yml", "*.json", "deploy/*", "*/__main__.py", "*/*.ini")
         for path in EXAMPLES.glob(pattern)
     }
 
-    assert listed == {name.removesuffix("/__main__.py") for name in there}
+    assert listed.keys() == there.keys()
+    for name, command in listed.items():
+        if name.endswith(".json"):  # where nothing can be said beside what it is
+            continue
+        assert command.strip("`") in there[name].read_text(encoding="utf-8")
+
+
+def test_what_the_examples_have_a_server_serve_is_there():
+    named = [
+        (path, name)
+        for path in EXAMPLES.glob("*.py")
+        for module, name in re.findall(
+            r"`(?:gunicorn|uvicorn) .*examples\.(\w+):(\w+)", path.read_text(encoding="utf-8")
+        )
+        if module == path.stem
+    ]
+
+    assert len(named) == 8
+    for path, name in named:
+        assert re.search(rf"^{name} = ", path.read_text(encoding="utf-8"), re.MULTILINE)
