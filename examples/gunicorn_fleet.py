@@ -22,7 +22,7 @@ from typing import Any
 from pulse import PulseMiddleware, internal_only
 
 EVERY = timedelta(seconds=1)
-PATIENCE = 30.0  # seconds until the first run
+PATIENCE = 60.0  # seconds until the first run: eight processes load the application first
 FOLDER = Path(os.environ.get("FLEET_FOLDER", "."))  # where they write
 
 
