@@ -152,12 +152,16 @@ def test_import_starts_no_thread_and_loads_no_library(python, tmp_path):
     assert libraries.isdisjoint(modules.split())
 
 
-def test_pytest_finds_the_plugin_without_being_told(python, tmp_path):
+def test_pytest_finds_the_plugin_without_being_told_and_rehearses_an_application(python, tmp_path):
     (tmp_path / "test_suite.py").write_text(dedent(SUITE))
+    shutil.copy(ROOT / "examples" / "test_your_app.py", tmp_path)
 
-    output = run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider"], tmp_path)
+    # All of Pulse goes through its rewriting of asserts then, as pytest does with what has a plugin.
+    output = run(
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error::pytest.PytestWarning"], tmp_path
+    )
 
-    assert output.splitlines()[-1].startswith("1 passed")
+    assert output.splitlines()[-1].startswith("6 passed")
 
 
 def test_the_plugin_loads_nothing_of_pulse(python, tmp_path):

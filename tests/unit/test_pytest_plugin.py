@@ -55,6 +55,26 @@ def test_what_a_conftest_builds_keeps_still(suite):
     run(suite).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("start", ["auto", "now"])
+def test_an_application_that_a_test_builds_and_asks_starts_no_thread(suite, start):
+    suite.makepyfile(f"""
+        import threading
+        from pulse import PulseMiddleware
+
+        def site(environ, start_response):
+            start_response("200 OK", [])
+            return []
+
+        def test_it():
+            before = threading.active_count()
+            app = PulseMiddleware(site, task={{"a": {{}}}}, store="memory:", start={start!r})
+            app({{"REQUEST_METHOD": "GET", "PATH_INFO": "/"}}, lambda *_: None)
+            assert threading.active_count() == before
+        """)
+
+    run(suite).assert_outcomes(passed=1)
+
+
 def test_what_a_conftest_sets_stays_for_the_run(suite):
     suite.makeconftest("import os\n\nos.environ['PULSE_START'] = 'request'\n")
     suite.makepyfile(PASSING.format(start="request"))
