@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import yaml
 from waitress.adjustments import Adjustments
 
 from pulse.cli import main
@@ -141,8 +142,6 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path):
 
 @pytest.mark.parametrize("file", [COMPOSE, ALERTS], ids=["compose", "alerts"])
 def test_what_should_be_yaml_is(file):
-    yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
-
     assert yaml.safe_load(text(file))
 
 
