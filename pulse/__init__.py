@@ -63,11 +63,16 @@ __all__ = [
 ]
 
 
+_ROOMS = ("logs", "sessions", "state", "testing", "wsgi")  # `ps.sessions` after `import pulse as ps`
+
+
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"pulse.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'pulse' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, *_ROOMS})

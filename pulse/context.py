@@ -152,8 +152,8 @@ class PulseContext:
         PULSE_CONTEXT.set(entry.outer)
 
     def __repr__(self) -> str:
-        route = self.route
-        return f"<PulseContext of {type(self.app).__name__}{f' at {route.path}' if route else ''}>"
+        path = getattr(self.route, "path", "")
+        return f"<PulseContext of {type(self.app).__name__}{f' at {path}' if path else ''}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

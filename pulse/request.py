@@ -116,8 +116,23 @@ class PulseRequest:
 
     @staticmethod
     def from_fastapi(request: Any) -> "PulseRequest":
-        """The request of a Starlette or FastAPI `Request` or `WebSocket`."""
-        return PulseRequest.from_scope(request.scope, raw=request)
+        """The request of a Starlette or FastAPI `Request` or `WebSocket`, or of what stands in for one in a test."""
+        scope = getattr(request, "scope", None)
+        return PulseRequest._of_parts(request) if scope is None else PulseRequest.from_scope(scope, raw=request)
+
+    @classmethod
+    def _of_parts(cls, request: Any) -> "PulseRequest":
+        client = request.client
+        return cls(
+            headers=request.headers,
+            cookies=request.cookies,
+            scheme=request.url.scheme,
+            method=getattr(request, "method", "GET"),
+            path=request.url.path,
+            query_string=request.url.query,
+            client=_client(client.host, client.port) if client else None,
+            raw=request,
+        )
 
     @staticmethod
     def from_socketio_environ(environ: MutableMapping[str, Any], auth: Any | None) -> "PulseRequest":

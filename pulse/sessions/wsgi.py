@@ -112,10 +112,12 @@ class SessionFilter:
         return self._cleanup in (path, environ.get("SCRIPT_NAME", "") + path) and is_internal(environ)
 
 
-class WsgiSession(MutableMapping[str, Any]):
+class WsgiSession(MutableMapping[str, Any], UserSession):
     """The session of a request, as a mapping: looked up when it is first used.
 
-    To be used by the one thread that serves the request. Emptying it ends the session.
+    It is the caller's `UserSession`, too: who it is and until when comes from stores of
+    `pulse.state`; with any other the user is nobody. To be used by the one thread that
+    serves the request. Emptying it ends the session.
     """
 
     __slots__ = ("_header", "_keeper", "_name", "_visit")
@@ -127,14 +129,11 @@ class WsgiSession(MutableMapping[str, Any]):
         self._header = header
         self._visit: Visit | None = None
 
-    @property
-    def session_id(self) -> str:
-        """The session's id: secret, and not kept anywhere while `is_new`."""
-        return self._opened().sid
+    # What a dataclass has as fields is asked for here when somebody wants it.
 
     @property
-    def sid(self) -> str:
-        """The same."""
+    def session_id(self) -> str:  # type: ignore[override]
+        """The session's id: secret, and not kept anywhere while `is_new`."""
         return self._opened().sid
 
     @property
@@ -143,16 +142,29 @@ class WsgiSession(MutableMapping[str, Any]):
         return self._data()
 
     @property
-    def user_id(self) -> str:
-        """Whose it is, if its store is one of `pulse.state` and knows; else empty."""
-        record = self._record()
-        return record.user_id if record else ""
+    def user_id(self) -> str:  # type: ignore[override]
+        """Whose it is, if its store knows; else empty."""
+        return self._record().user_id
 
     @property
-    def roles(self) -> list[str]:
-        """What its user is; see `user_id`."""
-        record = self._record()
-        return record.roles if record else []
+    def roles(self) -> list[str]:  # type: ignore[override]
+        """What its user is; none if its store does not know."""
+        return self._record().roles
+
+    @property
+    def created_at(self) -> float:  # type: ignore[override]
+        """When it began, if its store knows; else 0."""
+        return self._record().created_at
+
+    @property
+    def expires_at(self) -> float | None:  # type: ignore[override]
+        """When it ends; None for never, or if its store does not know."""
+        return self._record().expires_at
+
+    @property
+    def metadata(self) -> dict[str, Any]:  # type: ignore[override]
+        """A copy of what stands beside its data; empty if its store does not know."""
+        return self._record().metadata
 
     @property
     def is_new(self) -> bool:
@@ -207,9 +219,10 @@ class WsgiSession(MutableMapping[str, Any]):
     def _data(self) -> Session:
         return self._opened().data
 
-    def _record(self) -> UserSession | None:
+    def _record(self) -> UserSession:
         visit = self._opened()
-        return None if visit.is_new else _run(self._keeper, self._keeper.record(visit.sid))
+        record = None if visit.is_new else _run(self._keeper, self._keeper.record(visit.sid))
+        return record or UserSession(visit.sid, "")
 
     def _opened(self) -> Visit:
         if self._visit is None:

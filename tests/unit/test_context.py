@@ -179,6 +179,7 @@ def test_a_context_that_is_left_where_it_was_not_entered_is_no_matter():
 def test_the_parts_of_a_context_say_what_they_are():
     assert repr(PulseContext(5)) == "<PulseContext of int>"
     assert repr(PulseContext(5, route=RouteContext("/x"))) == "<PulseContext of int at /x>"
+    assert repr(PulseContext(5, "session", "render", "route")) == "<PulseContext of int>"
     assert RenderSession("c1", "w1", "web1").queue is None
     assert RouteContext("/a", "b", "c", None, internal=True).internal is True
 

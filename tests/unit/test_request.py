@@ -1,6 +1,7 @@
 """One request, the same whichever door it came by."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from starlette.requests import HTTPConnection, Request
@@ -178,3 +179,15 @@ def test_what_stands_in_logs_tells_no_secret():
     shown = repr(PulseRequest.from_environ(ENVIRON))
 
     assert shown == "<PulseRequest POST /app/päge>"
+
+
+def test_what_stands_in_for_a_starlette_request_is_read_by_its_parts():
+    url = SimpleNamespace(scheme="https", path="/x", query="a=1")
+    client = SimpleNamespace(host="192.0.2.1", port=5)
+    raw = SimpleNamespace(headers={"Host": "h"}, cookies={"k": "v"}, method="PUT", url=url, client=client)
+
+    request = PulseRequest.from_fastapi(raw)
+
+    assert (request.scheme, request.method, request.path, request.query_string) == ("https", "PUT", "/x", "a=1")
+    assert (request.headers, request.cookies, request.client) == ({"host": "h"}, {"k": "v"}, ("192.0.2.1", 5))
+    assert request.raw is raw

@@ -8,8 +8,10 @@ from wsgiref.validate import validator
 import pytest
 import webtest
 
+from pulse.context import PulseContext
 from pulse.errors import ResponseError
 from pulse.mark import INTERNAL, Mark, acting_for
+from pulse.middleware import PulseMiddleware
 from pulse.model import Trigger
 from pulse.sessions import (
     CookieSessionStore,
@@ -21,6 +23,7 @@ from pulse.sessions import (
     StateSessionStore,
 )
 from pulse.state.memory import MemorySessionStore
+from pulse.state.types import UserSession
 from pulse.testing import ManualClock
 
 SECRET = "a-secret-of-the-tests"
@@ -862,3 +865,21 @@ def test_other_paths_are_the_applications(internal):
     app = SessionFilter(other, expired(2), cleanup="/sessions/cleanup")
 
     assert app({**internal, "PATH_INFO": "/sessions/cleanup/x"}, lambda *head: None) == [b"the application's own"]
+
+
+def test_the_session_of_the_context_is_the_callers_user_session():
+    seen = {}
+
+    def page(environ, start_response):
+        session = PulseContext.get().session
+        seen.update(
+            is_one=isinstance(session, UserSession), same=session is environ["pulse.session"],
+            fields=(session.user_id, session.roles, session.created_at, session.expires_at, session.metadata),
+        )  # fmt: skip
+        start_response("200 OK", [])
+        return [b""]
+
+    app = PulseMiddleware(SessionFilter(page, InMemorySessionStore()), start="manual")
+    app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+
+    assert seen == {"is_one": True, "same": True, "fields": ("", [], 0.0, None, {})}
