@@ -42,6 +42,10 @@ FAILURE_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
+# What it depends on whether a request is admitted: the path alone, or what else names one, too.
+_Question = str | tuple[str | None, ...]
+
+
 class Guard:
     """Keeps outsiders from guarded paths and all below them, however they are spelt.
 
@@ -54,8 +58,10 @@ class Guard:
         token_failures: How many requests to a guarded path had an `Authorization` that is not the token's.
     """
 
-    REMEMBERED = 4096  # admitted paths; an outsider can make the guard forget them, but not make it grow
-    REMEMBERED_LENGTH = 512  # characters: 4096 longer ones would be megabytes for an outsider to fill
+    # Admitted paths, in each of two generations. What is asked for again is kept, so an outsider who
+    # asks for thousands of others makes the guard neither grow nor judge the ordinary ones each time.
+    REMEMBERED = 2048
+    REMEMBERED_LENGTH = 512  # characters: thousands of longer ones would be megabytes for an outsider to fill
 
     def __init__(self, config: Config, *, clock: Clock | None = None) -> None:
         """Wire the guard of *config*.
@@ -74,7 +80,8 @@ class Guard:
         self._token = None if config.token is None else config.token.encode()
         self._judges = bool(self._guarded) and (self.is_on or self._token is not None)
         self._clock = clock or SystemClock()
-        self._open: set[tuple[str | None, ...]] = set()
+        self._open: set[_Question] = set()
+        self._open_before: set[_Question] = set()
         self._denials = count(1)
         self._failures = count(1)
         self._failed_at: deque[float] = deque(maxlen=FAILURES)
@@ -88,20 +95,16 @@ class Guard:
         it is the internal request of another Pulse further out.
         """
         # One pass over the keys stands for a look-up of each name in SCRUBBED and MOVERS.
-        if not _SUSPECTS.isdisjoint(environ):
+        if not _has_no_suspect(environ):
             return self._admits_suspect(environ)
         if not self._judges:
             return True
         get = environ.get
-        target = get("REQUEST_URI")
-        raw = get("RAW_URI")
-        key = (
-            get("SCRIPT_NAME"),
-            get("PATH_INFO"),
-            target.partition("?")[0] if target else target,
-            raw.partition("?")[0] if raw else raw,
-        )
-        return key in self._open or self._admits_new(environ, key)
+        question: _Question = (path := get("PATH_INFO") or "")
+        script, target, raw = get("SCRIPT_NAME"), get("REQUEST_URI"), get("RAW_URI")
+        if script or (target and target != path) or (raw and raw != path):
+            question = _question(script, path, target, raw)
+        return question in self._open or self._admits_new(environ, question)
 
     def answer(self, app: WsgiApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """The response to a request that `admits` refused: 404, or that of *app* when it has the token.
@@ -143,13 +146,15 @@ class Guard:
             return True
         return not self.is_on and not self._has_token(environ)
 
-    def _admits_new(self, environ: Environ, key: tuple[str | None, ...]) -> bool:
-        if self._is_guarded(environ):
-            return not self.is_on and not self._has_token(environ)
-        if sum(map(len, filter(None, key))) <= self.REMEMBERED_LENGTH:
+    def _admits_new(self, environ: Environ, question: "_Question") -> bool:
+        if question not in self._open_before:
+            is_guarded = self._guarded.has(question) if isinstance(question, str) else self._is_guarded(environ)
+            if is_guarded:
+                return not self.is_on and not self._has_token(environ)
+        if _length(question) <= self.REMEMBERED_LENGTH:
             if len(self._open) >= self.REMEMBERED:
-                self._open.clear()
-            self._open.add(key)
+                self._open_before, self._open = self._open, set()
+            self._open.add(question)
         return True
 
     def _scrub(self, environ: Environ) -> None:
@@ -212,10 +217,20 @@ class Guard:
 
 # Not the work of an ordinary request: one of these in an environ takes it off the short way.
 # UNENCODED_URL is the raw target as IIS has it, which no other server sends.
-_SUSPECTS: Final = SCRUBBED | MOVERS | {"UNENCODED_URL"}
+_has_no_suspect: Final = (SCRUBBED | MOVERS | {"UNENCODED_URL"}).isdisjoint
 _MOST_MOVES: Final = 8  # different paths in the headers of one request; a few proxies agree on fewer
 _NAME: Final = re.compile(r"[\w.-]+(?:/|$)")  # a relative path, as headers may have it
 _TARGETS: Final = ("REQUEST_URI", "RAW_URI", "UNENCODED_URL")
+
+
+def _question(script: str | None, path: str, *targets: str | None) -> _Question:
+    """The path alone, unless something beside it names another one."""
+    cut = [target.partition("?")[0] if target else None for target in targets]
+    return (script, path, *cut) if script or not {None, path}.issuperset(cut) else path
+
+
+def _length(question: _Question) -> int:
+    return len(question) if isinstance(question, str) else sum(len(part) for part in question if part)
 
 
 def _moves(environ: Environ) -> set[str]:

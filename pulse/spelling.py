@@ -63,13 +63,13 @@ class Paths:
             way: A path, or the address of one, without its query.
             mounted: How many of its segments a router may have taken away in front.
         """
-        if address := _ADDRESS.fullmatch(way):
-            server, path = address.groups()  # a proxy may ask so (RFC 9112, 3.2.2), about any neighbour
-            return self.has(path, mounted) or self.has(server + path, mounted)
         if ORDINARY.fullmatch(way):
             # The rest of a long path is below what is guarded, or is not.
             names = way.lower().split("/", self._deepest + mounted + 2)
-            return self._leads_to([name for name in names if name], mounted)
+            return self._leads_to(list(filter(None, names)), mounted)
+        if address := _ADDRESS.fullmatch(way):
+            server, path = address.groups()  # a proxy may ask so (RFC 9112, 3.2.2), about any neighbour
+            return self.has(path, mounted) or self.has(server + path, mounted)
         is_relative = not way.startswith("/")
         try:
             return any(self._has_text(text, mounted, is_relative) for text in _readings(_wsgi_bytes(way)))
@@ -96,7 +96,7 @@ class Paths:
         for depth in self._depths:
             if depth >= len(names):
                 return False
-            lasts = self._below.get(tuple(name.translate(_PLAIN) for name in names[:depth]))
+            lasts = self._below.get(tuple(map(_plain, names[:depth])))
             if lasts and not lasts.isdisjoint(_endings(names[depth])):
                 return True
         return False
@@ -109,7 +109,7 @@ class Paths:
         """
         if self._has_root or len(names) > _MOST_NAMES:
             return True
-        plain = [(name.translate(_PLAIN), _endings(name)) for name in names]
+        plain = [(_plain(name), _endings(name)) for name in names]
         for stem, lasts in self._below.items():
             rest = iter(plain)
             if all(any(name == part for name, _ in rest) for part in stem) and any(
@@ -122,22 +122,29 @@ class Paths:
 def _names_of(path: str) -> Iterator[tuple[str, ...]]:
     """The segments of the guarded *path* as they are compared."""
     if ORDINARY.fullmatch(path):
-        yield tuple(name.translate(_PLAIN) for name in path.lower().split("/") if name)
+        yield tuple(_plain(name) for name in path.lower().split("/") if name)
         return
     *_, decoded = _decodings(path.encode())
     texts = {decoded.decode("latin-1")}  # what is no UTF-8 is compared in this reading only
     with suppress(UnicodeDecodeError):
         texts.add(decoded.decode())
     for text in texts:
-        yield tuple(name.translate(_PLAIN) for name in _segments(_folded(text)) if name)
+        yield tuple(_plain(name) for name in _segments(_folded(text)) if name)
 
 
 def _segments(text: str) -> list[str]:
     return [_VIEW.sub("", segment).strip() for segment in text.split("/")]
 
 
+def _plain(name: str) -> str:
+    # Most names have no punctuation, and `translate` costs more than all the rest.
+    return name if name.isalnum() else name.translate(_PLAIN)
+
+
 def _endings(name: str) -> set[str]:
     """The last segment *name* as routers may read it: without an extension or trailing punctuation."""
+    if name.isalnum():
+        return {name}
     stems = name, name.partition(".")[0], name.rpartition(".")[0]
     return {name.translate(_PLAIN), *(stem.translate(_PLAIN).rstrip("_ ") for stem in stems)}
 

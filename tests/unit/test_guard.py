@@ -483,6 +483,31 @@ def test_the_query_is_not_remembered():
     assert len(guard._open) == 1
 
 
+def test_a_path_that_is_asked_for_again_is_remembered_whatever_an_outsider_asks_for(monkeypatch):
+    guard = guard_of()
+    guard.REMEMBERED = 10
+    judged = []
+    has = guard._guarded.has
+    monkeypatch.setattr(guard._guarded, "has", lambda way, *more: judged.append(way) or has(way, *more))
+
+    for number in range(100):
+        guard.admits(environ_of("/page"))
+        guard.admits(environ_of(f"/rubbish/{number}"))
+
+    assert judged.count("/page") == 1
+    assert len(guard._open) + len(guard._open_before) <= 20
+
+
+@pytest.mark.parametrize("name", ["REQUEST_URI", "RAW_URI"])
+def test_what_was_admitted_without_a_raw_target_is_judged_again_with_one(name):
+    path = "/app/sessions/cleanup"
+    guard = guard_of()
+
+    assert guard.admits(environ_of(path, SCRIPT_NAME="/app"))
+    assert guard.admits(environ_of(path))
+    assert not guard.admits(environ_of(path, SCRIPT_NAME="/app", **{name: path}))
+
+
 def test_a_path_that_was_admitted_is_refused_below_another_script_name():
     guard = guard_of()
 
