@@ -170,8 +170,8 @@ class _Entry:
 
 
 PULSE_CONTEXT: Final[ContextVar[PulseContext | None]] = ContextVar("PULSE_CONTEXT", default=None)
-# For what every request does: looking up a method of a `ContextVar` costs as much as calling it.
-_active, _activate, _restore = PULSE_CONTEXT.get, PULSE_CONTEXT.set, PULSE_CONTEXT.reset
+# For what every request and run does: looking up a method of a `ContextVar` costs as much as calling it.
+active, activate, restore = PULSE_CONTEXT.get, PULSE_CONTEXT.set, PULSE_CONTEXT.reset
 _entered: Final[ContextVar[_Entry | None]] = ContextVar("pulse_entered", default=None)
 
 
@@ -253,15 +253,15 @@ def entered(app: WsgiApp, middleware: object, environ: Environ, start_response: 
         environ: Of the request.
         start_response: Of the server.
     """
-    outer = _active()
+    outer = active()
     if outer is not None and isinstance(outer, RequestContext) and outer.covers(environ):
         return app(environ, start_response)
-    token = _activate(RequestContext(middleware, environ))
+    token = activate(RequestContext(middleware, environ))
     try:
         body = app(environ, start_response)
         return body if type(body) is list else _held(body, environ)
     finally:
-        _restore(token)
+        restore(token)
 
 
 def is_file(body: object, environ: Environ) -> bool:

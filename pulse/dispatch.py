@@ -10,18 +10,18 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from types import TracebackType
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, NamedTuple
 
 from pulse.clock import Clock, SystemClock
-from pulse.context import PULSE_CONTEXT, RunContext
+from pulse.context import RunContext, activate, restore
 from pulse.control import Control
 from pulse.errors import ResponseError
 from pulse.gateway import Environ, WsgiApp
-from pulse.mark import INTERNAL, Mark, acting_for
+from pulse.mark import INTERNAL, Mark, acting_for, begin_acting, end_acting
 from pulse.model import Config, Outcome, Run, Task
 from pulse.request import InternalRequest
 from pulse.wsgi.bridge.answer import END, LoopReader, Pieces, awaited, close, is_asynchronous, readable, settled
@@ -40,9 +40,10 @@ _TELLING: Final = frozenset({"location", "retry-after", "x-pulse-result"})
 _LOGIN: Final = re.compile(r"log-?in|sign-?in|auth", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """What became of one internal request.
+class Reply(NamedTuple):
+    """What became of one internal request; by its names, never by position.
+
+    A tuple, because making a frozen dataclass of nine fields takes a tenth of a dispatch.
 
     Attributes:
         outcome: `SUCCESS`, `FAILED`, `TIMEOUT` or `CANCELLED`.
@@ -104,17 +105,18 @@ class Dispatcher:
         """
         process = os.getpid()
         exchange, environ, mark = self._prepare(task, run, control)
-        entered = PULSE_CONTEXT.set(RunContext(self._middleware, environ, self._context, run))
+        entered = activate(RunContext(self._middleware, environ, self._context, run))
+        acting = begin_acting(mark)
         raised: BaseException | None = None
         try:
-            with acting_for(mark):
-                exchange.perform(self._app, environ)
+            exchange.perform(self._app, environ)
         # What leaves an endpoint is the endpoint's, SystemExit included: it becomes the
         # record of this run, and must not end the worker that the other tasks share.
         except BaseException as error:  # noqa: BLE001 - see above
             raised = error
         finally:
-            PULSE_CONTEXT.reset(entered)
+            end_acting(mark, acting)
+            restore(entered)
         if os.getpid() != process:
             # A fork that the endpoint made and that came back instead of ending: the run, the
             # store and the worker are those of the parent.
@@ -128,7 +130,7 @@ class Dispatcher:
             asyncio.CancelledError: it was cancelled; the response is closed before.
         """
         exchange, environ, mark = self._prepare(task, run, control)
-        entered = PULSE_CONTEXT.set(RunContext(self._middleware, environ, self._context, run))
+        entered = activate(RunContext(self._middleware, environ, self._context, run))
         raised: BaseException | None = None
         try:
             with acting_for(mark):
@@ -138,24 +140,20 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as above
             raised = error
         finally:
-            PULSE_CONTEXT.reset(entered)
+            restore(entered)
         return self._reply(task, exchange, raised)
 
     def _prepare(self, task: Task, run: Run, control: Control) -> tuple["_Exchange", Environ, Mark]:
         clock, timeout = self._clock, task.timeout
         limits = _Limits(clock, clock.monotonic(), timeout.total_seconds() if timeout else None, control)
         exchange = _Exchange(self._capture, limits)
-        environ = self._requests[task.name].environ(
-            run,
-            deadline=clock.now() + timeout if timeout else None,
-            errors=cast("TextIO", exchange.errors),
-            control=control,
-        )
+        deadline = clock.now() + timeout if timeout else None
+        environ = self._requests[task.name].environ(run, deadline, exchange.errors, control)
         mark = environ[INTERNAL] = Mark(task=task.name, due=run.due, trigger=run.trigger, path=task.path)
         return exchange, environ, mark
 
     def _reply(self, task: Task, exchange: "_Exchange", raised: BaseException | None) -> Reply:
-        trace = ""
+        trace, said = "", exchange.said
         if raised is None:
             outcome, reason = exchange.judged(task)
         else:
@@ -173,8 +171,8 @@ class Dispatcher:
             body=exchange.body.kept(),
             errors=exchange.errors.kept(),
             traceback=trace,
-            retry_after=_retry_after(exchange.said.get("retry-after"), self._clock),
-            result=_brief(exchange.said.get("x-pulse-result", ""), RESULT_LENGTH),
+            retry_after=_retry_after(said["retry-after"], self._clock) if "retry-after" in said else None,
+            result=_brief(said["x-pulse-result"], RESULT_LENGTH) if "x-pulse-result" in said else "",
         )
 
 
@@ -218,10 +216,9 @@ class _Limits:
 class _Capture:
     """Keeps the first bytes of what is written, and forgets the rest at once."""
 
-    __slots__ = ("_limit", "_parts", "_room")
+    __slots__ = ("_parts", "_room")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
         self._room = limit
         self._parts: list[bytes] = []
 
@@ -289,7 +286,8 @@ class _Exchange:
         self._limits.check_cancelled()
         answer = app(environ, self._start_response)
         if type(answer) is list:
-            self._take_all(answer)
+            for chunk in answer:
+                self._take(chunk)
         else:
             self._read(answer)
         if self.status is None:
@@ -338,15 +336,12 @@ class _Exchange:
             if is_asynchronous(answer):
                 reader = LoopReader(answer, check=self._limits.check)
                 chunks = reader.body()
-            self._take_all(readable(chunks))
+            for chunk in readable(chunks):
+                self._take(chunk)
         finally:
             end = getattr(chunks, "close", None)
             if end is not None:
                 end()
-
-    def _take_all(self, chunks: Iterable[object]) -> None:
-        for chunk in chunks:
-            self._take(chunk)
 
     def judged(self, task: Task) -> tuple[Outcome, str]:
         """What the status says of the run, and why."""
@@ -388,7 +383,8 @@ class _Exchange:
             chunk = self._awaited(chunk)
         if not isinstance(chunk, bytes):
             raise ResponseError(f"its response yielded {type(chunk).__name__}; want bytes (PEP 3333)")
-        self._has_sent = self._has_sent or bool(chunk)
+        if chunk:
+            self._has_sent = True
         self.body.add(chunk)
         self._chunks += 1
         if self._chunks > 1:  # a response in one piece has come to its end, if late
@@ -409,22 +405,30 @@ def _kind(value: object) -> str:
 
 
 def _code(status: object) -> int:
-    if not isinstance(status, str) or not _STATUS.fullmatch(status):
-        raise ResponseError(f"its status is {status!r:.80}; want text such as '200 OK' (PEP 3333)")
-    return int(status[:3])
+    if isinstance(status, str) and (code := _code_of(status)):
+        return code
+    raise ResponseError(f"its status is {status!r:.80}; want text such as '200 OK' (PEP 3333)")
+
+
+@lru_cache(maxsize=128)  # an application has few of them
+def _code_of(status: str) -> int | None:
+    return int(status[:3]) if _STATUS.fullmatch(status) else None
 
 
 def _said(headers: object) -> dict[str, str]:
     """Those of *headers* that say something to Pulse, by their names in small letters."""
     if not isinstance(headers, list):
         raise ResponseError(f"its headers are {_kind(headers)}; want a list of pairs (PEP 3333)")
-    return {name.lower(): str(value) for name, value in headers if name.lower() in _TELLING}
+    said = {}
+    for name, value in headers:
+        key = name.lower()
+        if key in _TELLING:
+            said[key] = str(value)
+    return said
 
 
-def _retry_after(said: str | None, clock: Clock) -> timedelta | None:
+def _retry_after(said: str, clock: Clock) -> timedelta | None:
     """The time that a `Retry-After` asks for (RFC 9110, 10.2.3); None for what cannot be read."""
-    if said is None:
-        return None
     said = said.strip()
     if said.isdecimal() and said.isascii():
         return timedelta(seconds=min(int(said[:12]), LONGEST_WAIT))

@@ -9,7 +9,7 @@ defence that also closes redirects inside the application and routers nobody has
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from datetime import datetime
 from functools import partial, wraps
 from itertools import pairwise
@@ -74,13 +74,10 @@ class acting_for:  # noqa: N801 - it reads as what it does: `with acting_for(mar
         self._mark = mark
 
     def __enter__(self) -> None:
-        self._token = _acting.set(self._mark)
+        self._token = begin_acting(self._mark)
 
     def __exit__(self, *_: object) -> None:
-        try:
-            _acting.reset(self._token)
-        finally:
-            self._mark.live = False
+        end_acting(self._mark, self._token)
 
 
 def is_internal(environ: Mapping[str, Any]) -> bool:
@@ -145,6 +142,13 @@ def _signature_of(endpoint: Callable[..., Any]) -> inspect.Signature | None:
 
 
 _acting: ContextVar[Mark | None] = ContextVar("pulse_internal", default=None)
+begin_acting = _acting.set  # `acting_for` in two steps, which take half as long: `token = begin_acting(mark)`
+
+
+def end_acting(mark: Mark, token: Token[Mark | None]) -> None:
+    """*mark* is dead, and what `begin_acting` has begun is over."""
+    mark.live = False
+    _acting.reset(token)
 
 
 def _is_genuine(mark: object) -> TypeGuard[Mark]:

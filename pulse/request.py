@@ -7,8 +7,8 @@
 import io
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from pulse import __version__
@@ -203,44 +203,43 @@ class InternalRequest:
         self._path = unquote_to_bytes(task.path).decode("latin-1")
         self._body = task.body
         self._fixed = self._fixed_environ(task, config) | dict(more or {})
-        self._fixed_info = {
+        self._fixed_info: dict[str, object] = {
             "context": self._path,  # 2009's name for the path
             "interval": task.interval.total_seconds() if task.interval else None,
             "task": task.name,
             "action": task.action,
         }
 
-    def environ(self, run: Run, *, deadline: datetime | None, errors: TextIO, control: "Control") -> Environ:
+    def environ(self, run: Run, deadline: datetime | None, errors: object, control: "Control") -> Environ:
         """What the endpoint sees of *run*: it may change or clear it, nobody else looks again.
 
         Args:
             run: The claimed run.
             deadline: When the run will be given up; None for never.
-            errors: Receives what the endpoint writes to `wsgi.errors`.
+            errors: The text stream that receives what the endpoint writes to `wsgi.errors`.
             control: Set when the run is asked to stop; takes what it tells of its progress.
         """
         attempt, trigger = run.attempt, run.trigger.value
-        return {
-            **self._fixed,
-            "wsgi.input": io.BytesIO(self._body),
-            "wsgi.errors": errors,
-            "HTTP_X_PULSE_RUN": run.id,
-            "HTTP_X_PULSE_DUE": run.due.isoformat(),
-            "HTTP_X_PULSE_ATTEMPT": str(attempt),
-            "HTTP_X_PULSE_TRIGGER": trigger,
-            # W3C trace context: the run is the trace, so its log lines are found by its id.
-            "HTTP_TRACEPARENT": f"00-{run.id}-{run.id[16:]}-01",
-            "pulse.info": {
-                **self._fixed_info,
-                "run_id": run.id,
-                "due": run.due,
-                "attempt": attempt,
-                "trigger": trigger,
-                "deadline": deadline,
-            },
-            "pulse.cancelled": control,
-            "pulse.progress": control.tell,
-        }
+        info = self._fixed_info.copy()
+        info["run_id"] = run.id
+        info["due"] = run.due
+        info["attempt"] = attempt
+        info["trigger"] = trigger
+        info["deadline"] = deadline
+        # Key by key into a copy: writing both into one display takes twice as long.
+        environ = self._fixed.copy()
+        environ["wsgi.input"] = io.BytesIO(self._body)
+        environ["wsgi.errors"] = errors
+        environ["HTTP_X_PULSE_RUN"] = run.id
+        environ["HTTP_X_PULSE_DUE"] = _iso(run.due)
+        environ["HTTP_X_PULSE_ATTEMPT"] = str(attempt)
+        environ["HTTP_X_PULSE_TRIGGER"] = trigger
+        # W3C trace context: the run is the trace, so its log lines are found by its id.
+        environ["HTTP_TRACEPARENT"] = f"00-{run.id}-{run.id[16:]}-01"
+        environ["pulse.info"] = info
+        environ["pulse.cancelled"] = control
+        environ["pulse.progress"] = control.tell
+        return environ
 
     def _fixed_environ(self, task: Task, config: Config) -> Environ:
         address = _ADDRESS.fullmatch(config.host)
@@ -270,3 +269,14 @@ class InternalRequest:
         environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in task.headers})
         environ.update(task.environ)
         return environ
+
+
+def _iso(due: datetime) -> str:
+    """What `due.isoformat()` gives, which takes a twentieth of a dispatch for an aware instant."""
+    if due.tzinfo is not UTC or due.microsecond or due.year < 1000:
+        return due.isoformat()
+    day = f"{due.year}-{_TWO[due.month]}-{_TWO[due.day]}"
+    return f"{day}T{_TWO[due.hour]}:{_TWO[due.minute]}:{_TWO[due.second]}+00:00"
+
+
+_TWO: Final = [f"{number:02}" for number in range(60)]

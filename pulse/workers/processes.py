@@ -192,7 +192,7 @@ class Children:
         how = "its process stopped when it was asked to" if said else "its process was killed"
         duration = self._clock.monotonic() - started
         last = said or Reply(outcome=outcome)
-        return replace(last, outcome=outcome, reason=f"{what}: {how}", duration=duration, traceback="")
+        return last._replace(outcome=outcome, reason=f"{what}: {how}", duration=duration, traceback="")
 
     def _last_word(self, child: "_Child", run: Run, seconds: float) -> Reply | None:
         """What *child* still answers within *seconds*; None if it does not."""

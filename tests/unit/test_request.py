@@ -1,13 +1,17 @@
 """One request, the same whichever door it came by."""
 
 import io
+from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
 
-from pulse.request import PulseRequest
+from pulse.control import Control
+from pulse.model import Config, Run, Task
+from pulse.request import InternalRequest, PulseRequest
 
 
 def test_a_request_is_empty_unless_told_otherwise():
@@ -191,3 +195,40 @@ def test_what_stands_in_for_a_starlette_request_is_read_by_its_parts():
     assert (request.scheme, request.method, request.path, request.query_string) == ("https", "PUT", "/x", "a=1")
     assert (request.headers, request.cookies, request.client) == ({"host": "h"}, {"k": "v"}, ("192.0.2.1", 5))
     assert request.raw is raw
+
+
+# The requests that Pulse sends
+
+
+@pytest.mark.parametrize(
+    "due",
+    [
+        datetime(2027, 5, 1, 12, tzinfo=UTC),
+        datetime(2027, 12, 31, 23, 59, 59, tzinfo=UTC),
+        datetime(2027, 5, 1, 12, 0, 0, 250, tzinfo=UTC),
+        datetime(999, 1, 2, 3, 4, 5, tzinfo=UTC),
+        datetime(2027, 5, 1, 12, tzinfo=timezone(timedelta(hours=2), "UTC")),
+        datetime(2027, 5, 1, 12, tzinfo=ZoneInfo("Asia/Kathmandu")),
+    ],
+    ids=str,
+)
+def test_a_run_is_told_its_due_instant_in_iso_format(due):
+    task = Task(name="sweep", action="/sweep")
+    run = Run(id="ab" * 16, task="sweep", due=due)
+
+    environ = InternalRequest(task, Config()).environ(run, None, io.StringIO(), Control())
+
+    assert environ["HTTP_X_PULSE_DUE"] == due.isoformat()
+
+
+def test_each_run_has_an_environ_of_its_own():
+    request = InternalRequest(Task(name="sweep", action="/sweep"), Config())
+    run = Run(id="ab" * 16, task="sweep", due=datetime(2027, 5, 1, 12, tzinfo=UTC))
+
+    first, second = (request.environ(run, None, io.StringIO(), Control()) for _ in range(2))
+    first["pulse.info"].clear()
+    first.clear()
+
+    assert second["PATH_INFO"] == "/sweep"
+    assert second["pulse.info"]["task"] == "sweep"
+    assert request.environ(run, None, io.StringIO(), Control()).keys() == second.keys()
