@@ -7,7 +7,6 @@ whatever goes wrong in it is a line in the log.
 import json
 import logging
 import threading
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -179,6 +178,9 @@ def _hook_of(task: Task, run: Run) -> tuple[str, str | None]:
 
 def _ping(url: str, way: str, run: Run) -> Telling:
     def ping() -> None:
+        # Only now: with `http.client` and `ssl` it costs each start of a process 20 ms, and few tasks have a ping.
+        import urllib.request  # noqa: PLC0415
+
         request = urllib.request.Request(  # noqa: S310 - the reader of the option lets http and https pass
             f"{url}{way}?rid={UUID(run.id)}",
             data=run.reason.encode(),

@@ -22,7 +22,6 @@ from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler
 from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
 from pulse.workers.base import Workers
-from pulse.workers.processes import Children, ProcessWorkers, application_for_children
 from pulse.workers.threads import ThreadWorkers
 
 WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
@@ -101,7 +100,12 @@ class EngineFactory:
         self.mode = mode_of(app, config)
         self._workers = config.workers or (AIO_WORKERS if self.mode == "asyncio" else WORKERS)
         # Worked out now: an application that cannot reach a child process must not start.
-        self._application = application_for_children(app, config) if config.mode == "processing" else b""
+        self._application = b""
+        if self.mode == "processing":
+            # Only now: other modes have no use for pipes and pickles.
+            from pulse.workers.processes import application_for_children  # noqa: PLC0415
+
+            self._application = application_for_children(app, config)
         self.announcers = _announcers(config)
 
     def after_fork(self) -> None:
@@ -176,6 +180,8 @@ class EngineFactory:
         return ThreadWorkers(runner, workers=self._workers, clock=clock)
 
     def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
+        from pulse.workers.processes import Children, ProcessWorkers  # noqa: PLC0415 - as above
+
         children = Children(self._application, clock=clock)
         # Children are killed when they are overdue; if one is even so not heard of, as when half
         # an answer is in its pipe, the thread that waits for it is given up like any other.

@@ -16,8 +16,6 @@ from itertools import pairwise
 from types import GeneratorType
 from typing import Any, Final, NoReturn, ParamSpec, TypeGuard, TypeVar, cast, final, overload
 
-from webob import Response
-
 from pulse.errors import NotInternalError
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.model import Trigger
@@ -197,9 +195,15 @@ def _turn_away(
 
 def not_found(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """The one answer to all outsiders: 404, the same bytes whatever the reason; no body for HEAD."""
-    # Made anew each time: layers outside may append to the list of headers that they are given.
-    response = Response(b"Not Found\n", status=404, content_type="text/plain", cache_control="no-store")
-    return cast("Iterable[bytes]", response(environ, start_response))
+    # Lists made anew each time: layers outside may append to those that they are given.
+    body = b"Not Found\n"
+    headers = [
+        ("Content-Type", "text/plain; charset=UTF-8"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    start_response("404 Not Found", headers)
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
 class _MarkedSteps(Generator[Any, Any, Any]):

@@ -6,9 +6,8 @@ from typing import Final
 from pulse.clock import Clock
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
-from pulse.runstores.sqlite import SqliteRunStore
 
-# Imported when an address asks for them: their libraries are extras.
+# Imported when an address asks for them, as is that of SQLite: their libraries are extras.
 _SERVERS: Final = {
     "redis": ("pulse.runstores.redis", "RedisRunStore"),
     "rediss": ("pulse.runstores.redis", "RedisRunStore"),
@@ -33,8 +32,11 @@ def open_run_store(address: str, *, name: str, history: int, clock: Clock) -> Ru
     scheme, _, path = address.partition(":")
     if scheme == "memory":
         return MemoryRunStore(history=history)
+    store: RunStore
     if scheme == "sqlite":
-        return SqliteRunStore(path, name=name, history=history, clock=clock)
-    module, backend = _SERVERS[scheme]
-    store: RunStore = getattr(import_module(module), backend)(address, name=name, history=history)
+        backend = import_module("pulse.runstores.sqlite").SqliteRunStore
+        store = backend(path, name=name, history=history, clock=clock)
+    else:
+        module, kind = _SERVERS[scheme]
+        store = getattr(import_module(module), kind)(address, name=name, history=history)
     return store

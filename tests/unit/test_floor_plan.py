@@ -39,7 +39,7 @@ LIBRARIES = {
     "psycopg": ["runstores/postgres"],
     "pytest": ["pytest_plugin"],
     "redis": ["*/redis"],
-    "webob": ["request", "mark", "dispatch", "wsgi/*", "status/*", "sessions/*"],
+    "webob": ["request", "dispatch", "wsgi/*", "status/*", "sessions/*"],
 }
 
 
