@@ -1,6 +1,6 @@
 """What one internal request costs, compared with other ways to call an application's own endpoint.
 
-    python benchmarks/dispatch.py [--rounds N] [--quick]
+    python benchmarks/dispatch.py [--rounds N] [--quick] [--check]
 
 The server of the ways that need one is waitress in a process of its own, on 127.0.0.1.
 """
@@ -20,7 +20,7 @@ from typing import Final
 import endpoint
 import webob
 from endpoint import BODY, PATH, app
-from measure import Effort, Row, Timed, column, effort, installed, medians, repeated, show, show_heading
+from measure import Bound, Effort, Row, Timed, check, column, effort, installed, medians, repeated, show, show_heading
 
 from pulse.config import read_config
 from pulse.control import Control
@@ -49,11 +49,12 @@ Call = Callable[[], bytes]
 
 def main(argv: Sequence[str] | None = None) -> list[Way]:
     """Measure and print; the rows of the table."""
-    given = effort(__doc__, argv, rounds=101)
+    given = effort(__doc__, argv, rounds=101, bounds=BOUNDS)
     show_heading("What one internal request costs", PACKAGES, given)
     with waitress_process() as port, closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
         rows = measure(given, connection)
     show("way", rows)
+    check(rows, BOUNDS, given)
     return rows
 
 
@@ -183,6 +184,8 @@ WAYS_BY_URL: Final[dict[str, Callable[[str], Call]]] = {
     "HTTP to waitress: requests.get": by_requests,
     "HTTP to waitress: curl, process start included": by_curl,
 }
+
+BOUNDS: Final = (Bound(name=PULSE, figure="ratio", most=13), Bound(name=KEPT_ALIVE, figure="ratio_pulse", least=20))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a request from outside pays for what stands in front of the application.
 
-    python benchmarks/request_path.py [--rounds N] [--quick]
+    python benchmarks/request_path.py [--rounds N] [--quick] [--check]
 
 The figures are those of a call, less those of calling the application alone. Every call
 has an environ of its own with the keys that gunicorn makes behind a proxy; its path is a
@@ -13,7 +13,21 @@ from itertools import cycle, islice
 from typing import Any, Final
 
 from endpoint import PATH, Environ, StartResponse, WsgiApp, app, ignore_response
-from measure import Effort, Figure, Row, Timed, Work, column, effort, installed, medians, show, show_heading
+from measure import (
+    Bound,
+    Effort,
+    Figure,
+    Row,
+    Timed,
+    Work,
+    check,
+    column,
+    effort,
+    installed,
+    medians,
+    show,
+    show_heading,
+)
 from webob import Request, Response
 from webob.dec import wsgify
 from webob.exc import HTTPNotFound
@@ -43,6 +57,9 @@ SPELLINGS: Final = (
 )
 
 LIMIT: Final = "empty passthrough __call__ (the limit)"
+SAME: Final = "Pulse, guard on: the same path again"
+TURNS: Final = "Pulse, guard on: 10,000 paths in turn"
+PROXY_FIX: Final = "werkzeug ProxyFix"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +68,7 @@ class Layer(Row):
 
     added_ns: float | None = column("added ns a call", ",.0f")
     ratio: float | None = column("x the limit", ".1f")
+    ratio_proxy: float | None = column("x ProxyFix", ".2f")
     stopped: int | None = column(f"spellings stopped, of {len(SPELLINGS)}", "d")
 
 
@@ -66,10 +84,11 @@ class Case:
 
 def main(argv: Sequence[str] | None = None) -> list[Layer]:
     """Measure and print; the rows of the table."""
-    given = effort(__doc__, argv, rounds=201)
+    given = effort(__doc__, argv, rounds=201, bounds=BOUNDS)
     show_heading("What a request from outside pays", PACKAGES, given)
     rows = measure(given)
     show("what stands in front of the application", rows)
+    check(rows, BOUNDS, given)
     return rows
 
 
@@ -88,6 +107,7 @@ def measure(given: Effort) -> list[Layer]:
             name=case.name,
             added_ns=added[case.name] * 1e9,
             ratio=added[case.name] / added[LIMIT],
+            ratio_proxy=added[case.name] / added[PROXY_FIX] if PROXY_FIX in added else None,
             stopped=count_stopped(layers[case.name]) if case.is_guard else None,
         )
         if case.name in layers
@@ -235,13 +255,20 @@ CASES: Final = (
     Case(name=LIMIT, wrap=lambda: Passthrough(app)),
     Case(name="one test in a frozenset", wrap=lambda: SetGuard(app), is_guard=True),
     Case(name="Pulse, guard off", wrap=lambda: pulse(guard=False)),
-    Case(name="Pulse, guard on: the same path again", wrap=lambda: pulse(guard=True), is_guard=True),
-    Case(name="Pulse, guard on: 10,000 paths in turn", wrap=lambda: pulse(guard=True), targets=MANY),
+    Case(name=SAME, wrap=lambda: pulse(guard=True), is_guard=True),
+    Case(name=TURNS, wrap=lambda: pulse(guard=True), targets=MANY),
     Case(name="Pulse, guard on: a guarded path, answered 404", wrap=lambda: pulse(guard=True), targets=GUARDED),
-    Case(name="werkzeug ProxyFix", wrap=proxy_fix),
+    Case(name=PROXY_FIX, wrap=proxy_fix),
     Case(name="werkzeug DispatcherMiddleware", wrap=dispatcher),
     Case(name="beaker SessionMiddleware", wrap=sessions),
     Case(name="WebOb wsgify middleware", wrap=lambda: wsgify_guard(app), is_guard=True),
+)
+
+BOUNDS: Final = (
+    Bound(name=SAME, figure="ratio", most=15),
+    Bound(name=SAME, figure="ratio_proxy", most=0.5),
+    Bound(name=SAME, figure="stopped", least=len(SPELLINGS)),
+    Bound(name=TURNS, figure="ratio_proxy", most=1.2),
 )
 
 

@@ -121,3 +121,44 @@ def test_a_benchmark_is_a_program():
 
     assert "medians of 2 interleaved rounds" in printed
     assert all(name in printed for name in ROWS["processes"])
+
+
+@pytest.fixture
+def measure(measured):
+    """The module that all benchmarks share."""
+    measured("dispatch")
+    return import_module("measure")
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        ({"most": 11.9}, "Pulse: ratio = 12.00; want 0 to 11.9"),
+        ({"least": 12.1}, "Pulse: ratio = 12.00; want 12.1 to inf"),
+        ({"least": 12, "most": 12}, ""),
+        ({"name": "another", "most": 1}, ""),
+    ],
+)
+def test_a_ratio_keeps_to_its_bounds(measure, bound, said):
+    row = import_module("dispatch").Way(name="Pulse", ratio=12.0)
+
+    assert measure.Bound(**{"name": "Pulse", "figure": "ratio", **bound}).fault([row]) == said
+
+
+def test_a_ratio_beyond_its_bound_ends_a_checked_run_and_no_other(measured, measure):
+    rows = measured("dispatch")
+    bound = measure.Bound(name=rows[0].name, figure="ratio", most=0.5)
+
+    measure.check(rows, [bound], measure.Effort(rounds=1, is_quick=True))
+    with pytest.raises(SystemExit, match=r"ratio = 1\.00; want 0 to 0\.5"):
+        measure.check(rows, [bound], measure.Effort(rounds=1, is_quick=True, is_checked=True))
+
+
+@pytest.mark.parametrize("name", ["dispatch", "request_path"])
+def test_a_bound_is_that_of_a_row_and_its_figure(measured, name):
+    rows = {row.name: row for row in measured(name)}
+
+    bounds = import_module(name).BOUNDS
+
+    assert bounds
+    assert all(hasattr(rows[bound.name], bound.figure) for bound in bounds)
