@@ -50,8 +50,9 @@ class Paths:
                     self._below.setdefault(names[:-1], set()).add(names[-1])
                 else:
                     self._has_root = True
-        self._depths = sorted({len(stem) for stem in self._below})  # below which something is guarded
-        self._deepest = max(self._depths, default=0)
+        # Below each of these something is guarded, however far.
+        self._stems = {stem[:depth] for stem in self._below for depth in range(1, len(stem) + 1)}
+        self._deepest = max(map(len, self._below), default=0)
 
     def __bool__(self) -> bool:
         return self._has_root or bool(self._below)
@@ -65,8 +66,8 @@ class Paths:
         """
         if ORDINARY.fullmatch(way):
             # The rest of a long path is below what is guarded, or is not.
-            names = way.lower().split("/", self._deepest + mounted + 2)
-            return self._leads_to(list(filter(None, names)), mounted)
+            names = way.strip("/").lower().split("/", self._deepest + mounted + 1)
+            return self._leads_to(names if names[0] else [], mounted)
         if address := _ADDRESS.fullmatch(way):
             server, path = address.groups()  # a proxy may ask so (RFC 9112, 3.2.2), about any neighbour
             return self.has(path, mounted) or self.has(server + path, mounted)
@@ -93,12 +94,14 @@ class Paths:
             return True
         if not names:
             return self._has_root
-        for depth in self._depths:
-            if depth >= len(names):
-                return False
-            lasts = self._below.get(tuple(map(_plain, names[:depth])))
-            if lasts and not lasts.isdisjoint(_endings(names[depth])):
+        stem: tuple[str, ...] = ()
+        for name in names:
+            lasts = self._below.get(stem)
+            if lasts and not lasts.isdisjoint(_endings(name)):
                 return True
+            stem = (*stem, _plain(name))
+            if stem not in self._stems:
+                return False
         return False
 
     def _may_lead_to(self, names: list[str]) -> bool:
