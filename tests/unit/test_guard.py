@@ -367,6 +367,8 @@ def test_a_script_name_leaves_neighbours_open(script, path):
         ("", "http://example.org/sessions/cleanup?x"),
         ("", "/sessions/cleanup#top"),
         ("/app", "/app/sessions/cleanup"),
+        ("/app", "/app/sessions/cleanup/extra"),
+        ("/app/x", "/app/x/sessions/cleanup/extra"),
         ("/app/x", "/%61pp//x/sessions/cleanup"),
         ("/app", "/sessions/cleanup"),
     ],
