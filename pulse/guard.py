@@ -94,11 +94,11 @@ class Guard:
         What only Pulse may say about a request (`SCRUBBED`) is removed from *environ*, unless
         it is the internal request of another Pulse further out.
         """
+        if not self._judges:
+            return environ.keys().isdisjoint(SCRUBBED) or self._admits_suspect(environ)
         # One pass over the keys stands for a look-up of each name in SCRUBBED and MOVERS.
         if not _has_no_suspect(environ):
             return self._admits_suspect(environ)
-        if not self._judges:
-            return True
         get = environ.get
         question: _Question = (path := get("PATH_INFO") or "")
         script, target, raw = get("SCRIPT_NAME"), get("REQUEST_URI"), get("RAW_URI")
