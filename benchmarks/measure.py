@@ -72,6 +72,11 @@ def effort(
 
 def medians(figures: Mapping[K, Figure], rounds: int) -> dict[K, float]:
     """The median of each figure over *rounds*, in which all of them take turns."""
+    return {name: median(values) for name, values in series(figures, rounds).items()}
+
+
+def series(figures: Mapping[K, Figure], rounds: int) -> dict[K, list[float]]:
+    """Each figure of each of *rounds*, in which all of them take turns."""
     names = list(figures)
     measured: dict[K, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -79,7 +84,7 @@ def medians(figures: Mapping[K, Figure], rounds: int) -> dict[K, float]:
         start = turn % len(names)
         for name in names[start:] + names[:start]:
             measured[name].append(figures[name]())
-    return {name: median(values) for name, values in measured.items()}
+    return measured
 
 
 class Timed:

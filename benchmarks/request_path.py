@@ -10,6 +10,8 @@ new string each time, as it is in a server.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from operator import sub
+from statistics import median
 from typing import Any, Final
 
 from endpoint import PATH, Environ, StartResponse, WsgiApp, app, ignore_response
@@ -24,7 +26,7 @@ from measure import (
     column,
     effort,
     installed,
-    medians,
+    series,
     show,
     show_heading,
 )
@@ -99,9 +101,8 @@ def measure(given: Effort) -> list[Layer]:
     span = given.choose(real=0.002, quick=0.0002)
     figures: dict[object, Figure] = {case.targets: Timed(requests_to(app, case.targets), span) for case in CASES}
     figures |= {case.name: Timed(requests_to(layers[case.name], case.targets), span) for case in cases}
-    found = medians(figures, given.rounds)
-    # Noise can make the difference of two medians negative where hardly anything is measured.
-    added = {case.name: max(found[case.name] - found[case.targets], 1e-9) for case in cases}
+    found = series(figures, given.rounds)
+    added = {case.name: median_added(found[case.name], found[case.targets]) for case in cases}
     return [
         Layer(
             name=case.name,
@@ -114,6 +115,12 @@ def measure(given: Effort) -> list[Layer]:
         else Layer(name=case.name, is_installed=False)
         for case in CASES
     ]
+
+
+def median_added(layered: Sequence[float], alone: Sequence[float]) -> float:
+    """What a layer adds, by the rounds: a machine that is busy now and then slows both of a round."""
+    # Noise can make it negative where hardly anything is measured.
+    return max(median(map(sub, layered, alone)), 1e-9)
 
 
 def requests_to(application: WsgiApp, targets: Sequence[bytes]) -> Work:
