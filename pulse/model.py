@@ -5,7 +5,7 @@ All are frozen and validated once, at the door; inside the house they are truste
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, Literal
@@ -474,6 +474,9 @@ class Run:
         progress: How far it has got, if it says so.
         result: What the endpoint said of it, in `X-Pulse-Result`.
         again_at: When it is tried once more, if it is.
+        request: The method and the path that were requested; empty if nothing was.
+        headers: Those of the response, a line each; secrets are masked.
+        log: The last lines that were logged inside the run, a bounded number.
     """
 
     id: str
@@ -500,6 +503,13 @@ class Run:
     progress: "Progress | None" = None
     result: str = ""
     again_at: datetime | None = None
+    request: str = ""
+    headers: str = ""
+    log: bytes = b""
+
+    def without_output(self) -> "Run":
+        """The same without what it wrote, which is for whoever opens this one run."""
+        return replace(self, body=b"", errors=b"", headers="", log=b"")
 
     @property
     def track(self) -> str:
@@ -618,6 +628,27 @@ class Pause:
     def reason(self) -> str:
         """What the records of instants say that it took."""
         return f"the task is paused: {self.note}" if self.note else "the task is paused"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Press:
+    """Something that somebody had done to a task.
+
+    Attributes:
+        at: When.
+        by: Who, as far as they said.
+        address: From where; behind a proxy that is the proxy's, and of a command it is `command line`.
+        action: In words: `run now`, `pause`.
+        task: Of which task.
+        details: What else they said, in words.
+    """
+
+    at: datetime
+    by: str
+    address: str
+    action: str
+    task: str
+    details: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

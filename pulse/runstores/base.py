@@ -19,9 +19,11 @@ when the store does not answer in a few seconds. All instants are aware UTC.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
-from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span
+from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Span
+
+PRESSES = 1000  # that are kept of an application: a year of a busy one, or more
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""
@@ -144,8 +146,38 @@ class RunStore(ABC):
         """
 
     @abstractmethod
+    def find(self, task: str, run_id: str) -> list[Run]:
+        """The finished records of one run of *task*: of its last attempt, and of those before."""
+
+    @abstractmethod
     def totals(self, task: str) -> Totals:
         """What became of all instants of *task*, also of trimmed ones."""
+
+    @abstractmethod
+    def clear(self, task: str) -> int:
+        """Forget the finished records of *task*; how many there were.
+
+        Its totals stay: they are counters, which never go back, and without the last success
+        the task would count as overdue.
+        """
+
+    # Many tasks at once; of no run what it wrote (`Run.without_output`)
+
+    @abstractmethod
+    def newest(self) -> Mapping[str, Run]:
+        """The newest finished record of every task that has one."""
+
+    @abstractmethod
+    def brief(self, tasks: Iterable[str], limit: int) -> Mapping[str, list[Run]]:
+        """The finished records of each of *tasks*, newest first; at most *limit* of each."""
+
+    @abstractmethod
+    def all_totals(self) -> Mapping[str, Totals]:
+        """The totals of every task of which anything became."""
+
+    @abstractmethod
+    def ran(self, day: date) -> int:
+        """How many runs of all tasks have ended on *day*, in UTC; of the last such day alone it is known."""
 
     # What people say about tasks
 
@@ -198,6 +230,14 @@ class RunStore(ABC):
         """The instances that were seen and have not left, the last seen first."""
 
     # What the status page needs
+
+    @abstractmethod
+    def keep_press(self, press: Press) -> None:
+        """Keep what somebody did, for `presses`; of very many the oldest are forgotten."""
+
+    @abstractmethod
+    def presses(self, limit: int = PRESSES) -> list[Press]:
+        """What people did in the whole fleet, newest first; at most *limit*."""
 
     @abstractmethod
     def secret(self) -> str:

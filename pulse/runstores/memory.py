@@ -4,12 +4,12 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from secrets import token_urlsafe
 from typing import Final
 
-from pulse.model import Instance, Outcome, Pause, Run
-from pulse.runstores.base import Totals
+from pulse.model import Instance, Outcome, Pause, Press, Run
+from pulse.runstores.base import PRESSES, Totals
 from pulse.runstores.ledger import LedgerStore, Standing
 
 FORGET_INSTANCE: Final = timedelta(days=1)  # who was not heard of so long is not shown any more
@@ -47,15 +47,44 @@ class MemoryRunStore(LedgerStore):
             account = self._accounts.get(task)
             return list(account.history)[:limit] if account else []
 
+    def find(self, task: str, run_id: str) -> list[Run]:
+        """See `RunStore.find`."""
+        return [run for run in self.history(task) if run.id == run_id]
+
     def totals(self, task: str) -> Totals:
         """See `RunStore.totals`."""
+        return self.all_totals().get(task, Totals())
+
+    def clear(self, task: str) -> int:
+        """See `RunStore.clear`."""
         with self._lock:
             account = self._accounts.get(task)
-            if not account:
-                return Totals()
-            return Totals(
-                counts=dict(account.counts), last_finished=account.last_finished, last_success=account.last_success
-            )
+            count = len(account.history) if account else 0
+            if account:
+                account.history.clear()
+            return count
+
+    def newest(self) -> Mapping[str, Run]:
+        """See `RunStore.newest`."""
+        return {task: runs[0] for task, runs in self.brief(list(self._accounts), 1).items() if runs}
+
+    def brief(self, tasks: Iterable[str], limit: int) -> Mapping[str, list[Run]]:
+        """See `RunStore.brief`."""
+        return {task: [run.without_output() for run in self.history(task, limit)] for task in tasks}
+
+    def all_totals(self) -> Mapping[str, Totals]:
+        """See `RunStore.all_totals`."""
+        with self._lock:
+            return {
+                task: Totals(counts=dict(one.counts), last_finished=one.last_finished, last_success=one.last_success)
+                for task, one in self._accounts.items()
+            }
+
+    def ran(self, day: date) -> int:
+        """See `RunStore.ran`."""
+        with self._lock:
+            last, count = self._ran
+            return count if last == day else 0
 
     def pause(self, task: str, pause: Pause) -> None:
         """See `RunStore.pause`."""
@@ -135,6 +164,16 @@ class MemoryRunStore(LedgerStore):
             self._spent.setdefault(code, until)
             return is_first
 
+    def keep_press(self, press: Press) -> None:
+        """See `RunStore.keep_press`."""
+        with self._lock:
+            self._presses.appendleft(press)
+
+    def presses(self, limit: int = PRESSES) -> list[Press]:
+        """See `RunStore.presses`."""
+        with self._lock:
+            return list(self._presses)[:limit]
+
     def after_fork(self) -> None:
         """Begin anew: what the parent knows goes on in the parent."""
         self._forget()
@@ -146,6 +185,8 @@ class MemoryRunStore(LedgerStore):
         self._lock = threading.Lock()
         self._secret = token_urlsafe(32)
         self._spent: dict[str, datetime] = {}
+        self._presses: deque[Press] = deque(maxlen=PRESSES)
+        self._ran = (date.min, 0)  # the last day on which runs ended, and how many
         self._cursors: dict[str, datetime] = {}
         self._by_id: dict[str, Run] = {}
         self._by_track: dict[str, dict[str, Run]] = {}
@@ -206,8 +247,11 @@ class MemoryRunStore(LedgerStore):
         assert run.outcome is not None
         account = self._account(run.task)
         account.counts[run.outcome] += run.count
-        if run.started:
+        if run.started and run.finished:
             account.last_finished = run.finished
+            day, (last, count) = run.finished.astimezone(UTC).date(), self._ran
+            if day >= last:
+                self._ran = (day, count + 1 if day == last else 1)
         if run.outcome is Outcome.SUCCESS:
             account.last_success = run.finished
 

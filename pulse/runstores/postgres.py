@@ -23,7 +23,7 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
-from pulse.runstores.sql import MICROSECOND, SECRETS, TABLES, SqlStore, instant_of, number_of
+from pulse.runstores.sql import BRIEF, MICROSECOND, SECRETS, TABLES, TRACES, SqlStore, instant_of, number_of, record_of
 
 try:
     import psycopg
@@ -35,18 +35,17 @@ CONNECTIONS: Final = 4  # of a process at most: steps are short, and the fleet s
 ANSWER_SECONDS: Final = 3.0  # how long a step may take, whatever the server and the network do
 LANES: Final = 1024  # locks of an application; each of its tasks has one of them, see `_locks`
 
+_COUNTER: Final = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 _SCHEMA: Final = (
     # An update stays in its page, and out of the indexes, where the page has room for it.
-    TABLES.format(
-        counter="BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY", bytes="BYTEA", keyed=" WITH (fillfactor = 70)"
-    )
+    TABLES.format(counter=_COUNTER, bytes="BYTEA", keyed=" WITH (fillfactor = 70)")
     # Unlogged on purpose: the server empties it when it crashed, and replicas and backups have none of it.
     + """
 CREATE UNLOGGED TABLE generations (app TEXT PRIMARY KEY, mark TEXT NOT NULL, born BIGINT);
 """
 )
 # What brings a schema from the version of its place here to the next one; never changed once released.
-_UPGRADES: Final = (_SCHEMA, SECRETS.format(keyed=""))
+_UPGRADES: Final = (_SCHEMA, SECRETS.format(keyed=""), TRACES.format(counter=_COUNTER, bytes="BYTEA"))
 
 _SETTINGS: Final = {
     "search_path": "pulse",
@@ -136,6 +135,20 @@ class PostgresRunStore(SqlStore):
                 "SELECT name, cursor FROM tracks WHERE app = ? AND name = ANY(?)", self._app, names
             ).fetchall()
         return {name: _instant(cursor) for name, cursor in rows}
+
+    def brief(self, tasks: Iterable[str], limit: int) -> Mapping[str, list[Run]]:
+        """See `RunStore.brief`; all at once, since each statement is a way there and back."""
+        found: dict[str, list[Run]] = {task: [] for task in tasks}
+        with self._reading():
+            rows = self._run(
+                f"SELECT runs.* FROM unnest(?::text[]) AS wanted (name), LATERAL (SELECT {BRIEF}, number FROM records "  # noqa: S608
+                "WHERE app = ? AND task = wanted.name ORDER BY number DESC LIMIT ?) AS runs ORDER BY number DESC",
+                list(found), self._app, min(limit, self._history),
+            ).fetchall()  # fmt: skip
+        for row in rows:
+            run = record_of(row[:-1])
+            found[run.task].append(run)
+        return found
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`; all at once, each for as long as it first had, by the clock of the server."""

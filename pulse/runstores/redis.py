@@ -18,9 +18,9 @@ import os
 import re
 import socket
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import Enum
 from itertools import groupby
 from secrets import token_urlsafe
@@ -36,9 +36,9 @@ except ImportError as missing:
     ) from missing
 
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
-from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Trigger
+from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
-from pulse.runstores.base import Passed, RunStore, Totals
+from pulse.runstores.base import PRESSES, Passed, RunStore, Totals
 from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost
 from pulse.runstores.redis_scripts import Script
 from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, SPENT_FOR, number_of
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS: Final = 1.0  # how long a call waits for a connection
 ANSWER_SECONDS: Final = 2.0  # and how long for an answer
 FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
+RECORDS_AT_ONCE: Final = 500  # that one script reads: it takes the server less than a few milliseconds
 TRIES: Final = 20  # a claim that finds another state than expected is repeated; each time somebody else was faster
 
 
@@ -136,7 +137,7 @@ class RedisRunStore(RunStore):
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
-        said = _fields_of(replace(run, body=b"", errors=b"", reason=""))
+        said = _fields_of(replace(run.without_output(), reason=""))
         terms = {"run": said, "again_at": _text(again_at), "now": _text(run.finished)}
         return bool(self._step(redis_scripts.FINISH, self._keys_of(run.task), terms, _json(_fields_of(run))))
 
@@ -200,6 +201,50 @@ class RedisRunStore(RunStore):
             last_finished=_instant_or_none(kept.get("last_finished")),
             last_success=_instant_or_none(kept.get("last_success")),
         )
+
+    def find(self, task: str, run_id: str) -> list[Run]:
+        """See `RunStore.find`."""
+        records = self._step(redis_scripts.FIND, self._keys(f"history:{task}"), {"id": run_id, "now": "0"})
+        return [run for run in map(self._run_of, records) if run.id == run_id]
+
+    def clear(self, task: str) -> int:
+        """See `RunStore.clear`."""
+        return int(self._step(redis_scripts.CLEAR, self._keys(f"history:{task}", f"task:{task}"), {"now": "0"}))
+
+    def newest(self) -> Mapping[str, Run]:
+        """See `RunStore.newest`."""
+        return {task: runs[0] for task, runs in self.brief(self.tasks(), 1).items() if runs}
+
+    def brief(self, tasks: Iterable[str], limit: int) -> Mapping[str, list[Run]]:
+        """See `RunStore.brief`; a few tasks at a time, since nobody else is served meanwhile."""
+        found: dict[str, list[Run]] = {}
+        for some in _parts(list(tasks), max(1, RECORDS_AT_ONCE // max(1, limit))):
+            terms = {"limit": min(limit, self._history), "now": "0"}
+            histories = self._step(redis_scripts.BRIEF, self._keys(*(f"history:{task}" for task in some)), terms)
+            for task, records in zip(some, histories, strict=True):
+                found[task] = [self._run_of(record).without_output() for record in records]
+        return found
+
+    def all_totals(self) -> Mapping[str, Totals]:
+        """See `RunStore.all_totals`."""
+        found: dict[str, Totals] = {}
+        fields = ("last_finished", "last_success", *(outcome.value for outcome in Outcome))
+        for some in _parts(self.tasks(), RECORDS_AT_ONCE):
+            keys = self._keys(*(f"task:{task}" for task in some))
+            answers = self._step(redis_scripts.TOTALS, keys, {"fields": fields, "now": "0"})
+            for task, (finished, success, *counts) in zip(some, answers, strict=True):
+                if any(counts):
+                    found[task] = Totals(
+                        counts={outcome: int(count) for outcome, count in zip(Outcome, counts, strict=True) if count},
+                        last_finished=_instant_or_none(finished),
+                        last_success=_instant_or_none(success),
+                    )
+        return found
+
+    def ran(self, day: date) -> int:
+        """See `RunStore.ran`."""
+        last, count = self._read("HMGET", "ledger", "ran_on", "ran")
+        return int(count) if last and int(last) == (day - EPOCH.date()).days else 0
 
     # What people say about tasks
 
@@ -349,6 +394,17 @@ class RedisRunStore(RunStore):
         answer = self._command("SET", f"{self._space}spent:{code}", "1", "NX", "EX", left // timedelta(seconds=1))
         return answer is not None
 
+    def keep_press(self, press: Press) -> None:
+        """See `RunStore.keep_press`."""
+        said = {name: _written(getattr(press, name)) for name in _PRESS}
+        self._command("LPUSH", f"{self._space}presses", _json(said))
+        self._command("LTRIM", f"{self._space}presses", 0, PRESSES - 1)
+
+    def presses(self, limit: int = PRESSES) -> list[Press]:
+        """See `RunStore.presses`."""
+        said = self._read("LRANGE", "presses", 0, limit - 1) if limit else []
+        return [self._understood(_press_of, one) for one in said]
+
     # The server
 
     def _step(self, script: Script, keys: list[str], terms: Mapping[str, Any], *more: bytes) -> Any:
@@ -491,6 +547,10 @@ def _instant_or_none(text: str | bytes | None) -> datetime | None:
     return None if text is None else _instant(text)
 
 
+def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[begin : begin + size] for begin in range(0, len(names), size))
+
+
 def _task_of(track: str) -> str:
     return track.partition("@")[0]
 
@@ -545,9 +605,10 @@ def _progress_of(text: str) -> Progress:
 
 
 _RUN: Final = tuple(field.name for field in fields(Run))
+_PRESS: Final = tuple(field.name for field in fields(Press))
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("due", "started", "expires", "finished", "first_due", "again_at"), _instant),
-    **dict.fromkeys(("body", "errors"), b64decode),
+    **dict.fromkeys(("body", "errors", "log"), b64decode),
     "trigger": Trigger,
     "outcome": Outcome,
     "progress": _progress_of,
@@ -567,6 +628,10 @@ def _pause_of(said: Mapping[str, Any]) -> Pause:
     return Pause(
         since=_instant(said["since"]), until=_instant_or_none(said.get("until")), note=said["note"], by=said["by"]
     )
+
+
+def _press_of(said: Mapping[str, Any]) -> Press:
+    return Press(at=_instant(said["at"]), **{name: said[name] for name in _PRESS if name != "at"})
 
 
 def _instance_fields(instance: Instance) -> dict[str, Any]:

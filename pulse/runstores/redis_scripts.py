@@ -186,10 +186,20 @@ end
 
 -- Records
 
+local function count_day(day)
+    local last = tonumber(call('HGET', LEDGER, 'ran_on') or -1)
+    if day == last then
+        call('HINCRBY', LEDGER, 'ran', 1)
+    elseif day > last then
+        call('HSET', LEDGER, 'ran_on', day, 'ran', 1)
+    end
+end
+
 local function count(run)
     call('HINCRBY', TASK, run.outcome, run.count)
     if run.started then
         call('HSET', TASK, 'last_finished', run.finished)
+        count_day(math.floor(tonumber(run.finished) / 86400000000))
         if run.outcome == 'success' then
             call('HSET', TASK, 'last_success', run.finished)
         end
@@ -584,6 +594,50 @@ for number = 4, #KEYS do
 end
 """
 
+# What people look at
+
+_FIND: Final = """
+local mine, found = '"id":' .. cjson.encode(terms.id), {}
+for _, record in ipairs(call('LRANGE', KEYS[1], 0, -1)) do
+    if string.find(record, mine, 1, true) then
+        found[#found + 1] = record
+    end
+end
+return found
+"""
+
+# What a run wrote is in Base64: it holds no quotes.
+_BRIEF: Final = """
+local found = {}
+for place, history in ipairs(KEYS) do
+    local records = call('LRANGE', history, 0, terms.limit - 1)
+    for number, record in ipairs(records) do
+        for _, name in ipairs({'body', 'errors', 'log'}) do
+            record = string.gsub(record, '"' .. name .. '":"[^"]*"', '"' .. name .. '":""')
+        end
+        records[number] = record
+    end
+    found[place] = records
+end
+return found
+"""
+
+_TOTALS: Final = """
+local found = {}
+for place, task in ipairs(KEYS) do
+    found[place] = call('HMGET', task, unpack(terms.fields))
+end
+return found
+"""
+
+_CLEAR: Final = """
+local HISTORY, TASK = unpack(KEYS)
+local count = call('LLEN', HISTORY)
+call('DEL', HISTORY)
+call('HDEL', TASK, 'newest')
+return count
+"""
+
 # Who is there
 
 _BEAT: Final = """
@@ -644,5 +698,9 @@ ASK_TO_STOP: Final = Script(_TIME + _ASK_TO_STOP)
 REPORT: Final = Script(_TIME + _REPORT)
 LOOK: Final = Script(_TIME + _LOOK)
 REGISTER: Final = Script(_TIME + _BIRTH + _REGISTER)
+FIND: Final = Script(_TIME + _FIND)
+BRIEF: Final = Script(_TIME + _BRIEF)
+TOTALS: Final = Script(_TIME + _TOTALS)
+CLEAR: Final = Script(_TIME + _CLEAR)
 PURGE: Final = Script(_TIME + _PURGE)
 BEAT: Final = Script(_TIME + _BEAT)

@@ -10,12 +10,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
 from typing import Any, Final, overload
 
-from pulse.model import Instance, Outcome, Pause, Progress, Run, Trigger
-from pulse.runstores.base import Totals
+from pulse.model import Instance, Outcome, Pause, Press, Progress, Run, Trigger
+from pulse.runstores.base import PRESSES, Totals
 from pulse.runstores.ledger import LedgerStore, Standing
 from pulse.zone import EPOCH
 
@@ -133,9 +133,39 @@ CREATE TABLE spent (
 ){keyed};
 """
 
+# What a run leaves behind beside its body, what people did, and how many runs a day has had.
+TRACES: Final = """
+ALTER TABLE records ADD COLUMN request TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN headers TEXT NOT NULL DEFAULT '';
+ALTER TABLE records ADD COLUMN log {bytes};
+ALTER TABLE tasks ADD COLUMN ran_on BIGINT;
+ALTER TABLE tasks ADD COLUMN ran BIGINT NOT NULL DEFAULT 0;
+CREATE TABLE presses (
+    number {counter},
+    app TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    author TEXT NOT NULL,
+    address TEXT NOT NULL,
+    action TEXT NOT NULL,
+    task TEXT NOT NULL,
+    details TEXT NOT NULL
+);
+CREATE INDEX presses_by_app ON presses (app, number)
+"""
+
 _RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
 _HELD: Final = f"{_RUN}, lock, stop, progress"
-_RECORD: Final = f"{_RUN}, finished, outcome, reason, status, duration, body, errors, first_due, count, result"
+_RECORD: Final = (
+    f"{_RUN}, finished, outcome, reason, status, duration, body, errors, first_due, count, result, request, "
+    "headers, log"
+)
+# The columns of a record, without what its run wrote.
+BRIEF: Final = (
+    f"{_RUN}, finished, outcome, reason, status, duration, NULL AS body, NULL AS errors, first_due, count, result, "
+    "request, '' AS headers, NULL AS log"
+)
+_PRESS: Final = "at, author, address, action, task, details"
+_DAY: Final = 86_400_000_000  # microseconds
 _INSTANCE: Final = "owner, started, seen, digest, server, version"
 
 
@@ -167,7 +197,69 @@ class SqlStore(LedgerStore):
                 f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
                 self._app, task, wanted,
             ).fetchall()  # fmt: skip
-        return [_record_of(row) for row in rows]
+        return [record_of(row) for row in rows]
+
+    def find(self, task: str, run_id: str) -> list[Run]:
+        """See `RunStore.find`."""
+        with self._reading():
+            rows = self._run(
+                f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? AND id = ? ORDER BY number DESC",  # noqa: S608
+                self._app, task, run_id,
+            ).fetchall()  # fmt: skip
+        return [record_of(row) for row in rows][: self._history]
+
+    def clear(self, task: str) -> int:
+        """See `RunStore.clear`."""
+        with self._step(task):
+            gone = self._run("DELETE FROM records WHERE app = ? AND task = ? RETURNING number", self._app, task)
+            return len(gone.fetchall())
+
+    def newest(self) -> Mapping[str, Run]:
+        """See `RunStore.newest`."""
+        with self._reading():
+            rows = self._run(
+                f"SELECT {BRIEF} FROM records WHERE number IN (SELECT (SELECT max(number) FROM records AS one "  # noqa: S608
+                "WHERE one.app = tasks.app AND one.task = tasks.name) FROM tasks WHERE app = ?)",
+                self._app,
+            ).fetchall()
+        return {run.task: run for run in map(record_of, rows)}
+
+    def brief(self, tasks: Iterable[str], limit: int) -> Mapping[str, list[Run]]:
+        """See `RunStore.brief`."""
+        wanted = min(limit, self._history)
+        with self._reading():
+            rows = {
+                task: self._run(
+                    f"SELECT {BRIEF} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
+                    self._app, task, wanted,
+                ).fetchall()
+                for task in tasks
+            }  # fmt: skip
+        return {task: [record_of(row) for row in found] for task, found in rows.items()}
+
+    def all_totals(self) -> Mapping[str, Totals]:
+        """See `RunStore.all_totals`."""
+        with self._reading():
+            rows = self._run("SELECT task, outcome, count FROM totals WHERE app = ?", self._app).fetchall()
+            lasts = self._run("SELECT name, last_finished, last_success FROM tasks WHERE app = ?", self._app).fetchall()
+        counts: dict[str, dict[Outcome, int]] = {}
+        for task, outcome, count in rows:
+            counts.setdefault(task, {})[Outcome(outcome)] = count
+        return {
+            task: Totals(
+                counts=counts.get(task, {}), last_finished=instant_of(finished), last_success=instant_of(success)
+            )
+            for task, finished, success in lasts
+        }
+
+    def ran(self, day: date) -> int:
+        """See `RunStore.ran`."""
+        with self._reading():
+            (count,) = self._run(
+                "SELECT coalesce(sum(ran), 0) FROM tasks WHERE app = ? AND ran_on = ?",
+                self._app, (day - EPOCH.date()).days,
+            ).fetchone()  # fmt: skip
+        return int(count)
 
     def totals(self, task: str) -> Totals:
         """See `RunStore.totals`."""
@@ -315,6 +407,31 @@ class SqlStore(LedgerStore):
             ).fetchone()  # fmt: skip
         return row is not None
 
+    def keep_press(self, press: Press) -> None:
+        """See `RunStore.keep_press`."""
+        with self._step():
+            self._run(
+                f"INSERT INTO presses (app, {_PRESS}) VALUES ({_marks(7)})",  # noqa: S608
+                self._app, number_of(press.at), press.by, press.address, press.action, press.task, press.details,
+            )  # fmt: skip
+            self._run(
+                "DELETE FROM presses WHERE app = ? AND number <= "
+                "(SELECT number FROM presses WHERE app = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                self._app, self._app, PRESSES,
+            )  # fmt: skip
+
+    def presses(self, limit: int = PRESSES) -> list[Press]:
+        """See `RunStore.presses`."""
+        with self._reading():
+            rows = self._run(
+                f"SELECT {_PRESS} FROM presses WHERE app = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
+                self._app, limit,
+            ).fetchall()  # fmt: skip
+        return [
+            Press(at=EPOCH + at * MICROSECOND, by=by, address=address, action=action, task=task, details=details)
+            for at, by, address, action, task, details in rows
+        ]
+
     # The primitives of LedgerStore; all are called within a step
 
     def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
@@ -380,7 +497,7 @@ class SqlStore(LedgerStore):
 
     def _append(self, run: Run) -> None:
         self._run(
-            f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(21)})",  # noqa: S608
+            f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(24)})",  # noqa: S608
             self._app, *_record_row(run),
         )  # fmt: skip
         if self._count(run) % TRIM_EVERY == 0:
@@ -391,7 +508,7 @@ class SqlStore(LedgerStore):
             f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1",  # noqa: S608
             self._app, task,
         ).fetchone()  # fmt: skip
-        return _record_of(row) if row else None
+        return record_of(row) if row else None
 
     def _extend(self, newest: Run, record: Run) -> None:
         self._run(
@@ -413,11 +530,16 @@ class SqlStore(LedgerStore):
         finished = number_of(run.finished) if run.started else None
         success = finished if run.outcome is Outcome.SUCCESS else None
         (appended,) = self._run(
-            "INSERT INTO tasks (app, name, appended, last_finished, last_success) VALUES (?, ?, 1, ?, ?) "
+            "INSERT INTO tasks (app, name, appended, last_finished, last_success, ran_on, ran) "
+            "VALUES (?, ?, 1, ?, ?, ?, ?) "
             "ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
             "last_finished = coalesce(excluded.last_finished, tasks.last_finished), "
-            "last_success = coalesce(excluded.last_success, tasks.last_success) RETURNING appended",
-            self._app, run.task, finished, success,
+            "last_success = coalesce(excluded.last_success, tasks.last_success), "
+            "ran = CASE WHEN excluded.ran_on = tasks.ran_on THEN tasks.ran + 1 "
+            "WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN 1 ELSE tasks.ran END, "
+            "ran_on = CASE WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN excluded.ran_on "
+            "ELSE tasks.ran_on END RETURNING appended",
+            self._app, run.task, finished, success, None if finished is None else finished // _DAY, int(bool(finished)),
         ).fetchone()  # fmt: skip
         return int(appended)
 
@@ -512,21 +634,40 @@ def _record_row(run: Run) -> tuple[Any, ...]:
         number_of(run.first_due),
         run.count,
         run.result,
+        run.request,
+        run.headers,
+        run.log or None,
     )
 
 
-def _record_of(row: tuple[Any, ...]) -> Run:
-    finished, outcome, reason, status, duration, body, errors, first_due, count, result = row[10:]
-    return replace(
-        _run_of(row[:10]),
+def record_of(row: tuple[Any, ...]) -> Run:
+    """The finished run of a row of records."""
+    run_id, task, due, trigger, attempt, owner, started, expires, place, recovers = row[:10]
+    finished, outcome, reason, status, duration, body, errors, first_due, count, result = row[10:20]
+    request, headers, log = row[20:]
+    # All at once: a page of many tasks makes thousands of them, and a copy of each would cost as much again.
+    return Run(
+        id=run_id,
+        task=task,
+        due=EPOCH + due * MICROSECOND,
+        trigger=Trigger(trigger),
+        attempt=attempt,
+        owner=owner,
+        started=instant_of(started),
+        expires=instant_of(expires),
+        place=place,
+        recovers=bool(recovers),
         finished=instant_of(finished),
         outcome=Outcome(outcome),
         reason=reason,
         status=status,
         duration=duration,
-        body=bytes(body),
-        errors=bytes(errors),
+        body=bytes(body or b""),
+        errors=bytes(errors or b""),
         first_due=instant_of(first_due),
         count=count,
         result=result,
+        request=request,
+        headers=headers,
+        log=bytes(log or b""),
     )

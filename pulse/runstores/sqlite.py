@@ -17,7 +17,7 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
-from pulse.runstores.sql import SECRETS, TABLES, SqlStore, instant_of, number_of
+from pulse.runstores.sql import SECRETS, TABLES, TRACES, SqlStore, instant_of, number_of
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
 
@@ -32,6 +32,7 @@ _UPGRADES: Final = (
     _SCHEMA,
     "ALTER TABLE birth ADD COLUMN generation BIGINT NOT NULL DEFAULT 0",
     SECRETS.format(keyed=" WITHOUT ROWID"),
+    TRACES.format(counter="INTEGER PRIMARY KEY AUTOINCREMENT", bytes="BLOB"),
 )
 
 

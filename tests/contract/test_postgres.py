@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from uuid import uuid4
@@ -22,7 +23,7 @@ from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Fire, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
 from pulse.runstores.ledger import REBORN
-from pulse.runstores.postgres import CONNECTIONS, PostgresRunStore
+from pulse.runstores.postgres import _UPGRADES, CONNECTIONS, PostgresRunStore
 from pulse.runstores.sql import PURGED_AT_ONCE
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -528,6 +529,27 @@ def test_a_schema_of_a_later_release_is_not_touched(own_database):
 
     with opened(own_database) as store, pytest.raises(StoreUnavailableError, match="later release"):
         claim(store, 1)
+
+
+def test_a_schema_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_knows(own_database):
+    execute(own_database, "CREATE SCHEMA pulse")
+    for upgrade in _UPGRADES[:2]:
+        execute(own_database, f"SET search_path = pulse; {upgrade}")
+    execute(own_database, "CREATE TABLE pulse.schema_version AS SELECT 2 AS version")
+    columns = (
+        "app, id, task, due, trigger, attempt, owner, place, recovers, outcome, reason, body, errors, count, result"
+    )
+    values = "'old', 'a', 0, 'schedule', 1, 'me', '', 0, 'missed', 'why', '', '', 1, ''"
+    with opened(own_database) as store:
+        execute(own_database, f"INSERT INTO pulse.records ({columns}) VALUES ('{store._app}', {values})")
+        store.register(["a"], NOON)
+        run = claim(store, 1).run
+        store.finish(replace(run, outcome=Outcome.SUCCESS, finished=NOON, log=b"said"))
+
+        assert [(one.id, one.reason, one.log) for one in store.history("a")] == [
+            (run.id, "", b"said"), ("old", "why", b""),
+        ]  # fmt: skip
+        assert store.ran(NOON.date()) == 1
 
 
 def test_a_role_that_may_not_create_the_schema_is_told_what_to_ask_for_and_works_when_it_is_there(own_database):

@@ -579,7 +579,9 @@ def test_nothing_is_left_of_runs_that_are_over(store, admin, name):
     admin.delete(f"pulse:{{{name}}}:held")
     store.finish(ended(claim(store, 2, lock="files").run))
 
-    assert set(admin.hkeys(f"pulse:{{{name}}}:ledger")) == {b"server", b"cursor a", b"cursor b"}
+    assert set(admin.hkeys(f"pulse:{{{name}}}:ledger")) == {
+        b"server", b"cursor a", b"cursor b", b"ran", b"ran_on",
+    }  # fmt: skip
     assert admin.exists(f"pulse:{{{name}}}:held") == 0
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
+from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Span, Trigger
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.postgres import PostgresRunStore
@@ -767,3 +767,179 @@ def test_of_many_threads_that_claim_the_same_fires_one_wins_each(store):
     assert len(wins) == len(set(wins))
     assert len(wins) + missed == minutes
     assert lost + len(store.running()) == len(wins)
+
+
+# What the status page reads
+
+
+def told(run: Run | None, **more) -> Run:
+    """The run, ended, with all that it may leave behind."""
+    said = {"request": "GET /pulse/cleanup", "headers": "Content-Type: text/plain", "log": "swept\u20ac".encode()}
+    return replace(ended(run), errors=b"warned", **{**said, **more})
+
+
+def test_what_a_run_leaves_behind_comes_back_whole(store):
+    run = told(claim(store, fire(1)).run)
+    store.finish(run)
+
+    assert store.history("cleanup") == [run]
+    assert store.find("cleanup", run.id) == [run]
+
+
+def test_a_run_that_is_not_kept_is_not_found(store):
+    store.finish(told(claim(store, fire(1)).run))
+
+    assert store.find("cleanup", fire(2).run_id) == []
+    assert store.find("nobody", fire(1).run_id) == []
+    assert store.find("cleanup", '"') == []
+
+
+def test_every_attempt_of_a_run_is_found_the_last_one_first(store):
+    run = claim(store, fire(1), recovers=True).run
+    store.reap(run.expires + MINUTE)
+    (waiting,) = store.waiting()
+    terms = {"owner": "two", "now": NOON + 3 * MINUTE, "lease": LEASE, "limits": Limits()}
+    store.finish(told(store.adopt(waiting, **terms)))
+
+    assert [one.attempt for one in store.find("cleanup", run.id)] == [2, 1]
+
+
+def test_the_newest_records_of_all_tasks_come_at_once_without_what_they_wrote(store):
+    store.register(["other", "idle"], NOON)
+    store.finish(told(claim(store, fire(1)).run))
+    newest = told(claim(store, fire(2)).run)
+    store.finish(newest)
+    skipped = dismiss(store, fire(1, "other")).run
+
+    assert store.newest() == {"cleanup": newest.without_output(), "other": skipped}
+
+
+def test_many_histories_come_at_once_without_what_their_runs_wrote(store):
+    store.register(["other"], NOON)
+    runs = []
+    for minute in (1, 2, 3):
+        runs.append(told(claim(store, fire(minute)).run, reason='"body":"x"'))
+        store.finish(runs[-1])
+    other = told(claim(store, fire(1, "other")).run)
+    store.finish(other)
+
+    found = store.brief(["cleanup", "other", "nobody"], 2)
+
+    assert found == {
+        "cleanup": [runs[2].without_output(), runs[1].without_output()],
+        "other": [other.without_output()],
+        "nobody": [],
+    }
+    assert len(store.brief(["cleanup"], 1000)["cleanup"]) == 3
+
+
+def test_the_histories_of_very_many_tasks_come_too(store):
+    names = [f"task-{number}" for number in range(1100)]
+    store.register(names, NOON)
+    last = ended(claim(store, fire(1, names[-1])).run)
+    store.finish(last)
+
+    assert store.brief(names, 1)[names[-1]] == [last.without_output()]
+    assert store.newest() == {names[-1]: last.without_output()}
+    assert list(store.all_totals()) == [names[-1]]
+
+
+def test_a_brief_history_is_as_long_as_the_history_may_be(store):
+    for minute in range(1, HISTORY + 4):
+        store.finish(ended(claim(store, fire(minute)).run))
+
+    assert len(store.brief(["cleanup"], 1000)["cleanup"]) == HISTORY
+
+
+def test_the_totals_of_all_tasks_are_those_of_each(store):
+    store.register(["other"], NOON)
+    store.finish(ended(claim(store, fire(1)).run))
+    store.finish(ended(claim(store, fire(2)).run, Outcome.FAILED))
+    dismiss(store, fire(1, "other"))
+
+    totals = store.all_totals()
+
+    assert totals == {"cleanup": store.totals("cleanup"), "other": store.totals("other")}
+    assert totals["cleanup"].counts == {Outcome.SUCCESS: 1, Outcome.FAILED: 1}
+    assert totals["other"].last_finished is None
+
+
+def test_the_runs_of_a_day_are_counted_and_those_of_another_day_are_not(store):
+    store.register(["other"], NOON)
+    store.finish(ended(claim(store, fire(1)).run))
+    store.finish(ended(claim(store, fire(1, "other")).run, Outcome.FAILED))
+    dismiss(store, fire(2))
+
+    assert store.ran(NOON.date()) == 2
+    assert store.ran((NOON + timedelta(days=1)).date()) == 0
+
+    store.finish(ended(claim(store, fire(24 * 60)).run))
+
+    assert store.ran((NOON + timedelta(days=1)).date()) == 1
+
+
+def test_more_runs_of_a_day_are_counted_than_a_history_keeps(store):
+    for minute in range(1, HISTORY + 4):
+        store.finish(ended(claim(store, fire(minute)).run))
+
+    assert store.ran(NOON.date()) == HISTORY + 3
+
+
+def test_a_history_that_is_cleared_is_gone_and_its_totals_stay(store):
+    store.register(["other"], NOON)
+    store.finish(ended(claim(store, fire(1)).run))
+    store.finish(ended(claim(store, fire(1, "other")).run))
+    dismiss(store, fire(2))
+
+    assert store.clear("cleanup") == 2
+    assert store.clear("cleanup") == 0
+    assert store.history("cleanup") == []
+    assert len(store.history("other")) == 1
+    assert store.totals("cleanup").counts == {Outcome.SUCCESS: 1, Outcome.SKIPPED: 1}
+    assert store.totals("cleanup").last_success == fire(1).due + timedelta(seconds=1)
+
+
+def test_a_task_whose_history_was_cleared_goes_on_where_it_was(store):
+    under_way = claim(store, fire(1)).run
+    dismiss(store, fire(2))
+    store.clear("cleanup")
+
+    assert claim(store, fire(2)).answer is Claim.TAKEN
+    assert store.finish(ended(under_way))
+    dismiss(store, fire(3))
+    assert [run.due for run in store.history("cleanup")] == [fire(3).due, fire(1).due]
+
+
+def press(number: int) -> Press:
+    return Press(
+        at=NOON + number * MINUTE, by="m\u00e4ra", address="192.0.2.1", action="pause", task="cleanup",
+        details=f'the feed is "down" \U0001f600 {number}',
+    )  # fmt: skip
+
+
+def test_what_people_did_is_kept_the_newest_first(store):
+    for number in range(3):
+        store.keep_press(press(number))
+
+    assert store.presses() == [press(2), press(1), press(0)]
+    assert store.presses(1) == [press(2)]
+
+
+def test_what_people_did_is_kept_when_the_task_is_forgotten(store):
+    store.keep_press(press(1))
+
+    store.purge([])
+
+    assert store.presses() == [press(1)]
+
+
+def test_of_very_many_presses_the_oldest_are_forgotten(store, monkeypatch):
+    for module in ("memory", "sql", "redis"):
+        monkeypatch.setattr(f"pulse.runstores.{module}.PRESSES", 3)
+    if isinstance(store, MemoryRunStore):
+        store.after_fork()  # it begins anew, with as much room
+
+    for number in range(5):
+        store.keep_press(press(number))
+
+    assert store.presses(100) == [press(4), press(3), press(2)]

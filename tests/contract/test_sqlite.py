@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pulse.errors import StoreUnavailableError
-from pulse.model import Claim, Fire, Limits, Outcome, Pause
+from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
 from pulse.runstores.sql import TRIM_EVERY
-from pulse.runstores.sqlite import SqliteRunStore
+from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 from pulse.testing import ManualClock
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -78,7 +78,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pulse.model import Claim, Fire, Limits, Outcome
-from pulse.runstores.sqlite import SqliteRunStore
+from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 
 store = SqliteRunStore(sys.argv[1])
 terms = {"owner": sys.argv[2], "lease": timedelta(days=1), "passed": lambda cursor: None, "limits": Limits(instances=None)}
@@ -139,7 +139,7 @@ import sys, time
 from datetime import UTC, datetime, timedelta
 from pulse.instance import this_instance
 from pulse.model import Fire, Limits
-from pulse.runstores.sqlite import SqliteRunStore
+from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 noon = datetime(2027, 5, 1, 12, tzinfo=UTC)
 fire = Fire(task="a", due=noon + timedelta(seconds=1))
 claimed = SqliteRunStore(sys.argv[1]).claim(
@@ -286,6 +286,37 @@ def test_a_file_of_a_later_release_is_not_touched(path):
 
     with pytest.raises(StoreUnavailableError, match="later release"):
         SqliteRunStore(path).register(["a"], NOON)
+
+
+RECORD = """
+INSERT INTO records (app, id, task, due, trigger, attempt, owner, place, recovers, outcome, reason, body, errors, count,
+                     result)
+VALUES ('', 'old', 'a', 0, 'schedule', 1, 'me', '', 0, 'missed', 'why', '', '', 1, '')
+"""
+
+
+@pytest.mark.parametrize("version", range(1, len(_UPGRADES)))
+def test_a_file_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_knows(path, version):
+    file = sqlite3.connect(path)
+    for upgrade in _UPGRADES[:version]:
+        file.executescript(upgrade)
+    file.execute(RECORD)
+    file.execute("INSERT INTO tasks (app, name, appended, last_finished) VALUES ('', 'a', 1, 0)")
+    file.execute(f"PRAGMA user_version = {version}")
+    file.commit()
+    file.close()
+    store = SqliteRunStore(path, history=10)
+    store.register(["a"], NOON)
+    press = Press(at=NOON, by="mara", address="", action="pause", task="a")
+
+    run = claim(store, 1).run
+    store.finish(replace(run, outcome=Outcome.SUCCESS, finished=NOON, log=b"said"))
+    store.keep_press(press)
+
+    assert [(one.id, one.reason, one.log) for one in store.history("a")] == [(run.id, "", b"said"), ("old", "why", b"")]
+    assert store.presses() == [press]
+    assert store.ran(NOON.date()) == 1
+    store.close()
 
 
 def test_a_file_that_somebody_locks_is_unavailable_in_bounded_time_and_usable_after(store, path):
