@@ -133,7 +133,7 @@ class AsgiPulse:
         """The same, for coroutines."""
         await asyncio.to_thread(self.pulse.close)
 
-    def run_now(self, name: str, *, force: bool = False) -> Run | None:
+    def run_now(self, name: str, *, force: bool = False, again: Run | None = None) -> Run | None:
         """See `PulseMiddleware.run_now`; for threads. Coroutines use `arun_now`.
 
         Raises:
@@ -141,11 +141,11 @@ class AsgiPulse:
         """
         if self._home.is_here():
             raise RuntimeError("run_now was called on the event loop that it would wait for; use await arun_now(...)")
-        return self.pulse.run_now(name, force=force)
+        return self.pulse.run_now(name, force=force, again=again)
 
-    async def arun_now(self, name: str, *, force: bool = False) -> Run | None:
+    async def arun_now(self, name: str, *, force: bool = False, again: Run | None = None) -> Run | None:
         """See `PulseMiddleware.run_now`; for coroutines, on any loop."""
-        return await asyncio.to_thread(self.pulse.run_now, name, force=force)
+        return await asyncio.to_thread(self.pulse.run_now, name, force=force, again=again)
 
     def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
         """See `PulseMiddleware.pause`."""

@@ -177,6 +177,7 @@ def _next_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "its name")
     parser.add_argument("--force", action="store_true", help="also beside a run that is under way")
+    parser.add_argument("--again", default="", metavar="RUN", help="another attempt of a run that failed, by its id")
 
 
 def _pause_arguments(parser: argparse.ArgumentParser) -> None:
@@ -287,7 +288,9 @@ def _next(call: _Call) -> Exit:
 
 def _run(call: _Call) -> Exit:
     source, task = call.source_and_must("TASK")
-    return run(source, call.screen, task, is_verbose=call.options.verbose, is_forced=call.options.force)
+    options = call.options
+    said = {"is_verbose": options.verbose, "is_forced": options.force, "again": options.again}
+    return run(source, call.screen, call.clock, task, **said)
 
 
 def _pause(call: _Call) -> Exit:

@@ -143,7 +143,7 @@ class EngineFactory:
         """Run *fire* in a process that does not ring."""
         alarms = Alarms(self._app, self._config, clock=self._clock)
         workers = self._build_workers(self._clock, alarms)
-        self._store.register([fire.track], fire.due)
+        self._store.register([fire.track], self._clock.now())
         workers.start()
         try:
             return workers.run_apart(fire).result()

@@ -57,6 +57,15 @@ class UnknownTaskError(PulseError, LookupError):
         super().__init__(f"no task {name!r}; the tasks are: {', '.join(self.known) or 'none'}")
 
 
+class UnknownRunError(PulseError, LookupError):
+    """A run that is not kept, or never was."""
+
+    def __init__(self, task: str, run_id: str) -> None:
+        self.task = task
+        self.run_id = run_id
+        super().__init__(f"no run {run_id!r} of {task} is kept")
+
+
 class ClosedError(PulseError, RuntimeError):
     """Work was handed to something that `close()` has ended."""
 

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -149,7 +150,7 @@ class PulseMiddleware:
         if self._given_store is None:
             self.run_store.close()
 
-    def run_now(self, name: str, *, force: bool = False) -> Run | None:
+    def run_now(self, name: str, *, force: bool = False, again: Run | None = None) -> Run | None:
         """Run the task *name* by hand, in this process, and wait for what becomes of it.
 
         It is an internal request like any other, with the trigger `manual`; it stands
@@ -159,6 +160,8 @@ class PulseMiddleware:
         Args:
             name: Of the task.
             force: Start whatever is running.
+            again: A run of the task that has ended, its last attempt: this is another attempt
+                of it, with its id and its due instant.
 
         Returns:
             The record, `SKIPPED` if the task was running; None if the run store did not
@@ -169,14 +172,17 @@ class PulseMiddleware:
             ClosedError: `close` was called meanwhile.
             StoreUnavailableError: the run store does not answer.
         """
-        fire = self._fire_by_hand(name, force=force)
+        fire = self._fire_by_hand(name, force=force, again=again)
         engine = self._engine
         return engine.workers.run_apart(fire).result() if engine is not None else self._engines.run_alone(fire)
 
-    def _fire_by_hand(self, name: str, *, force: bool) -> Fire:
+    def _fire_by_hand(self, name: str, *, force: bool = False, again: Run | None = None) -> Fire:
         self._must_know(name)
-        place, now = this_place(self.config.tasks[name].scope), self._clock.now()
-        return Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force)
+        place = this_place(self.config.tasks[name].scope)
+        first = Fire(
+            task=name, due=self._clock.now(), trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force
+        )
+        return replace(first, run_id=again.id, due=again.due, attempt=again.attempt + 1) if again else first
 
     def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
         """Run the task *name* by hand only, in the whole fleet, until `resume`.
@@ -273,10 +279,15 @@ class _Controls:
         self._alone = threading.BoundedSemaphore(ALONE)
 
     def start_run(self, name: str, *, force: bool, by: str) -> str:
+        return self._start(self._own._fire_by_hand(name, force=force), by)  # noqa: SLF001 - one of us
+
+    def retry(self, run: Run, *, by: str) -> None:
+        self._start(self._own._fire_by_hand(run.task, again=run), by)  # noqa: SLF001
+
+    def _start(self, fire: Fire, by: str) -> str:
         own = self._own
-        if own._rule.state is StartState.CLOSED:  # noqa: SLF001 - one of us
+        if own._rule.state is StartState.CLOSED:  # noqa: SLF001
             raise ClosedError("close() was called")
-        fire = own._fire_by_hand(name, force=force)  # noqa: SLF001
         engine = own._engine  # noqa: SLF001
         if engine is not None:
             engine.workers.run_apart(fire)  # what goes wrong is its log's, and its record's
@@ -284,7 +295,7 @@ class _Controls:
             threading.Thread(target=self._run_alone, args=(fire,), name="pulse-alone", daemon=True).start()
         else:
             raise ClosedError(f"{ALONE} calls by hand are under way in this process, which does not ring")
-        log.info("task=%s run=%s is called by %r", name, fire.run_id, by, extra={"pulse_event": "called_by_hand"})
+        log.info("task=%s run=%s is called by %r", fire.task, fire.run_id, by, extra={"pulse_event": "called_by_hand"})
         return fire.run_id
 
     def pause(self, name: str, *, until: datetime | None, note: str, by: str) -> None:

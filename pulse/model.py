@@ -414,7 +414,8 @@ class Fire:
         run_id: Of the run that it becomes; for a planned instant it is the same in every
             process of the fleet, and for every attempt.
         place: The host or process whose own instant this is; empty for one of the fleet.
-        attempt: 1, or which further attempt of the run this is; such a one waits in the store.
+        attempt: 1, or which further attempt of the run this is; such a one waits in the store,
+            unless somebody has asked for it by hand.
         is_forced: A call by hand that observes no limits.
     """
 

@@ -219,7 +219,7 @@ class Runner:
         terms: dict[str, Any] = {"owner": self._owner, "now": self._clock.now(), "lease": self._lease}
         terms["limits"] = Limits.of(task, fire)
         with self._outage.endured("nothing is run unclaimed"):
-            if fire.attempt > 1:
+            if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
                 return self._adopt(fire, terms)
             claimed = self._recorder.noted(self._store.claim(fire, passed=self._passed(fire), **terms))
             if any(run.recovers for run in claimed.lost):

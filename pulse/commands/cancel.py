@@ -5,7 +5,7 @@ from typing import Final
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.instant import rough
-from pulse.commands.pause import author
+from pulse.commands.pause import author, note_press
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import by_store, opened
@@ -34,9 +34,10 @@ def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str
         for one in by_store(filters):
             meant = [run for run in one.store.running() if run.task == what or _is_id(what, run)]
             now = one.now(clock)
-            asked += [
-                (run, rough(now - (run.started or now))) for run in meant if one.store.ask_to_stop(run.id, reason)
-            ]
+            stopped = [run for run in meant if one.store.ask_to_stop(run.id, reason)]
+            asked += [(run, rough(now - (run.started or now))) for run in stopped]
+            for run in stopped:
+                note_press(one.store, now, "cancel", run.task, f"run {run.id[:8]}" + (f"; {note}" if note else ""))
     if not asked and what not in known:
         raise UnknownTaskError(what, sorted(known))
     if not asked:

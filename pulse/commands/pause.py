@@ -12,8 +12,10 @@ from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
-from pulse.model import Pause, Task
+from pulse.model import Pause, Press, Task
+from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
+from pulse.status.audit import Audit
 from pulse.zone import instant_of
 
 
@@ -43,6 +45,7 @@ def pause(
             new = Pause(since=now, until=_until(until, task, now), note=note, by=author())
             old = one.store.pauses().get(name)
             one.store.pause(name, new)
+            note_press(one.store, now, "pause", name, _details(new, task))
             replaced = old if old and old.holds(now) else None
             said.append((one, task, new, replaced))
     if screen.is_json:
@@ -82,6 +85,16 @@ def author() -> str:
     except (KeyError, OSError):  # a container may run as a user that has no name
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"
+
+
+def note_press(store: RunStore, now: datetime, action: str, task: str, details: str = "") -> None:
+    """Enter in the audit of the fleet what somebody has done from the command line."""
+    Audit(store).note(Press(at=now, by=author(), address="command line", action=action, task=task, details=details))
+
+
+def _details(pause: Pause, task: Task) -> str:
+    end = f"until {by_second(pause.until, zone_of(task))}" if pause.until else "until it is resumed"
+    return f"{end}: {pause.note}" if pause.note else end
 
 
 def _until(until: datetime | timedelta | None, task: Task, now: datetime) -> datetime | None:

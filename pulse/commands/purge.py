@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
+from pulse.commands.pause import note_press
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, by_store, opened
@@ -29,6 +30,9 @@ def purge(source: Source, screen: Screen, clock: Clock, *, is_agreed: bool) -> E
         if not is_agreed:
             raise CommandError(_question(stores=stores, configs=configs))
         gone = [(one, one.store.purge(_kept(one, configs))) for one in stores]
+        for one, names in gone:
+            for name in names:
+                note_press(one.store, one.now(clock), "purge", name, "with its history, totals and pause")
     if screen.is_json:
         documents = [{"store": one.place, "tasks": names} for one, names in gone]
         screen.document({"source": source.name, "purged": documents})

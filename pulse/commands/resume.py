@@ -3,7 +3,7 @@
 from pulse.clock import Clock
 from pulse.commands.exits import Exit
 from pulse.commands.instant import by_second, spoken, zone_of
-from pulse.commands.pause import pause_document
+from pulse.commands.pause import note_press, pause_document
 from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
@@ -26,6 +26,7 @@ def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
             now = one.now(clock)
             old = one.store.pauses().get(name)
             was_paused = one.store.resume(name) and old is not None and old.holds(now)
+            note_press(one.store, now, "resume", name, "" if was_paused else "it was not paused")
             due = schedule_of(task).next_due(now) if one.config.enabled and task.enabled else None
             said.append((one, task, old, was_paused, due))
     if screen.is_json:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Final
 
+from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
+from pulse.commands.pause import note_press
 from pulse.commands.record import rough_seconds, show_captured, text_of
 from pulse.commands.screen import Screen
 from pulse.commands.source import NO_FILTER, IniSource, Source, find_task, manual_start
@@ -22,13 +24,24 @@ EXITS: Final = {
 }
 
 
-def run(source: Source, screen: Screen, name: str, *, is_verbose: bool, is_forced: bool = False) -> Exit:
+def run(
+    source: Source,
+    screen: Screen,
+    clock: Clock,
+    name: str,
+    *,
+    is_verbose: bool,
+    is_forced: bool = False,
+    again: str = "",
+) -> Exit:
     """Run the task *name* of *source* by hand and show its record.
 
-    Unless it *is_forced*, it does not start beside a run that is under way.
+    Unless it *is_forced*, it does not start beside a run that is under way. With *again*, how
+    the id of a run begins, it is another attempt of that run.
 
     Raises:
-        ConfigError, CommandError: the application cannot be built, or the name is ambiguous.
+        ConfigError, CommandError: the application cannot be built, or the name or the id is
+            ambiguous, or there is no such run.
         UnknownTaskError: there is no such task.
         KeyboardInterrupt: the run was interrupted, and asked to stop.
     """
@@ -38,7 +51,10 @@ def run(source: Source, screen: Screen, name: str, *, is_verbose: bool, is_force
         task = middleware.config.tasks[name]
         if not screen.is_json:
             screen.line(f"{name} {task.method} {task.action}")
-        record = middleware.run_now(name, force=is_forced)
+        before = _run_to_try_again(middleware, name, again) if again else None
+        press = ("retry", f"run {before.id[:8]}, attempt {before.attempt + 1}") if before else ("run now", "")
+        note_press(middleware.run_store, clock.now(), press[0], name, press[1])
+        record = middleware.run_now(name, force=is_forced, again=before)
     if record is None or record.outcome is None:
         raise CommandError(f"{name}: its lease was lost, somebody else has recorded the run", Exit.FAILED)
     if screen.is_json:
@@ -88,6 +104,18 @@ def _middleware_of(source: Source, name: str) -> PulseMiddleware:
         paths = ", ".join(one.config.tasks[name].action for one in found)
         raise CommandError(f"{source.name}: {len(found)} Pulse filters have a task {name!r} ({paths})")
     return found[0]
+
+
+def _run_to_try_again(middleware: PulseMiddleware, name: str, prefix: str) -> Run:
+    """The last attempt of the run of the task *name* whose id begins with *prefix*."""
+    kept = [run for run in middleware.run_store.history(name) if run.id.startswith(prefix.lower())]
+    ids = {run.id for run in kept}
+    if len(ids) != 1:
+        count = f"{len(ids)} runs begin" if ids else "no run begins"
+        raise CommandError(f"{name}: {count} with {prefix!r}; pulse history {name} shows those that are kept")
+    if kept[0].outcome is Outcome.SUCCESS:
+        raise CommandError(f"{name}: {kept[0].id} succeeded; without --again the task is run anew")
+    return kept[0]
 
 
 def _show(run: Run, screen: Screen, capture: int) -> None:

@@ -73,7 +73,10 @@ class LedgerStore(RunStore):
             # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
             goes_first = fire.trigger is not Trigger.MANUAL
             running = [run for run in held if run.started or (goes_first and run.trigger is Trigger.RECOVER)]
-            if reason := self._why_busy(running, limits):
+            reason = self._why_busy(running, limits)
+            if any(run.started and run.id == fire.run_id for run in held):
+                reason = RUNNING  # two attempts of one run are never under way, whatever the limits
+            if reason:
                 return replace(self._busy(bid, limits, reason), lost=lost)
             self._drop_retries(held)
             missed = self._pass_over(bid)
@@ -350,6 +353,7 @@ def won(fire: Fire, owner: str, now: datetime, lease: timedelta, limits: Limits)
         task=fire.task,
         due=fire.due,
         trigger=fire.trigger,
+        attempt=fire.attempt,
         owner=owner,
         started=now,
         expires=now + lease,
@@ -381,6 +385,7 @@ def unclaimed(fire: Fire, outcome: Outcome, reason: str, now: datetime) -> Run:
         task=fire.task,
         due=fire.due,
         trigger=fire.trigger,
+        attempt=fire.attempt,
         finished=now,
         outcome=outcome,
         reason=reason,

@@ -344,7 +344,14 @@ class RedisRunStore(RunStore):
             "task": fire.task,
             "track": fire.track,
             "fire": _fields_of(
-                Run(id=fire.run_id, task=fire.task, due=fire.due, trigger=fire.trigger, place=fire.place)
+                Run(
+                    id=fire.run_id,
+                    task=fire.task,
+                    due=fire.due,
+                    trigger=fire.trigger,
+                    place=fire.place,
+                    attempt=fire.attempt,
+                )
             ),
         }
         for _ in range(TRIES):

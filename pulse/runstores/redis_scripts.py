@@ -417,6 +417,11 @@ local function claim()
     end
     -- A lost run that recovers goes first: behind the next instant it would be out of order.
     local reason = why_busy(#running + (is_manual and 0 or count_recovering()))
+    for _, run in ipairs(running) do
+        if run.id == fire.id then
+            reason = RUNNING  -- two attempts of one run are never under way, whatever the limits
+        end
+    end
     if reason and terms.waits and not is_manual then
         return wait_for(running, lost)
     end

@@ -1,4 +1,4 @@
-"""What visitors can have done to a task: run it now, cancel its runs, pause it, resume it."""
+"""What visitors can have done to a task: run it, cancel or retry its runs, pause and resume it, clear its history."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -6,14 +6,16 @@ from typing import Final
 
 from pulse import reader
 from pulse.clock import Clock
-from pulse.model import YEAR, Config
+from pulse.errors import UnknownRunError
+from pulse.model import YEAR, Config, Outcome, Press
 from pulse.runstores.base import RunStore
-from pulse.status.audit import Audit, Press
+from pulse.status.audit import Audit
 from pulse.status.controls import Controls
+from pulse.status.view import attempts_of
 from pulse.status.words import spoken, zone_of
 from pulse.zone import instant_of
 
-ACTIONS: Final = ("run", "cancel", "pause", "resume")
+ACTIONS: Final = ("run", "retry", "cancel", "pause", "resume", "clear")
 NOTE_LENGTH: Final = 200
 
 _FOREVER: Final = frozenset({"", "ever", "until"})
@@ -36,13 +38,15 @@ class Actions:
         Args:
             action: What to do.
             task: A task that there is.
-            said: `force` of a run; `run`, if one alone is to be cancelled, and `note`; `for`,
-                `until` and `note` of a pause.
+            said: `force` of a run; `run`, which is to be tried again, or which alone is to be
+                cancelled, and `note`; `for`, `until` and `note` of a pause; `sure` of what
+                cannot be undone.
             by: Who presses.
             address: From where.
 
         Raises:
             ValueError: what was said is of no use; the message says what is wanted.
+            UnknownRunError: that run is not kept.
             ClosedError: the process is ending.
             StoreUnavailableError: the run store does not answer.
         """
@@ -55,6 +59,24 @@ class Actions:
         force = reader.boolean(said.get("force", "false"))
         run = self._controls.start_run(task, force=force, by=by)
         return {"run": run}, "run now", "whatever was running" if force else ""
+
+    def _retry(self, task: str, said: Mapping[str, str], by: str) -> tuple[dict[str, object], str, str]:
+        run_id = said.get("run", "")
+        run = next(iter(attempts_of(self._store, self._config.tasks[task], run_id)), None)
+        if run is None:
+            raise UnknownRunError(task, run_id)
+        if run.outcome in (None, Outcome.SUCCESS):
+            state = "succeeded" if run.outcome else "has not ended"
+            raise ValueError(f"run: {run_id} {state}: want one that failed; run the task now instead")
+        self._controls.retry(run, by=by)
+        done: dict[str, object] = {"run": run.id, "attempt": run.attempt + 1}
+        return done, "retry", f"run {run.id[:8]}, attempt {run.attempt + 1}"
+
+    def _clear(self, task: str, said: Mapping[str, str], _by: str) -> tuple[dict[str, object], str, str]:
+        if not reader.boolean(said.get("sure", "false")):
+            raise ValueError("sure: want true, since it cannot be undone")
+        count = self._store.clear(task)
+        return {"cleared": count}, "clear history", f"records: {count}"
 
     def _cancel(self, task: str, said: Mapping[str, str], by: str) -> tuple[dict[str, object], str, str]:
         wanted, note = said.get("run", ""), _note(said)

@@ -4,14 +4,16 @@
     GET  api/tasks                     all tasks; ?state=failing ?q=report ?page=2
     GET  api/tasks/<name>              one task, with its next instants
     GET  api/tasks/<name>/runs         its runs under way and its records; ?limit=20
-    GET  api/tasks/<name>/runs/<id>    one of them, with what it answered
+    GET  api/tasks/<name>/runs/<id>    one of them, with what it answered and logged; ?attempt=1
     GET  api/workers                   the processes that ring
     GET  api/configuration             the options of the filter; secrets are never shown
-    GET  api/audit                     who pressed what in this process
+    GET  api/audit                     who pressed what in the whole fleet, also on the command line
     POST api/tasks/<name>/run          {"force": false}
+    POST api/tasks/<name>/retry        {"run": "<id>"}: another attempt of a run that failed
     POST api/tasks/<name>/cancel       {"run": "<id>", "note": "why"}, or {} for all that are under way
     POST api/tasks/<name>/pause        {"for": "1h", "until": "2027-01-31T08:00", "note": "why"}, or {} for ever
     POST api/tasks/<name>/resume       {}
+    POST api/tasks/<name>/clear        {"sure": true}: forget its records; its totals stay
 
 Programs send `Authorization: Bearer <token>`. A page of a browser that is logged in sends
 the `proof` of `GET api/` in the header `X-Status-Proof`. Instants are ISO 8601 in UTC,
@@ -95,7 +97,7 @@ class Api:
 
     def _task(self, task: Task) -> Response:
         moment = self._survey.moment()
-        self._survey.note(task.name, self._store.history(task.name, 30))
+        self._survey.note(task.name, self._store.brief([task.name], 30)[task.name])
         totals = self._store.totals(task.name)
         said = self._brief(task, moment)
         said["consecutive_failures"] = failures(self._survey.records(task.name))
@@ -112,13 +114,15 @@ class Api:
     def _runs(self, request: Request, task: Task) -> Response:
         limit = _number(request.GET.get("limit"), 50, MOST_RUNS)
         held = [run for run in self._store.running() if run.task == task.name]
-        return answer({"runs": [run_document(run) for run in (*held, *self._store.history(task.name, limit))][:limit]})
+        kept = self._store.brief([task.name], limit)[task.name]
+        return answer({"runs": [run_document(run) for run in (*held, *kept)][:limit]})
 
     def _run(self, request: Request, task: Task, run_id: str) -> Response:
         run = find_run(self._store, task, run_id, request.GET.get("attempt", ""))
         if run is None:
             return fault(404, f"no run {run_id} of {task.name} is kept")
-        return answer({**run_document(run), "body": text_of(run.body), "errors": text_of(run.errors)})
+        said = {"request": run.request, "headers": run.headers, "log": text_of(run.log)}
+        return answer({**run_document(run), **said, "body": text_of(run.body), "errors": text_of(run.errors)})
 
     def _workers(self) -> dict[str, object]:
         workers = workers_of(self._survey.moment(), self._survey.digest)
@@ -128,7 +132,7 @@ class Api:
         return {"options": [asdict(one) for one in settings_of(self._config)]}
 
     def _audit(self) -> dict[str, object]:
-        return {"presses": [_plain(asdict(press)) for press in self._presses.presses()]}
+        return {"presses": [{**asdict(press), "at": iso(press.at)} for press in self._presses.presses()]}
 
     def _brief(self, task: Task, moment: Moment) -> dict[str, object]:
         state, pause = self._survey.state(task, moment), moment.pauses.get(task.name)

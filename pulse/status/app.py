@@ -5,7 +5,7 @@ Its addresses, below the mount:
     /                            tasks, with the last and the next hour
     /tasks/<name>                one task; /tasks/<name>/runs/<id> one of its runs
     /runs /workers /configuration /audit
-    /tasks/<name>/run            POST from a form; and cancel, pause, resume
+    /tasks/<name>/run            POST from a form; and retry, cancel, pause, resume, clear
     /login /logout
     /api/...                     the same for programs: `pulse.status.api`
     /metrics                     for Prometheus, with the token
@@ -27,7 +27,7 @@ from webob import Request, Response
 
 from pulse import __version__
 from pulse.clock import Clock, SystemClock
-from pulse.errors import ClosedError, StoreUnavailableError
+from pulse.errors import ClosedError, StoreUnavailableError, UnknownRunError
 from pulse.gateway import Environ, StartResponse
 from pulse.mark import not_found
 from pulse.model import Config
@@ -52,7 +52,8 @@ MENU: Final = {
     "audit": "Audit",
 }  # fmt: skip
 SAID: Final = {
-    "run": "was started", "cancel": "was asked to stop", "pause": "is paused", "resume": "runs by its schedule again",
+    "run": "was started", "retry": "is tried again", "cancel": "was asked to stop", "pause": "is paused",
+    "resume": "runs by its schedule again", "clear": "has no history any more",
 }  # fmt: skip
 NO_STORE: Final = "The run store does not answer; nothing runs until it does."
 
@@ -148,7 +149,7 @@ class StatusApp:
             token or own, authenticate, self._clock, has_form=bool(token or config.token), spend=store.spend
         )
         self._survey = Survey(config, schedules, store, self._clock)
-        self._audit = Audit()
+        self._audit = Audit(store)
         self._actions = Actions(config, store, controls, self._audit, self._clock)
         self._printer = Printer()
         self._pages = Pages(
@@ -315,7 +316,7 @@ class StatusApp:
             section=MENU.get(call.section, ""),
             said=f"{task} {SAID[did]}." if is_said else "",
             is_live=call.request.GET.get("part") == "live",
-            is_polled=call.section != "configuration" and "runs" not in call.names[2:],
+            is_polled=call.section != "configuration",
             is_readonly=self._is_readonly,
         )
 
@@ -339,7 +340,7 @@ class StatusApp:
                 return _see_other(f"{call.base}/{back}{'&' if '?' in back else '?'}{words}")
             case ["api", "tasks", task, action]:
                 proof = call.request.headers.get("X-Status-Proof", "")
-                return answer(self._press(call, task, action, _json, proof), 202 if action == "run" else 200)
+                return answer(self._press(call, task, action, _json, proof), 202 if action in ("run", "retry") else 200)
         raise _RefusedError(404, "There is nothing to press at this address.")
 
     def _press(
@@ -362,6 +363,8 @@ class StatusApp:
             )
         except ValueError as error:
             raise _RefusedError(400, str(error)) from None
+        except UnknownRunError as error:
+            raise _RefusedError(404, str(error)) from None
 
     def _must_mean_it(self, call: _Call, proof: str) -> None:
         if not self._access.may_press(call.request, call.visitor, proof):

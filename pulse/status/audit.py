@@ -1,54 +1,44 @@
-"""Who pressed what: said in the log for ever, and remembered by this process for a while."""
+"""Who pressed what: said in the log, and kept in the run store for the whole fleet."""
 
 import logging
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
 
-KEPT: Final = 200  # presses; the log has all of them
+from pulse.errors import StoreUnavailableError
+from pulse.model import Press
+from pulse.runstores.base import PRESSES, RunStore
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Press:
-    """Something that somebody had done.
-
-    Attributes:
-        at: When.
-        by: Who, as far as they said.
-        address: From where; behind a proxy that is the proxy's.
-        action: `run now`, `cancel`, `pause` or `resume`.
-        task: Of which task.
-        details: What else they said, in words.
-    """
-
-    at: datetime
-    by: str
-    address: str
-    action: str
-    task: str
-    details: str = ""
-
-
 class Audit:
-    """The last presses in this process; safe to use from any thread."""
+    """The journal of a fleet; safe to use from any thread, and by commands."""
 
-    def __init__(self) -> None:
-        self._presses: deque[Press] = deque(maxlen=KEPT)
+    def __init__(self, store: RunStore) -> None:
+        """*store*: where presses are kept."""
+        self._store = store
 
     def note(self, press: Press) -> None:
-        """Keep *press*, and say it in the log."""
-        self._presses.appendleft(press)
-        said = (press.action, press.task, press.by, press.address)
-        log.info(
-            "%s task=%s by=%r from=%s",
-            *said,
-            extra={"pulse_event": "pressed", "pulse_task": press.task, "pulse_action": press.action},
-        )
+        """Keep *press*, and say it in the log.
 
-    def presses(self) -> Sequence[Press]:
-        """The last ones, newest first."""
-        return tuple(self._presses)
+        What was pressed has been done by now: that the store does not answer takes nothing
+        of it back, so it is said in the log, and is no error of whoever pressed.
+        """
+        said = (press.action, press.task, press.by, press.address, press.details)
+        facts = {"pulse_task": press.task, "pulse_action": press.action}
+        log.info("%s task=%s by=%r from=%s details=%r", *said, extra={"pulse_event": "pressed", **facts})
+        try:
+            self._store.keep_press(press)
+        except StoreUnavailableError as error:
+            log.warning(
+                "%s task=%s by=%r from=%s details=%r stands in this log alone: %s",
+                *said, error,
+                extra={"pulse_event": "press_unkept", **facts},
+            )  # fmt: skip
+
+    def presses(self, limit: int = PRESSES) -> Sequence[Press]:
+        """The last ones of the whole fleet, newest first.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        return self._store.presses(limit)

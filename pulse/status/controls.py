@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from pulse.model import Run
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ringing:
@@ -33,6 +35,9 @@ class Controls(Protocol):
 
     def start_run(self, name: str, *, force: bool, by: str) -> str:
         """Run the task *name* by hand, in the background; the id of the run that it may become."""
+
+    def retry(self, run: Run, *, by: str) -> None:
+        """Begin another attempt of *run*, the last attempt of it, by hand and in the background."""
 
     def pause(self, name: str, *, until: datetime | None, note: str, by: str) -> None:
         """Run *name* by hand only, in the whole fleet, until *until* or `resume`."""

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from pulse import __version__
 from pulse.instance import short
@@ -34,22 +35,31 @@ def exposition(
     Raises:
         StoreUnavailableError: the store does not answer.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    # Read before the registry asks: it would ask once more for the names, when it is given the collector.
-    families = list(_Fleet(config, schedules, store, survey, moment).families())
-    registry.register(_Collected(families))
     encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    parts = []
+    for family, samples in _Fleet(config, schedules, store, survey, moment).families():
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collected(family))
+        head, end, _ = encode(registry).partition(_END)
+        parts += [head, "".join(samples).encode()]
+    return b"".join([*parts, end]), content_type
+
+
+# What is said of a family, without its samples, is left to the library, and so is the choice
+# of the format. The samples look the same in all of them, and a hundred thousand of them cost
+# the library a second.
+_Family = tuple[Metric, Iterable[str]]
+_END: Final = b"# EOF\n"  # of OpenMetrics
 
 
 class _Collected(Collector):
-    """What was read, in the form that a registry wants."""
+    """A family in the form that a registry wants."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
+    def __init__(self, family: Metric) -> None:
+        self._family = family
 
     def collect(self) -> Iterable[Metric]:
-        return self._families
+        return [self._family]
 
 
 class _Fleet:
@@ -62,23 +72,26 @@ class _Fleet:
         self._schedules = schedules
         self._survey = survey
         self._moment = moment
-        self._totals = {task.name: store.totals(task.name) for task in self._tasks}
+        totals = store.all_totals()
+        self._labels = {task.name: _labels(task=task.name) for task in self._tasks}
+        self._totals = {task.name: totals.get(task.name, Totals()) for task in self._tasks}
 
-    def families(self) -> Iterator[Metric]:
-        yield _gauge("pulse_info", "The release of Pulse that answers.", ["version"], [((__version__,), 1)])
+    def families(self) -> Iterator[_Family]:
+        yield _gauge("pulse_info", "The release of Pulse that answers.", [(_labels(version=__version__), 1)])
         yield from self._of_totals()
         yield from self._of_schedules()
         yield from self._of_records()
         yield from self._of_instances()
 
-    def _of_totals(self) -> Iterator[Metric]:
-        runs = CounterMetricFamily(
-            "pulse_task_runs", "Due instants by what became of them.", labels=["task", "outcome"]
+    def _of_totals(self) -> Iterator[_Family]:
+        yield (
+            CounterMetricFamily("pulse_task_runs", "Due instants by what became of them."),
+            (
+                _sample("pulse_task_runs_total", _labels(task=name, outcome=outcome.value), count)
+                for name, totals in self._totals.items()
+                for outcome, count in totals.counts.items()
+            ),
         )
-        for name, totals in self._totals.items():
-            for outcome, count in totals.counts.items():
-                runs.add_metric([name, outcome.value], count)
-        yield runs
         yield self._by_task(
             "pulse_task_last_run_timestamp_seconds",
             "When a run last ended, whatever its outcome.",
@@ -90,7 +103,7 @@ class _Fleet:
             lambda task: _seconds(self._total(task).last_success),
         )
 
-    def _of_schedules(self) -> Iterator[Metric]:
+    def _of_schedules(self) -> Iterator[_Family]:
         yield self._by_task(
             "pulse_task_next_run_timestamp_seconds",
             "When the task is due next.",
@@ -110,7 +123,7 @@ class _Fleet:
             lambda task: float(self._survey.overdue(task, self._moment) is not None),
         )
 
-    def _of_records(self) -> Iterator[Metric]:
+    def _of_records(self) -> Iterator[_Family]:
         yield self._by_task(
             "pulse_task_running",
             "How many runs of the task are under way.",
@@ -126,17 +139,16 @@ class _Fleet:
             "pulse_task_last_lateness_seconds", "How long after it was due the last run began.", self._last_lateness
         )
 
-    def _of_instances(self) -> Iterator[Metric]:
+    def _of_instances(self) -> Iterator[_Family]:
         yield _gauge(
             "pulse_worker_heartbeat_timestamp_seconds",
             "When a process that rings was last heard of.",
-            ["host", "pid"],
-            [(tuple(short(one.owner).rsplit(":", 1)), one.seen.timestamp()) for one in self._moment.alive],
+            [(_place(short(one.owner)), one.seen.timestamp()) for one in self._moment.alive],
         )
 
-    def _by_task(self, name: str, text: str, value: _Value) -> Metric:
-        found = [((task.name,), value(task)) for task in self._tasks]
-        return _gauge(name, text, ["task"], [(labels, number) for labels, number in found if number is not None])
+    def _by_task(self, name: str, text: str, value: _Value) -> _Family:
+        found = ((self._labels[task.name], value(task)) for task in self._tasks)
+        return _gauge(name, text, ((labels, number) for labels, number in found if number is not None))
 
     def _total(self, task: Task) -> Totals:
         return self._totals[task.name]
@@ -164,11 +176,26 @@ class _Fleet:
         return next((run.lateness.total_seconds() for run in records if run.started), None)
 
 
-def _gauge(name: str, text: str, labels: list[str], values: Iterable[tuple[Iterable[str], float]]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for said, value in values:
-        family.add_metric(list(said), value)
-    return family
+def _gauge(name: str, text: str, values: Iterable[tuple[str, float]]) -> _Family:
+    return GaugeMetricFamily(name, text), (_sample(name, labels, value) for labels, value in values)
+
+
+def _sample(name: str, labels: str, value: float) -> str:
+    return f"{name}{{{labels}}} {floatToGoString(value)}\n"  # type: ignore[no-untyped-call]
+
+
+def _place(owner: str) -> str:
+    host, _, pid = owner.rpartition(":")
+    return _labels(host=host, pid=pid)
+
+
+def _labels(**values: str) -> str:
+    """*values* as they stand in a sample, in the order of their names, as the library has them."""
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(values.items()))
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _seconds(instant: datetime | None) -> float | None:

@@ -1,6 +1,5 @@
 """The pages: what each of them shows, read from the store for this one request."""
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,22 @@ from urllib.parse import urlencode
 from webob import Request, Response
 
 from pulse.model import Config, Outcome, Run, Task
-from pulse.runstores.base import RunStore
+from pulse.runstores.base import PRESSES, RunStore
 from pulse.schedule import Schedule
 from pulse.status import picture
-from pulse.status.audit import KEPT, Audit
+from pulse.status.audit import Audit
 from pulse.status.configuration import HIDDEN, settings_of, settings_of_task
 from pulse.status.controls import Controls
 from pulse.status.page import Frame, Printer
 from pulse.status.survey import Moment, State, Survey
-from pulse.status.view import dues_of, facts_of, line_of, row_of, workers_of
+from pulse.status.view import attempts_of, dues_of, facts_of, line_of, row_of, workers_of
 from pulse.status.why import explain
 from pulse.status.words import seconds_words, text_of, zone_of
 from pulse.zone import instant_of
 
 TASKS: Final = 25  # on a page
 RUNS: Final = 50
+PRESSES_SHOWN: Final = 50
 RUNS_OF_TASK: Final = 20
 DUES: Final = 10
 SURVEY_SECONDS: Final = 0.1  # that a page takes to look at tasks that it does not show
@@ -98,7 +98,8 @@ class Pages:
             if (not chosen or is_in(states[task.name], chosen)) and (not query or fits(task, query))
         ]
         shown, pager = _paged(found, request, TASKS, lambda said: _address(frame.base, "/", said))
-        rows = [self._row(task, moment) for task in shown]
+        records = self._store.brief([task.name for task in shown], self._depth(TASKS, picture.BARS))
+        rows = [row_of(task, self._schedules[task.name], self._survey, records[task.name], moment) for task in shown]
         counts = {state: sum(one is state for one in states.values()) for state in State}
         return self._printer.page(
             request,
@@ -118,7 +119,8 @@ class Pages:
         """One task."""
         moment = self._survey.moment()
         schedule, zone = self._schedules[task.name], zone_of(task)
-        row = row_of(task, schedule, self._survey, self._store, moment, depth=self._depth(1, DEEPEST))
+        records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
+        row = row_of(task, schedule, self._survey, records, moment)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
         shown, pager = _paged(
             runs, request, RUNS_OF_TASK, lambda said: _address(frame.base, f"/tasks/{task.name}", said)
@@ -218,9 +220,10 @@ class Pages:
 
     def audit(self, request: Request, frame: Frame) -> Response:
         """Who pressed what."""
-        return self._printer.page(
-            request, "audit.html", frame, presses=self._audit.presses(), kept=KEPT, pid=os.getpid()
+        presses, pager = _paged(
+            self._audit.presses(), request, PRESSES_SHOWN, lambda said: _address(frame.base, "/audit", said)
         )
+        return self._printer.page(request, "audit.html", frame, presses=presses, pages=pager, kept=PRESSES)
 
     def place(self) -> str:
         """Where this is, for the top of every page."""
@@ -228,10 +231,6 @@ class Pages:
         return " · ".join(filter(None, (origin, socket.gethostname())))
 
     # What is read
-
-    def _row(self, task: Task, moment: Moment) -> Any:
-        depth = self._depth(TASKS, picture.BARS)
-        return row_of(task, self._schedules[task.name], self._survey, self._store, moment, depth=depth)
 
     def _depth(self, tasks: int, most: int) -> int:
         """How many records of each of so many *tasks* can be read: each may come with what it wrote."""
@@ -242,11 +241,11 @@ class Pages:
         held = [run for name_, runs in moment.held.items() for run in runs if name in ("", name_)]
         if name:
             depth = self._depth(1, DEEPEST)
-            kept = self._store.history(name, depth) if name in self._config.tasks else []
+            kept = self._store.brief([name], depth)[name] if name in self._config.tasks else []
             words = f"the newest {depth} of {name}" if depth < self._config.history else f"what is kept of {name}"
         elif len(self._config.tasks) <= WHOLE:
             depth = self._depth(len(self._config.tasks), RUNS)
-            kept = [run for task in self._config.tasks for run in self._store.history(task, depth)]
+            kept = [run for runs in self._store.brief(self._config.tasks, depth).values() for run in runs]
             words = f"the newest {depth} of each task" if depth < self._config.history else "all that is kept"
         else:
             self._survey.refresh(moment, SURVEY_SECONDS)
@@ -275,6 +274,8 @@ class Pages:
                 )
         mood = "" if moment.alive or not self._config.enabled else "bad"
         workers = "worker" if len(moment.alive) == 1 else "workers"
+        today = "runs today" if str(self._config.timezone) == "UTC" else "runs today (UTC)"
+        cards.append(Card(value=f"{self._store.ran(moment.now.date()):,}", word=today, href=f"{frame.base}/runs"))
         cards.append(Card(value=str(len(moment.alive)), word=workers, href=f"{frame.base}/workers", mood=mood))
         late = self._lateness()
         return [*cards, Card(value=late, word="late at the start")] if late else cards
@@ -307,13 +308,8 @@ def find_run(store: RunStore, task: Task, run_id: str, attempt: str = "") -> Run
     Raises:
         StoreUnavailableError: the store does not answer.
     """
-    held = [run for run in store.running() if run.task == task.name]
-    for limit in (RUNS, None):  # mostly it is a new one, and each record may come with what it wrote
-        runs = [run for run in (*held, *store.history(task.name, limit)) if run.id == run_id]
-        wanted = [run for run in runs if str(run.attempt) == attempt] if attempt else runs
-        if wanted:
-            return wanted[0]
-    return None
+    runs = attempts_of(store, task, run_id)
+    return next((run for run in runs if attempt in ("", str(run.attempt))), None)
 
 
 def is_in(state: State | None, word: str) -> bool:

@@ -2,13 +2,14 @@
 
 The newest record of a task can only change when the task was due, when a run of it has
 ended, or when somebody ran it by hand. So a task is looked at again when its next instant
-has come, and once a minute: ten thousand tasks cost a page some milliseconds.
+has come, and once a minute; and the store is asked about many at once. Ten thousand tasks
+cost a page some milliseconds.
 """
 
 import heapq
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import cached_property
@@ -30,7 +31,8 @@ PENDING: Final = timedelta(seconds=1)  # what was due has no record yet
 # claims take milliseconds, but the machine may be busy.
 PATIENCE: Final = timedelta(seconds=10)
 DEPTH: Final = 10  # records of a task whose newest one does not tell how it is doing
-BATCH: Final = 50  # looks between two looks at the clock
+BATCH: Final = 500  # tasks that the store is asked about at once, between two looks at the clock
+MANY: Final = 20  # tasks whose totals are asked for one by one; of more, those of all come at once
 
 
 class State(Enum):
@@ -144,22 +146,19 @@ class Survey:
         try:
             end = self._clock.monotonic() + seconds
             busy = frozenset(name for name in moment.held if name in self._seen)
-            for name in self._busy - busy:
-                self._look(name, moment)
+            self._look(self._busy - busy, moment)
             self._busy = busy
-            looks = 0
-            while (following := self._next(moment.now)) is not None:
-                self._look(following, moment)
-                looks += 1
-                if looks % BATCH == 0 and self._clock.monotonic() >= end:
+            while names := self._next(moment.now):
+                self._look(names, moment)
+                self._unread = []
+                if self._clock.monotonic() >= end:
                     return
         finally:
             self._lock.release()
 
     def note(self, name: str, records: Sequence[Run], last_success: datetime | None = None) -> None:
-        """Take what was read of the task *name* elsewhere, newest first."""
-        # Bodies are for whoever opens a run: kept for each task, they would be megabytes.
-        kept = tuple(replace(run, body=b"", errors=b"") for run in records[:DEPTH])
+        """Take what was read of the task *name* elsewhere, newest first, and without what its runs wrote."""
+        kept = tuple(records[:DEPTH])
         known = [last_success, self._seen[name].last_success]
         known += [run.finished for run in records if run.outcome is Outcome.SUCCESS]
         newest = max((instant for instant in known if instant), default=None)
@@ -188,6 +187,9 @@ class Survey:
         seen = self._seen[task.name]
         if not seen.is_read or task.name in moment.pauses or not self.rings_for(task):
             return None
+        is_trimmed = len(seen.records) >= DEPTH
+        # Of many tasks the fingerprint takes its time, and mostly the records tell enough.
+        is_plain = is_trimmed or bool(seen.records and _tells(seen.records[0]))
         return overdue_since(
             task,
             self._schedules[task.name],
@@ -195,8 +197,8 @@ class Survey:
             records=seen.records,
             last_success=seen.last_success,
             under_way=moment.held.get(task.name, ()),
-            is_trimmed=len(seen.records) >= DEPTH,
-            known_since=None if seen.records and _tells(seen.records[0]) else moment.rung_since(self.digest),
+            is_trimmed=is_trimmed,
+            known_since=None if is_plain else moment.rung_since(self.digest),
         )
 
     def rings_for(self, task: Task) -> bool:
@@ -222,31 +224,50 @@ class Survey:
 
     # Looking
 
-    def _next(self, now: datetime) -> str | None:
-        if self._unread:
-            return self._unread.pop()
-        while self._looks and self._looks[0][0] <= now:
+    def _next(self, now: datetime) -> list[str]:
+        """The tasks to look at next: all that were never looked at, or some whose time has come."""
+        names = list(self._unread)
+        while len(names) < BATCH and self._looks and self._looks[0][0] <= now:
             when, name = heapq.heappop(self._looks)
             if self._next_look[name] == when:  # else another look has come between
-                return name
-        return None
+                names.append(name)
+        return names
 
     def _plan(self, name: str, when: datetime) -> None:
         self._next_look[name] = when
         heapq.heappush(self._looks, (when, name))
 
-    def _look(self, name: str, moment: Moment) -> None:
-        """Read what is newest of *name*, and note when to look again."""
+    def _look(self, names: Collection[str], moment: Moment) -> None:
+        """Read what is newest of *names*, and note when to look again."""
+        if not names:
+            return
         try:
-            records, last_success = self._store.history(name, 1), None
-            if records and not _tells(records[0]):
-                records = self._store.history(name, DEPTH)
-                last_success = self._store.totals(name).last_success
+            found = self._read(names)
         except BaseException:
-            self._plan(name, moment.now)  # or nobody would ever look again
+            for name in names:
+                self._plan(name, moment.now)  # or nobody would ever look again
             raise
-        self.note(name, records, last_success)
-        self._plan(name, self._look_again(name, records, moment))
+        for name, (records, last_success) in found.items():
+            self.note(name, records, last_success)
+            self._plan(name, self._look_again(name, records, moment))
+
+    def _read(self, names: Collection[str]) -> Mapping[str, tuple[Sequence[Run], datetime | None]]:
+        """The newest records of each of *names*, and its last success where they do not tell."""
+        if len(names) > BATCH:
+            newest = {name: [run] for name, run in self._store.newest().items()}
+        else:
+            newest = dict(self._store.brief(names, 1))
+        silent = [name for name in names if not (newest.get(name) and _tells(newest[name][0]))]
+        deeper = [name for name in silent if newest.get(name)]
+        newest |= self._store.brief(deeper, DEPTH) if deeper else {}
+        successes = self._last_successes(silent)
+        return {name: (newest.get(name, ()), successes.get(name)) for name in names}
+
+    def _last_successes(self, names: Iterable[str]) -> Mapping[str, datetime | None]:
+        wanted = list(names)
+        if len(wanted) > MANY:
+            return {name: totals.last_success for name, totals in self._store.all_totals().items()}
+        return {name: self._store.totals(name).last_success for name in wanted}
 
     def _look_again(self, name: str, records: Collection[Run], moment: Moment) -> datetime:
         now, schedule = moment.now, self._schedules[name]

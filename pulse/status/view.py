@@ -98,15 +98,8 @@ class Worker:
     differs: bool
 
 
-def row_of(
-    task: Task, schedule: Schedule, survey: Survey, store: RunStore, moment: Moment, *, depth: int = picture.BARS
-) -> Row:
-    """The task as the store knows it now, by its *depth* newest records.
-
-    Raises:
-        StoreUnavailableError: the store does not answer.
-    """
-    records = store.history(task.name, depth)
+def row_of(task: Task, schedule: Schedule, survey: Survey, records: Sequence[Run], moment: Moment) -> Row:
+    """The task by its newest *records*, which *survey* is told of, too."""
     survey.note(task.name, records)
     running = moment.running(task.name)
     pause = moment.pauses.get(task.name)
@@ -129,6 +122,16 @@ def row_of(
         progress=progress,
         progress_words=progress_words(progress) if progress else "",
     )
+
+
+def attempts_of(store: RunStore, task: Task, run_id: str) -> list[Run]:
+    """What is known of one run, its last attempt first.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+    """
+    held = [run for run in store.running() if run.task == task.name and run.id == run_id]
+    return [*held, *store.find(task.name, run_id)]
 
 
 def next_due(schedule: Schedule, pause: Pause | None, now: datetime) -> datetime | None:

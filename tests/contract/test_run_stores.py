@@ -769,6 +769,52 @@ def test_of_many_threads_that_claim_the_same_fires_one_wins_each(store):
     assert lost + len(store.running()) == len(wins)
 
 
+# Another attempt by hand
+
+
+def by_hand(run: Run) -> Fire:
+    """The fire of another attempt of a run that has ended."""
+    return Fire(task=run.task, due=run.due, trigger=Trigger.MANUAL, run_id=run.id, attempt=run.attempt + 1)
+
+
+def test_another_attempt_by_hand_is_the_same_run_with_the_next_number(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed)
+    store.finish(ended(claim(store, fire(2)).run))
+
+    again = claim(store, by_hand(failed), late=600).run
+
+    assert (again.id, again.due, again.attempt, again.trigger) == (failed.id, failed.due, 2, Trigger.MANUAL)
+    assert store.running() == [again]
+    assert store.finish(ended(again))
+    assert [(run.id, run.attempt) for run in store.find("cleanup", failed.id)] == [(failed.id, 2), (failed.id, 1)]
+    assert claim(store, fire(3)).answer is Claim.WON
+
+
+def test_another_attempt_by_hand_never_begins_beside_itself_whatever_the_limits(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed)
+    first = claim(store, by_hand(failed), instances=None)
+
+    second = claim(store, by_hand(failed), owner="two", instances=None)
+
+    assert first.answer is Claim.WON
+    assert (second.answer, second.run.outcome, second.run.attempt) == (Claim.BUSY, Outcome.SKIPPED, 2)
+    assert store.finish(ended(first.run))
+
+
+def test_another_attempt_by_hand_takes_the_place_of_the_one_that_waits(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed, again_at=NOON + 5 * MINUTE)
+
+    again = claim(store, by_hand(failed)).run
+
+    assert store.waiting() == []
+    assert store.running() == [again]
+    assert store.finish(ended(again))
+    assert store.waiting() == store.running() == []
+
+
 # What the status page reads
 
 

@@ -35,6 +35,14 @@ class MiddlewareControls:
             threading.Thread(target=own.run_now, args=(name,), kwargs={"force": force}, daemon=True).start()
         return fire.run_id
 
+    def retry(self, run, *, by):
+        own = self._middleware
+        fire = own._fire_by_hand(run.task, again=run)
+        if own._engine is not None:
+            own._engine.workers.run_apart(fire)
+        else:
+            threading.Thread(target=own._run_alone, args=(fire,), daemon=True).start()
+
     def pause(self, name, *, until, note, by):
         self._middleware.pause(name, until=until, note=note, by=by)
 

@@ -33,6 +33,9 @@ class FakeControls:
         self.pressed.append(("run", name, force, by))
         return "run-1"
 
+    def retry(self, run, *, by):
+        self.pressed.append(("retry", run.task, run.id, run.attempt, by))
+
     def pause(self, name, *, until, note, by):
         self.pressed.append(("pause", name, until, note, by))
         self._store.pause(name, Pause(since=self._clock.now(), until=until, note=note, by=by))

@@ -157,14 +157,39 @@ def test_a_task_whose_run_has_ended_is_looked_at_at_once(store, clock):
 
 
 def test_what_takes_too_long_is_gone_on_with_by_the_next_look(store, clock):
-    survey, _ = survey_of(store, clock, **{f"t{number}": {"interval": "1h"} for number in range(120)})
+    survey, _ = survey_of(store, clock, **{f"t{number}": {"interval": "1h"} for number in range(1100)})
+    looked(survey)
+    clock.advance(3600)
+    store.asked.clear()
 
     counts = []
     for _ in range(3):
         survey.refresh(survey.moment(), 0)
-        counts.append(survey.unread)
+        counts.append(len(set(store.asked)))
 
-    assert counts == [70, 20, 0]
+    assert counts == [500, 1000, 1100]
+
+
+def test_all_tasks_are_looked_at_once_at_first_however_little_time_there_is(store, clock):
+    survey, config = survey_of(store, clock, **{f"t{number}": {"interval": "1h"} for number in range(1100)})
+    note(store, name="t700", outcome=Outcome.FAILED)
+
+    before = survey.unread
+    survey.refresh(survey.moment(), 0)
+
+    assert (before, survey.unread) == (1100, 0)
+    assert survey.state(config.tasks["t700"], survey.moment()) is State.FAILING
+
+
+def test_a_task_whose_history_was_cleared_is_not_overdue_for_what_it_did(store, clock):
+    survey, config = survey_of(store, clock, t={"interval": "1h", "grace": "5m"})
+    clock.advance(600)
+    one = Instance(owner="web1:1", started=NOON - timedelta(days=1), seen=clock.now(), digest=survey.digest)
+    store.beat(one, {}, MINUTE)
+    note(store, due=NOON)
+    store.clear("t")
+
+    assert state(survey, config) is State.NEW
 
 
 def test_looks_do_not_pile_up(store, clock):
