@@ -7,7 +7,7 @@ and raised together, when the middleware is built and never while it serves.
 import configparser
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from pulse.option import Option, options_of, shown
 CONFIG: Final = "pulse.config."
 DEFAULT: Final = "pulse.config.default."
 TASK: Final = "pulse.task."
+PYTHON: Final = "Python"  # where an option was written that stands in no file
 
 # The whole configuration table: the key as it is written in an ini file, and its option.
 OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
@@ -137,7 +138,23 @@ class _Reading:
         if self._faults:
             raise ConfigError(self._faults)
         placed = [_place(task, config) for task in tasks if task]
-        return replace(config, tasks=MappingProxyType({task.name: task for task in placed}))
+        return replace(
+            config, tasks=MappingProxyType({task.name: task for task in placed}), origins=dict(self._origins())
+        )
+
+    def _origins(self) -> Iterator[tuple[str, str]]:
+        """The key of each option that somebody wrote, without the name of an entry, and where."""
+        yield from ((f"{CONFIG}{name}", setting.where or PYTHON) for name, setting in self._config.items())
+        for name, setting in self._defaults.items():
+            yield f"{DEFAULT}{name.partition('.')[0]}", setting.where or PYTHON
+        for task, said in self._tasks.items():
+            for name, setting in said.items():
+                yield option_key(task, name.partition(".")[0]), setting.where or PYTHON
+        for name, given in self._objects.items():
+            options = options_of(Task).values()
+            yield from (
+                (option_key(name, one.name), PYTHON) for one in options if getattr(given, one.name) != one.value
+            )
 
     # What belongs where
 

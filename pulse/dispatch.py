@@ -9,7 +9,7 @@ import asyncio
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -20,6 +20,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.context import RunContext, activate, restore
 from pulse.control import Control
 from pulse.errors import ResponseError
+from pulse.evidence import RunLog, headers_shown, listen, reset_current, set_current
 from pulse.gateway import Environ, WsgiApp
 from pulse.mark import INTERNAL, Mark, acting_for, begin_acting, end_acting
 from pulse.model import Config, Outcome, Run, Task
@@ -55,6 +56,9 @@ class Reply(NamedTuple):
         traceback: Of what the endpoint raised, whole; empty if it did not.
         retry_after: When the endpoint wants to be asked again, from now on (`Retry-After`).
         result: What it says of the run (`X-Pulse-Result`).
+        request: The method and the path that were requested.
+        headers: Those of the response, as `pulse.evidence` shows them.
+        log: The last lines that were logged inside the run.
     """
 
     outcome: Outcome
@@ -66,6 +70,9 @@ class Reply(NamedTuple):
     traceback: str = ""
     retry_after: timedelta | None = None
     result: str = ""
+    request: str = ""
+    headers: str = ""
+    log: bytes = b""
 
 
 Dispatch = Callable[[Task, Run, Control], Reply]
@@ -95,6 +102,8 @@ class Dispatcher:
         self._capture = config.capture
         self._clock = clock or SystemClock()
         told = {CONNECTION: Connection("internal"), CFG: Settings(config)}
+        self._lines = {name: f"{task.method} {task.action}" for name, task in config.tasks.items()}
+        listen()
         self._requests = {name: InternalRequest(task, config, told) for name, task in config.tasks.items()}
 
     def __call__(self, task: Task, run: Run, control: Control) -> Reply:
@@ -107,6 +116,7 @@ class Dispatcher:
         exchange, environ, mark = self._prepare(task, run, control)
         entered = activate(RunContext(self._middleware, environ, self._context, run))
         acting = begin_acting(mark)
+        logged = set_current(exchange.log)
         raised: BaseException | None = None
         try:
             exchange.perform(self._app, environ)
@@ -115,6 +125,7 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - see above
             raised = error
         finally:
+            reset_current(logged)
             end_acting(mark, acting)
             restore(entered)
         if os.getpid() != process:
@@ -131,6 +142,7 @@ class Dispatcher:
         """
         exchange, environ, mark = self._prepare(task, run, control)
         entered = activate(RunContext(self._middleware, environ, self._context, run))
+        logged = set_current(exchange.log)
         raised: BaseException | None = None
         try:
             with acting_for(mark):
@@ -140,6 +152,7 @@ class Dispatcher:
         except BaseException as error:  # noqa: BLE001 - as above
             raised = error
         finally:
+            reset_current(logged)
             restore(entered)
         return self._reply(task, exchange, raised)
 
@@ -173,6 +186,9 @@ class Dispatcher:
             traceback=trace,
             retry_after=_retry_after(said["retry-after"], self._clock) if "retry-after" in said else None,
             result=_brief(said["x-pulse-result"], RESULT_LENGTH) if "x-pulse-result" in said else "",
+            request=self._lines[task.name],
+            headers=headers_shown(exchange.headers) if self._capture else "",
+            log=exchange.log.close(),
         )
 
 
@@ -270,12 +286,14 @@ class _Errors(_Capture):
 class _Exchange:
     """One call of a WSGI application, from `start_response` to `close()`."""
 
-    __slots__ = ("_chunks", "_has_sent", "_limits", "body", "errors", "said", "status")
+    __slots__ = ("_chunks", "_has_sent", "_limits", "body", "errors", "headers", "log", "said", "status")
 
     def __init__(self, capture: int, limits: _Limits) -> None:
         self.status: int | None = None
         self.body = _Capture(capture)
         self.errors = _Errors(capture)
+        self.log = RunLog(capture)
+        self.headers: Sequence[tuple[str, str]] = ()
         self._limits = limits
         self.said: Mapping[str, str] = {}  # the headers that say something to Pulse
         self._has_sent = False
@@ -371,6 +389,7 @@ class _Exchange:
             raise ResponseError("it called start_response twice without exc_info (PEP 3333)")
         self.status = _code(status)
         self.said = _said(headers)
+        self.headers = headers
         return self._write
 
     def _write(self, chunk: bytes) -> None:

@@ -311,7 +311,7 @@ class Config:
         4096,
         reader.integer(0, 1_048_576),
         "bytes, 0 to 1048576",
-        "How much of a response and of `wsgi.errors` is kept with a run; 0 keeps nothing.",
+        "How much of a response, of `wsgi.errors` and of what is logged is kept with a run; 0 keeps nothing.",
     )
     name: str = option(
         "",
@@ -360,6 +360,8 @@ class Config:
     )
     tasks: Mapping[str, Task] = field(default_factory=dict)
     origin: str = ""  # the ini file that it was read from
+    # Where each option was written, by its key: `development.ini [filter:pulse]`, or `Python`.
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         faults = read_options(self)

@@ -288,6 +288,9 @@ class Runner:
             duration=reply.duration,
             body=reply.body,
             errors=reply.errors,
+            request=reply.request,
+            headers=reply.headers,
+            log=reply.log,
         )
 
     def _give_up(self, overdue: Iterable[Active], outcome: Outcome, reason: str) -> list[Run]:

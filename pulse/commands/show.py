@@ -74,7 +74,9 @@ def _show(one: _Found, screen: Screen) -> None:
     capture = one.filter.config.capture
     for name, captured in (("body", one.run.body), ("wsgi.errors", one.run.errors)):
         record.show_captured(screen, name, captured, capture)
-    if one.run.body or one.run.errors:
+    for name, whole in (("headers", one.run.headers.encode()), ("log", one.run.log)):
+        record.show_captured(screen, name, whole, len(whole) + 1)
+    if one.run.body or one.run.errors or one.run.headers or one.run.log:
         screen.line("---")
 
 
@@ -82,7 +84,7 @@ def _facts(one: _Found) -> Iterator[tuple[str, str]]:
     run, task, zone = one.run, one.task, zone_of(one.task)
     yield "run", run.id
     yield "task", f"{task.name}, {schedule_of(task).describe()}"
-    yield "request", f"{task.method} {task.action} (as it is configured now)"
+    yield "request", run.request or f"{task.method} {task.action} (as it is configured now)"
     yield "due", record.due_words(run, zone) + (f", {run.count} instants" if run.count > 1 else "")
     yield "trigger", f"{run.trigger.value}, attempt {run.attempt}"
     status = "" if run.status is None else f" {run.status}"
@@ -115,4 +117,7 @@ def _document(one: _Found) -> dict[str, object]:
         "query": one.task.query,
         "body": record.text_of(one.run.body),
         "errors": record.text_of(one.run.errors),
+        "request": one.run.request,
+        "headers": one.run.headers,
+        "log": record.text_of(one.run.log),
     }

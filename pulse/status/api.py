@@ -108,7 +108,7 @@ class Api:
             {"due": iso(due.instant), "local": due.words, "note": due.note}
             for due in dues_of(task, self._schedules[task.name], moment.now, DUES)
         ]
-        said["options"] = [asdict(one) for one in settings_of_task(task)]
+        said["options"] = [asdict(one) for one in settings_of_task(self._config, task)]
         return answer(said)
 
     def _runs(self, request: Request, task: Task) -> Response:

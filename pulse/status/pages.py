@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from webob import Request, Response
 
 from pulse.model import Config, Outcome, Run, Task
+from pulse.request import USER_AGENT
 from pulse.runstores.base import PRESSES, RunStore
 from pulse.schedule import Schedule
 from pulse.status import picture
@@ -142,12 +143,13 @@ class Pages:
             at=at,
             answer=answer,
             nearest=[line_of(run, frame.base, zone, moment.now) for run in answer.nearest] if answer else [],
-            settings=settings_of_task(task),
+            settings=settings_of_task(self._config, task),
         )
 
     def run(self, request: Request, frame: Frame, task: Task, run_id: str) -> Response | None:
         """One run; None if it is not kept."""
-        found = find_run(self._store, task, run_id, request.GET.get("attempt", ""))
+        attempts = attempts_of(self._store, task, run_id)
+        found = which_of(attempts, request.GET.get("attempt", ""))
         if found is None:
             return None
         zone = zone_of(task)
@@ -158,7 +160,12 @@ class Pages:
             run=found,
             line=line_of(found, frame.base, zone, frame.now),
             facts=list(facts_of(found, zone, frame.now)),
-            sent=_request_of(task, self._config),
+            attempts=[line_of(one, frame.base, zone, frame.now) for one in attempts] if len(attempts) > 1 else [],
+            is_failed=attempts[0].outcome not in (None, Outcome.SUCCESS),
+            was_sent=bool(found.request),
+            sent=list(request_of(found, task, self._config)),
+            headers=found.headers,
+            log=text_of(found.log),
             body=text_of(found.body),
             errors=text_of(found.errors),
             no_body=_no_body(found, self._config),
@@ -308,8 +315,12 @@ def find_run(store: RunStore, task: Task, run_id: str, attempt: str = "") -> Run
     Raises:
         StoreUnavailableError: the store does not answer.
     """
-    runs = attempts_of(store, task, run_id)
-    return next((run for run in runs if attempt in ("", str(run.attempt))), None)
+    return which_of(attempts_of(store, task, run_id), attempt)
+
+
+def which_of(attempts: Sequence[Run], attempt: str) -> Run | None:
+    """The one of *attempts* with the number *attempt*, or the last one when none is given."""
+    return next((run for run in attempts if attempt in ("", str(run.attempt))), None)
 
 
 def is_in(state: State | None, word: str) -> bool:
@@ -363,9 +374,16 @@ def _address(base: str, path: str, said: Mapping[str, str]) -> str:
     return f"{base}{path}?{query}" if query else f"{base}{path}"
 
 
-def _request_of(task: Task, config: Config) -> Iterable[tuple[str, str]]:
-    yield "Request", f"{task.method} {task.action}"
+def request_of(run: Run, task: Task, config: Config) -> Iterable[tuple[str, str]]:
+    """The request of *run*: what is recorded of it, and what follows from the configuration."""
+    yield "Request", run.request or f"{task.method} {task.action}"
     yield "Host", f"{config.host} ({config.scheme})"
+    yield "User-Agent", USER_AGENT
+    yield "X-Pulse-Task", task.name
+    yield "X-Pulse-Run", run.id
+    yield "X-Pulse-Due", run.due.isoformat()
+    yield "X-Pulse-Attempt", str(run.attempt)
+    yield "X-Pulse-Trigger", run.trigger.value
     if task.content_type:
         yield "Content-Type", task.content_type
     for name, _ in task.headers:

@@ -149,7 +149,7 @@ def progress_words(progress: Progress) -> str:
 
 def line_of(run: Run, base: str, zone: ZoneInfo, now: datetime) -> Line:
     """*run* as a table shows it."""
-    attempt = f"?attempt={run.attempt}" if run.attempt > 1 else ""
+    attempt = f"?attempt={run.attempt}"  # without one it is the last, which may be another by then
     took = run.duration
     if run.outcome is None and run.started:
         took = (now - run.started).total_seconds()

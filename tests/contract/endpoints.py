@@ -3,6 +3,7 @@
 Each function is the endpoint of the path `/pulse/<its name>`.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -36,6 +37,12 @@ def sees(environ, start_response):
 def where(environ, start_response):
     start_response("200 OK", [])
     return [f"{os.getpid()} {threading.current_thread().name}".encode()]
+
+
+def logs(environ, start_response):
+    logging.getLogger("shop").warning("the feed of %s is slow", environ["pulse.info"]["task"])
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Set-Cookie", "session=secret")])
+    return [b"fetched"]
 
 
 def raises(environ, start_response):
@@ -181,7 +188,7 @@ def no_answer(environ, start_response):
 ENDPOINTS = {
     f"/pulse/{endpoint.__name__}": endpoint
     for endpoint in (
-        ok, sees, where, raises, exits, answers_500, hangs, tells, slow, endless, polite, huge, clears, threads, no_answer, speaks,
+        ok, sees, where, logs, raises, exits, answers_500, hangs, tells, slow, endless, polite, huge, clears, threads, no_answer, speaks,
         dies, crashes, closes_its_pipes, ignores_term, spawns, fills_memory, forks, spoils_the_pipe, closes_stderr, says_a_surrogate,
     )
 }  # fmt: skip

@@ -34,6 +34,24 @@ def test_the_endpoint_sees_its_run_and_what_it_says_is_captured(make):
     assert (run.status, run.errors) == (202, b"a complaint\n")
 
 
+def test_what_was_sent_answered_and_logged_comes_with_the_record(make):
+    run = make().run("logs")
+
+    assert run.request == "GET /pulse/logs"
+    assert (
+        run.headers
+        == "Content-Type: text/plain\nSet-Cookie: \N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET}\N{BULLET}"
+    )
+    assert run.log.endswith(b"WARNING shop the feed of logs is slow")
+
+
+def test_with_a_capture_of_0_nothing_of_the_response_and_of_the_log_is_kept(make):
+    run = make(options={"capture": 0}).run("logs")
+
+    assert (run.body, run.headers, run.log) == (b"", "", b"")
+    assert run.request == "GET /pulse/logs"
+
+
 @pytest.mark.parametrize(
     ("task", "outcome", "reason"),
     [
