@@ -40,6 +40,7 @@ def dangers(config: Config, written: Mapping[str, str], file: str, now: datetime
     if TOKEN in written and not str(written[TOKEN]).strip().startswith(("env:", "file:")):
         yield f"{TOKEN} stands in the file itself: write env:NAME or file:/path instead"
     yield from _doubles(config)
+    yield from _behind_status(config)
     for name, task in config.tasks.items():
         if task.enabled:
             is_said = option_key(name, "timeout") in written or f"{DEFAULT}timeout" in written
@@ -58,6 +59,17 @@ def _doubles(config: Config) -> Iterator[str]:
         names = [task.name for task in tasks]
         if len(names) > 1:
             yield f"{' and '.join(names)} request the same path, {action}"
+
+
+def _behind_status(config: Config) -> Iterator[str]:
+    """The status page takes every request from outside that comes below it."""
+    mount = (config.status or "").rstrip("/")
+    for name, task in config.tasks.items() if config.status else ():
+        if task.path == mount or task.path.startswith(f"{mount}/"):
+            yield (
+                f"{name}: {task.path} lies below the status page at {config.status}: its runs reach it, "
+                "and calls with the token do not"
+            )
 
 
 def _dangers_of(task: Task, now: datetime, *, is_timeout_said: bool) -> Iterator[str]:

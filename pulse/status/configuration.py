@@ -70,7 +70,7 @@ def _origin(config: Config, option: Option, key: str, shared: str, *, is_default
         return "default"
     if shared in config.origins:
         return f"{config.origins[shared]}, {shared}"
-    if option.name in _WORKED_OUT:
+    if option.name in _WORKED_OUT and config.origins:
         return "worked out"
     return PYTHON  # of a whole `Config`, or a `Task` in it
 

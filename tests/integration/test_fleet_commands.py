@@ -11,6 +11,7 @@ import pytest
 from servers import program, wait_until
 
 from pulse.cli import main
+from pulse.runstores.sqlite import SqliteRunStore
 
 # Block-buffered, as the output of a service is: what is not flushed is not there.
 BUFFERED = {"PYTHONUNBUFFERED": ""}
@@ -264,3 +265,44 @@ def test_a_watch_ends_with_ctrl_c_and_0(write, tmp_path):
 
         assert code == 0
         assert len(watch.output.splitlines()) == 1
+
+
+def test_what_is_done_on_the_command_line_stands_in_the_audit(write, tmp_path, pulse):
+    write(SHARED, "pulse.task.tidy.interval = 5m", "pulse.task.old.interval = 5m")
+    pulse("run", "old")
+    write(SHARED, "pulse.task.tidy.interval = 5m")
+
+    pulse("run", "tidy")
+    pulse("pause", "tidy", "--why", "the feed is down")
+    pulse("resume", "tidy")
+    pulse("purge", "--yes")
+
+    store = SqliteRunStore(tmp_path / "runs.db")
+    presses = store.presses()
+    store.close()
+    assert [(press.action, press.task) for press in presses] == [
+        ("purge", "old"), ("resume", "tidy"), ("pause", "tidy"), ("run now", "tidy"), ("run now", "old"),
+    ]  # fmt: skip
+    assert presses[2].details == "until it is resumed: the feed is down"
+    assert {press.address for press in presses} == {"command line"}
+    assert all("@" in press.by for press in presses)
+
+
+def test_a_run_that_failed_is_tried_again(write, tmp_path, pulse):
+    write(SHARED, "pulse.task.fails.interval = 5m", "pulse.task.tidy.interval = 5m")
+    first = pulse("run", "fails", "--json")
+    run_id = first.document["run"]
+
+    again = pulse("run", "fails", "--again", run_id[:8], "--json")
+    shown = pulse("show", run_id[:8], "--json").document["runs"]
+    unknown = pulse("run", "fails", "--again", "ffff0000")
+    good = pulse("run", "tidy", "--json").document["run"]
+    refused = pulse("run", "tidy", "--again", good)
+
+    assert (first.code, again.code) == (1, 1)
+    assert (again.document["run"], again.document["due"]) == (run_id, first.document["due"])
+    assert [(run["attempt"], run["trigger"], run["request"]) for run in shown] == [
+        (1, "manual", "GET /tasks/fails"), (2, "manual", "GET /tasks/fails"),
+    ]  # fmt: skip
+    assert (unknown.code, "no run begins with 'ffff0000'" in unknown.err) == (2, True)
+    assert (refused.code, "succeeded" in refused.err) == (2, True)

@@ -59,6 +59,33 @@ def test_the_token_opens_it_and_runs_a_task(mount):
     assert middleware.run_store.history("cleanup")[0].outcome is Outcome.SUCCESS
 
 
+@pytest.mark.parametrize("is_ringing", [False, True])
+def test_a_run_that_failed_is_tried_again_as_the_same_run(mount, is_ringing):
+    answers = ["500 Oops", "200 OK"]
+    seen = []
+
+    def flaky(environ, start_response):
+        seen.append((environ["HTTP_X_PULSE_RUN"], environ["HTTP_X_PULSE_DUE"], environ["HTTP_X_PULSE_ATTEMPT"]))
+        start_response(answers.pop(0), [])
+        return []
+
+    app = mount()
+    middleware = app.app
+    middleware.app = flaky
+    if is_ringing:
+        middleware.start()
+    failed = middleware.run_now("cleanup")
+
+    said = app.post_json("/_pulse/api/tasks/cleanup/retry", {"run": failed.id}, headers=BEARER, status=202).json
+
+    assert said == {"task": "cleanup", "run": failed.id, "attempt": 2}
+    wait_until(lambda: len(middleware.run_store.history("cleanup")) == 2)
+    again = middleware.run_store.history("cleanup")[0]
+    assert (again.id, again.due, again.attempt, again.outcome) == (failed.id, failed.due, 2, Outcome.SUCCESS)
+    assert seen == [(failed.id, failed.due.isoformat(), "1"), (failed.id, failed.due.isoformat(), "2")]
+    assert app.get("/_pulse/api/audit", headers=BEARER).json["presses"][0]["action"] == "retry"
+
+
 def test_a_pause_that_is_pressed_is_a_pause_of_the_fleet(mount):
     app = mount()
 

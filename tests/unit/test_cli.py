@@ -416,6 +416,10 @@ USELESS = (
             "pulse.config.token stands in the file itself: write env:NAME or file:/path instead",
         ),
         (
+            ["pulse.config.status = /_pulse", "pulse.task.a.action = /_pulse/clean"],
+            "a: /_pulse/clean lies below the status page at /_pulse: its runs reach it, and calls with the token do not",
+        ),
+        (
             ["pulse.task.a.action = x?y=1", "pulse.task.b.action = /pulse/x?y=1", "pulse.task.c.action = x?y=2"],
             "a and b request the same path, /pulse/x?y=1",
         ),

@@ -4,12 +4,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from status_window import BEARER, NOON, BrokenStore, Window
 from webob import Request
 
-from pulse.errors import ClosedError
-from pulse.model import Outcome, Pause, Run
+from pulse.errors import ClosedError, StoreUnavailableError
+from pulse.model import Outcome, Pause, Press, Run
 from pulse.status.controls import Ringing
 
 MINUTE = timedelta(minutes=1)
@@ -152,6 +156,155 @@ def test_what_was_pressed_is_in_the_audit_and_in_the_log(window, caplog):
     page = window.see("/audit").text
     for word in ("mara", "192.0.2.1", "pause", "the feed is down"):
         assert word in page
+
+
+def test_the_audit_is_that_of_the_whole_fleet(window):
+    other = Window({"cleanup": {"interval": "1h"}}, store=window.store)
+
+    press(window, "/tasks/cleanup/pause", note="the feed is down", **{"for": "1h"})
+
+    (pressed,) = other.ask("/api/audit", headers=BEARER).json["presses"]
+    assert pressed == {
+        "at": NOON.isoformat(), "by": "mara", "address": "192.0.2.1", "action": "pause", "task": "cleanup",
+        "details": "until Fri 01 Jan 2027 13:00:00 UTC: the feed is down",
+    }  # fmt: skip
+
+
+def test_the_audit_has_pages(window):
+    for number in range(60):
+        window.store.keep_press(Press(at=NOON, by=f"user-{number:02}", address="", action="run now", task="cleanup"))
+
+    first, second = window.see("/audit").text, window.see("/audit?page=2").text
+
+    assert ("user-59" in first, "user-09" in first) == (True, False)
+    assert ("user-59" in second, "user-09" in second) == (False, True)
+
+
+def test_a_press_that_the_store_does_not_keep_is_done_and_said_in_the_log(window, caplog, monkeypatch):
+    def broken(press):
+        raise StoreUnavailableError("the store is gone")
+
+    monkeypatch.setattr(window.store, "keep_press", broken)
+
+    answer = press(window, "/tasks/cleanup/pause", note="feed")
+
+    assert answer.status_code == 303
+    assert "cleanup" in window.store.pauses()
+    (said,) = [record for record in caplog.records if getattr(record, "pulse_event", "") == "press_unkept"]
+    assert said.levelname == "WARNING"
+    for word in ("pause", "cleanup", "mara", "192.0.2.1", "feed"):
+        assert word in said.getMessage()
+
+
+# Retry
+
+
+def test_a_run_that_failed_is_tried_again_from_its_page(window):
+    window.record(outcome=Outcome.FAILED, status=500)
+    window.record(id="run-0", outcome=Outcome.TIMEOUT, status=None, attempt=2)
+    page = window.see("/tasks/cleanup/runs/run-0").text
+
+    answer = press(window, "/tasks/cleanup/retry", run="run-0", back="tasks/cleanup/runs/run-0")
+
+    assert 'action="/_pulse/tasks/cleanup/retry"' in page
+    assert answer.headers["Location"] == "/_pulse/tasks/cleanup/runs/run-0?did=retry&of=cleanup"
+    assert window.controls.pressed == [("retry", "cleanup", "run-0", 2, "mara")]
+    assert "run run-0, attempt 3" in window.see("/audit").text
+    assert "cleanup is tried again." in window.see("/tasks/cleanup/runs/run-0?did=retry&of=cleanup").text
+
+
+def test_a_program_retries_a_run(window):
+    window.record(outcome=Outcome.LOST, status=None)
+
+    answer = window.ask("/api/tasks/cleanup/retry", "POST", headers=BEARER, json={"run": "run-0"})
+
+    assert (answer.status_code, answer.json) == (202, {"task": "cleanup", "run": "run-0", "attempt": 2})
+
+
+def test_what_succeeded_or_is_under_way_is_not_tried_again(window):
+    window.record()
+    window.store._hold(Run(id="r", task="cleanup", due=NOON, started=NOON, expires=NOON + MINUTE))
+
+    answers = [
+        window.ask("/api/tasks/cleanup/retry", "POST", headers=BEARER, json={"run": run}) for run in ("run-0", "r")
+    ]
+
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert "run-0 succeeded" in answers[0].json["error"]
+    assert "r has not ended" in answers[1].json["error"]
+    assert window.controls.pressed == []
+    assert "/cleanup/retry" not in window.see("/tasks/cleanup/runs/run-0").text
+
+
+@pytest.mark.parametrize("said", [{"run": "other"}, {}])
+def test_a_run_that_is_not_kept_is_not_tried_again(window, said):
+    window.record(outcome=Outcome.FAILED)
+
+    answer = window.ask("/api/tasks/cleanup/retry", "POST", headers=BEARER, json=said)
+
+    assert answer.status_code == 404
+    assert window.controls.pressed == []
+
+
+# Clear history
+
+
+def test_the_history_of_a_task_is_cleared_when_somebody_is_sure(window):
+    window.record()
+    window.record("report", outcome=Outcome.FAILED, due=NOON - HOUR)
+    page = window.see("/tasks/cleanup").text
+
+    refused = press(window, "/tasks/cleanup/clear")
+    kept = len(window.store.history("cleanup"))
+    done = press(window, "/tasks/cleanup/clear", sure="true", back="tasks/cleanup")
+
+    assert 'name="sure" value="true" required' in page
+    assert (refused.status_code, kept) == (400, 1)
+    assert done.headers["Location"] == "/_pulse/tasks/cleanup?did=clear&of=cleanup"
+    assert window.store.history("cleanup") == []
+    assert len(window.store.history("report")) == 1
+    assert "records: 1" in window.see("/audit").text
+    assert "cleanup has no history any more." in window.see("/tasks/cleanup?did=clear&of=cleanup").text
+
+
+def test_a_program_clears_a_history(window):
+    window.record()
+
+    unsure = window.ask("/api/tasks/cleanup/clear", "POST", headers=BEARER, json={"sure": False})
+    sure = window.ask("/api/tasks/cleanup/clear", "POST", headers=BEARER, json={"sure": True})
+
+    assert unsure.status_code == 400
+    assert sure.json == {"task": "cleanup", "cleared": 1}
+    assert window.ask("/api/tasks/cleanup", headers=BEARER).json["totals"] == {"success": 1}
+
+
+@pytest.mark.parametrize("action", ["retry", "clear"])
+def test_a_window_for_reading_neither_retries_nor_clears(action):
+    window = Window(is_readonly=True)
+    window.record(outcome=Outcome.FAILED)
+    said = {"run": "run-0", "sure": True}
+
+    answer = window.ask(f"/api/tasks/cleanup/{action}", "POST", headers=BEARER, json=said)
+
+    assert answer.status_code == 403
+    assert len(window.store.history("cleanup")) == 1
+    assert "/retry" not in window.see("/tasks/cleanup/runs/run-0").text
+    assert "/clear" not in window.see("/tasks/cleanup").text
+
+
+@pytest.mark.parametrize("action", ["retry", "clear"])
+def test_a_form_of_another_site_neither_retries_nor_clears(window, action):
+    window.record(outcome=Outcome.FAILED)
+    browser, proof = window.log_in()
+    headers = {**browser, "Sec-Fetch-Site": "cross-site"}
+    said = {"proof": proof, "run": "run-0", "sure": "true"}
+
+    assert window.ask(f"/tasks/cleanup/{action}", "POST", headers=headers, form=said).status_code == 403
+    assert (
+        window.ask(f"/tasks/cleanup/{action}", "POST", headers=browser, form={**said, "proof": ""}).status_code == 403
+    )
+    assert window.controls.pressed == []
+    assert len(window.store.history("cleanup")) == 1
 
 
 def test_a_process_that_is_ending_starts_nothing(window):
@@ -374,6 +527,32 @@ def test_openmetrics_is_spoken_where_it_is_wanted(window):
 
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0"])
+def test_the_samples_are_as_the_library_would_write_them(accept):
+    window = Window({name: {"interval": "1h"} for name in ("plain", "pr\u00fcfung", "a-b_c")})
+    for name in window.config.tasks:
+        window.record(name, outcome=Outcome.FAILED, duration=0.1234567)
+    window.ring()
+
+    text = window.ask("/metrics", headers={**BEARER, "Accept": accept}).text
+
+    assert canonical(text, accept) == text
+
+
+def canonical(text, accept):
+    """What the library makes of what it reads in *text*."""
+
+    class Read(Collector):
+        def collect(self):
+            parse = openmetrics_families if accept else text_string_to_metric_families
+            return list(parse(text))
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Read())
+    encode, _ = choose_encoder(accept)
+    return encode(registry).decode()
 
 
 def test_without_the_extra_the_metrics_name_it(window, monkeypatch):

@@ -10,8 +10,10 @@ import pytest
 from status_window import BEARER, BROWSER, NOON, TOKEN, BrokenStore, Window
 from webob import Request
 
-from pulse.model import Outcome, Pause, Progress, Run
+from pulse.config import read_config, read_paste_config
+from pulse.model import Outcome, Pause, Progress, Run, Task, Trigger
 from pulse.runstores.memory import MemoryRunStore
+from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.survey import State
 
 MINUTE = timedelta(minutes=1)
@@ -449,3 +451,100 @@ def test_large_bodies_are_not_read_by_the_hundred():
         window.see(path)
 
     assert max(limits) <= 10
+
+
+def test_the_page_of_a_run_shows_what_was_sent_answered_and_logged():
+    window = Window({"cleanup": {"interval": "1h", "headers": {"X-Api-Key": "s3cr3t-of-the-feed"}}})
+    window.record(
+        request="POST /pulse/old", headers="Content-Type: text/plain\nSet-Cookie: ******", body=b"swept 3 sessions",
+        log=b"12:00:00,412 INFO shop.sync pages 310/500", errors=b"Traceback: bad day",
+        outcome=Outcome.FAILED, status=500,
+    )  # fmt: skip
+
+    page = window.see("/tasks/cleanup/runs/run-0").text
+
+    for word in (
+        "POST /pulse/old", "X-Pulse-Run", "Content-Type: text/plain", "swept 3 sessions", "INFO shop.sync pages 310/500",
+        "Traceback: bad day", "X-Api-Key",
+    ):  # fmt: skip
+        assert word in page
+    assert "s3cr3t" not in page
+
+
+def test_the_page_of_a_run_leads_to_its_other_attempts():
+    window = full()
+    window.record(id="run-1", outcome=Outcome.FAILED)
+    window.record(id="run-1", attempt=2, trigger=Trigger.MANUAL)
+
+    last, first = window.see("/tasks/cleanup/runs/run-1").text, window.see("/tasks/cleanup/runs/run-1?attempt=1").text
+
+    assert "by hand, attempt 2" in last
+    assert "<dd>failed</dd>" in first
+    for page in (last, first):
+        assert "/runs/run-1?attempt=1" in page
+        assert "/runs/run-1?attempt=2" in page
+
+
+def test_a_run_under_way_says_what_will_come():
+    window = full()
+    window.store._hold(Run(id="r", task="cleanup", due=NOON, started=NOON, expires=NOON + MINUTE))
+
+    page = window.see("/tasks/cleanup/runs/r").text
+
+    assert "It shows when the run has ended." in page
+    assert 'data-live="yes"' in page
+
+
+def test_the_cards_say_how_many_runs_there_were_today():
+    window = full()
+    window.record(due=NOON - timedelta(hours=1))
+    window.record(due=NOON - timedelta(days=1))
+
+    assert "<b>2</b><span>runs today</span>" in window.see().text
+
+
+def test_each_option_says_where_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "site.ini"
+    lines = {
+        "pulse.config.guard": "true", "pulse.config.default.timeout": "9s", "pulse.task.cleanup.interval": "5m",
+        "pulse.task.cleanup.headers.X-A": "1",
+    }  # fmt: skip
+    file.write_text("[filter:pulse]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
+    config = read_paste_config({"__file__": str(file)}, lines)
+
+    of_all = {one.name: one.origin for one in settings_of(config)}
+    of_task = {one.name: one.origin for one in settings_of_task(config, config.tasks["cleanup"])}
+
+    assert of_all["guard"] == "site.ini [filter:pulse]"
+    assert (of_all["lease"], of_all["application"]) == ("default", "worked out")
+    assert of_task["interval"] == of_task["headers"] == "site.ini [filter:pulse]"
+    assert of_task["timeout"] == "site.ini [filter:pulse], pulse.config.default.timeout"
+    assert (of_task["action"], of_task["method"]) == ("worked out", "default")
+
+
+def test_options_that_were_given_in_python_say_so():
+    config = read_config({"pulse.config.guard": "true"}, tasks={"a": {"interval": "5m"}, "b": Task(interval="1h")})
+
+    assert {one.name: one.origin for one in settings_of(config)}["guard"] == "Python"
+    for name in ("a", "b"):
+        assert {one.name: one.origin for one in settings_of_task(config, config.tasks[name])}["interval"] == "Python"
+    page = Window().see("/tasks/cleanup").text
+    assert '<td class="soft origin">Python</td>' in page
+
+
+def test_a_page_of_very_many_tasks_asks_the_store_a_few_times_only():
+    calls = []
+
+    class Counting(MemoryRunStore):
+        def __getattribute__(self, name):
+            if name in ("newest", "brief", "all_totals", "totals", "history", "find", "ran"):
+                calls.append(name)
+            return super().__getattribute__(name)
+
+    window = Window({f"task-{number:05}": {"interval": "1h"} for number in range(2_000)}, store=Counting())
+    calls.clear()
+    window.see()
+
+    assert len([name for name in calls if name != "history"]) < 10  # a memory reads histories for itself
+    assert len(window.see().body) < 500_000
