@@ -19,7 +19,7 @@ from markupsafe import Markup
 from webob import Request, Response
 
 from pulse.status.access import Visitor
-from pulse.status.words import iso, relative, rough, spoken
+from pulse.status.words import file_name, iso, relative, rough, spoken
 
 _FOLDER: Final = Path(__file__).parent / "templates"
 # Around what changes with every second: the browser counts on by itself, and an answer that
@@ -74,6 +74,7 @@ class Printer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._environment.filters.update(file_name=file_name)
         self._environment.filters.update(iso=iso, spoken=spoken, utc=lambda instant: spoken(instant, ZoneInfo("UTC")))
         self._environment.globals.update(soft_begin=_SOFT_BEGIN, soft_end=_SOFT_END)
 

@@ -94,6 +94,12 @@ def ranges(numbers: Iterable[int]) -> str:
     return " ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
 
 
+def file_name(origin: str) -> str:
+    """*origin*, `/srv/site.ini [filter:pulse]`, without the folders."""
+    path, bracket, section = origin.partition(" [")
+    return f"{path.rpartition('/')[2]}{bracket}{section}"
+
+
 def text_of(captured: bytes) -> str:
     """*captured* as text; what is no UTF-8, or is cut in two at the end, shows as a sign of its own."""
     return captured.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")

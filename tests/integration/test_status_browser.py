@@ -145,11 +145,42 @@ def test_markup_that_tasks_and_endpoints_write_stays_text(page, middleware):
     page.get_by_role("link", name="broken", exact=True).last.click()
     page.locator("#runs tbody a").first.click()
 
-    body, errors = page.locator("pre").all_inner_texts()
+    headers, body, errors = page.locator("pre").all_inner_texts()
+    assert headers == "500\nContent-Type: text/html"
     assert body == f"<h1>broken</h1>{NASTY}"
     assert errors.strip() == f"bad feed {NASTY}"
     assert "owned" not in page.title()
     assert page.locator("img").count() == 0
+
+
+def test_a_run_that_failed_is_tried_again_from_its_page(page, middleware):
+    failed = middleware.run_now("broken")
+    page.goto(page.url.partition("/_pulse/")[0] + f"/_pulse/tasks/broken/runs/{failed.id}?attempt=1")
+
+    page.get_by_role("button", name="Retry this run of broken").click()
+    is_said(page, "broken is tried again.")
+
+    # The page follows what becomes of it by itself.
+    page.get_by_role("region", name="Attempts").get_by_text("by hand, attempt 2").wait_for()
+    assert page.get_by_role("heading", level=1).inner_text().startswith("broken")
+    assert middleware.run_store.find("broken", failed.id)[0].attempt == 2
+
+
+def test_a_history_is_cleared_by_somebody_who_is_sure(page, middleware):
+    middleware.run_now("feed")
+    page.get_by_role("link", name="feed", exact=True).last.click()
+    page.get_by_label("Clear the history of feed").click()
+    clear = page.get_by_role("button", name="Clear history")
+
+    clear.click()  # the browser wants the box to be ticked
+    assert page.get_by_label("I am sure").evaluate("box => !box.validity.valid")
+    assert middleware.run_store.history("feed")
+    page.get_by_label("I am sure").check()
+    clear.click()
+    is_said(page, "feed has no history any more.")
+
+    assert middleware.run_store.history("feed") == []
+    assert page.get_by_text("Nothing is recorded yet.").count() == 1
 
 
 def test_a_menu_that_somebody_has_open_is_left_alone(page, middleware):
@@ -187,9 +218,10 @@ def test_every_page_can_be_used_by_keyboard_and_has_its_names(page):
     assert page.locator(":focus").inner_text() == "Skip to the content"
 
 
-def test_on_a_phone_nothing_has_to_be_scrolled_sideways(page):
+def test_on_a_phone_nothing_has_to_be_scrolled_sideways(page, middleware):
+    run = middleware.run_now("broken")
     page.set_viewport_size({"width": 360, "height": 740})
-    for path in ("", "tasks/cleanup", "runs", "workers", "configuration", "audit"):
+    for path in ("", "tasks/cleanup", f"tasks/broken/runs/{run.id}", "runs", "workers", "configuration", "audit"):
         page.goto(page.url.partition("/_pulse/")[0] + f"/_pulse/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 

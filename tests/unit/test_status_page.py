@@ -15,6 +15,7 @@ from pulse.model import Outcome, Pause, Progress, Run, Task, Trigger
 from pulse.runstores.memory import MemoryRunStore
 from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.survey import State
+from pulse.status.words import file_name
 
 MINUTE = timedelta(minutes=1)
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'`{{ 7 * 7 }}"
@@ -523,6 +524,17 @@ def test_each_option_says_where_it_was_written(tmp_path, monkeypatch):
     assert (of_task["action"], of_task["method"]) == ("worked out", "default")
 
 
+@pytest.mark.parametrize(
+    ("origin", "shown"),
+    [
+        ("/srv/shop/site.ini [filter:a/b]", "site.ini [filter:a/b]"), ("site.ini", "site.ini"), ("default", "default"),
+        ("/srv/a.ini [filter:pulse], pulse.config.default.timeout", "a.ini [filter:pulse], pulse.config.default.timeout"),
+    ],
+)  # fmt: skip
+def test_a_file_is_shown_without_its_folders(origin, shown):
+    assert file_name(origin) == shown
+
+
 def test_options_that_were_given_in_python_say_so():
     config = read_config({"pulse.config.guard": "true"}, tasks={"a": {"interval": "5m"}, "b": Task(interval="1h")})
 
@@ -530,7 +542,7 @@ def test_options_that_were_given_in_python_say_so():
     for name in ("a", "b"):
         assert {one.name: one.origin for one in settings_of_task(config, config.tasks[name])}["interval"] == "Python"
     page = Window().see("/tasks/cleanup").text
-    assert '<td class="soft origin">Python</td>' in page
+    assert '<td class="soft origin" title="Python">Python</td>' in page
 
 
 def test_a_page_of_very_many_tasks_asks_the_store_a_few_times_only():
