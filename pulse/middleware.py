@@ -315,6 +315,7 @@ class _Controls:
             busy=engine.workers.busy,
             abandoned=engine.workers.abandoned,
             next_ring=engine.scheduler.next_ring(),
+            digest=engine.fleet.digest,
         )
 
     def _run_alone(self, fire: Fire) -> None:

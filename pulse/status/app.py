@@ -148,7 +148,7 @@ class StatusApp:
         self._access = Access(
             token or own, authenticate, self._clock, has_form=bool(token or config.token), spend=store.spend
         )
-        self._survey = Survey(config, schedules, store, self._clock)
+        self._survey = Survey(config, schedules, store, self._clock, lambda: controls.ringing().digest)
         self._audit = Audit(store)
         self._actions = Actions(config, store, controls, self._audit, self._clock)
         self._printer = Printer()

@@ -17,6 +17,7 @@ class Ringing:
         busy: How many fires it is running.
         abandoned: How many of its threads were left behind and have not come back.
         next_ring: When it is to ring next; None if it does not ring, or never will.
+        digest: The fingerprint of the configuration by which it rings; empty if it does not.
     """
 
     state: str
@@ -24,6 +25,7 @@ class Ringing:
     busy: int = 0
     abandoned: int = 0
     next_ring: datetime | None = None
+    digest: str = ""
 
 
 class Controls(Protocol):

@@ -8,7 +8,7 @@ cost a page some milliseconds.
 
 import heapq
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -87,8 +87,16 @@ class _Seen:
 class Survey:
     """The newest records of all tasks of a filter; safe to use from any thread."""
 
-    def __init__(self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, clock: Clock) -> None:
-        """Wire it; nothing is read before `refresh`."""
+    def __init__(
+        self,
+        config: Config,
+        schedules: Mapping[str, Schedule],
+        store: RunStore,
+        clock: Clock,
+        known_digest: Callable[[], str] = str,
+    ) -> None:
+        """Wire it; nothing is read before `refresh`. *known_digest*: the fingerprint of *config*, or nothing."""
+        self._known_digest = known_digest
         self._config = config
         self._schedules = schedules
         self._store = store
@@ -99,11 +107,13 @@ class Survey:
         self._next_look: dict[str, datetime] = {}
         self._unread = list(self._config.tasks)[::-1]
         self._busy: frozenset[str] = frozenset()
+        self._is_begun = False
 
     @cached_property
     def digest(self) -> str:
         """The fingerprint of the configuration by which this process lives."""
-        return digest_of(self._config)  # of many tasks it takes a while, and not every process is asked
+        # Of many tasks it takes a while, which the scheduler of this process has spent already.
+        return self._known_digest() or digest_of(self._config)
 
     @property
     def unread(self) -> int:
@@ -148,9 +158,13 @@ class Survey:
             busy = frozenset(name for name in moment.held if name in self._seen)
             self._look(self._busy - busy, moment)
             self._busy = busy
+            if not self._is_begun:
+                self._look_at_newest(moment)
+                self._is_begun = True
+                if self._clock.monotonic() >= end:
+                    return
             while names := self._next(moment.now):
                 self._look(names, moment)
-                self._unread = []
                 if self._clock.monotonic() >= end:
                     return
         finally:
@@ -225,8 +239,8 @@ class Survey:
     # Looking
 
     def _next(self, now: datetime) -> list[str]:
-        """The tasks to look at next: all that were never looked at, or some whose time has come."""
-        names = list(self._unread)
+        """Some tasks to look at next: those that were never looked at, and those whose time has come."""
+        names, self._unread = self._unread[:BATCH], self._unread[BATCH:]
         while len(names) < BATCH and self._looks and self._looks[0][0] <= now:
             when, name = heapq.heappop(self._looks)
             if self._next_look[name] == when:  # else another look has come between
@@ -247,16 +261,23 @@ class Survey:
             for name in names:
                 self._plan(name, moment.now)  # or nobody would ever look again
             raise
+        self._take(found, moment)
+
+    def _look_at_newest(self, moment: Moment) -> None:
+        """Read the newest record of every task; those of which it does not tell enough stay unread."""
+        newest = self._store.newest()
+        plain = [name for name in self._unread if name in newest and _tells(newest[name])]
+        self._take({name: ([newest[name]], None) for name in plain}, moment)
+        self._unread = [name for name in self._unread if not self._seen[name].is_read]
+
+    def _take(self, found: Mapping[str, tuple[Sequence[Run], datetime | None]], moment: Moment) -> None:
         for name, (records, last_success) in found.items():
             self.note(name, records, last_success)
             self._plan(name, self._look_again(name, records, moment))
 
     def _read(self, names: Collection[str]) -> Mapping[str, tuple[Sequence[Run], datetime | None]]:
         """The newest records of each of *names*, and its last success where they do not tell."""
-        if len(names) > BATCH:
-            newest = {name: [run] for name, run in self._store.newest().items()}
-        else:
-            newest = dict(self._store.brief(names, 1))
+        newest = dict(self._store.brief(names, 1))
         silent = [name for name in names if not (newest.get(name) and _tells(newest[name][0]))]
         deeper = [name for name in silent if newest.get(name)]
         newest |= self._store.brief(deeper, DEPTH) if deeper else {}
