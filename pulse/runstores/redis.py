@@ -209,7 +209,7 @@ class RedisRunStore(RunStore):
 
     def clear(self, task: str) -> int:
         """See `RunStore.clear`."""
-        return int(self._step(redis_scripts.CLEAR, self._keys(f"history:{task}", f"task:{task}"), {"now": "0"}))
+        return int(self._step(redis_scripts.CLEAR, self._keys(f"history:{task}"), {"now": "0"}))
 
     def newest(self) -> Mapping[str, Run]:
         """See `RunStore.newest`."""

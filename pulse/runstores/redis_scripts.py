@@ -636,10 +636,8 @@ return found
 """
 
 _CLEAR: Final = """
-local HISTORY, TASK = unpack(KEYS)
-local count = call('LLEN', HISTORY)
-call('DEL', HISTORY)
-call('HDEL', TASK, 'newest')
+local count = call('LLEN', KEYS[1])
+call('DEL', KEYS[1])
 return count
 """
 

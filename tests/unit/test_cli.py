@@ -416,6 +416,10 @@ USELESS = (
             "pulse.config.token stands in the file itself: write env:NAME or file:/path instead",
         ),
         (
+            ["pulse.config.status = /_pulse", "pulse.task.a.action = /_pulse"],
+            "a: /_pulse lies below the status page at /_pulse: its runs reach it, and calls with the token do not",
+        ),
+        (
             ["pulse.config.status = /_pulse", "pulse.task.a.action = /_pulse/clean"],
             "a: /_pulse/clean lies below the status page at /_pulse: its runs reach it, and calls with the token do not",
         ),
@@ -450,6 +454,7 @@ def test_the_check_warns(pulse, write_tasks, lines, warning):
         ["pulse.task.a.coalesce = false", "pulse.task.a.misfire_grace_time = 1h"],
         ["pulse.task.a.action = x", "pulse.task.b.action = x", "pulse.task.b.method = POST"],
         ["pulse.task.a.interval = 60", "pulse.config.token = env:MY_TOKEN"],
+        ["pulse.config.status = /_pulse", "pulse.task.a.action = /_pulsebeat"],
     ],
 )
 def test_the_check_has_nothing_against(pulse, write_tasks, monkeypatch, lines):

@@ -43,6 +43,12 @@ def test_what_its_logger_does_not_want_is_not_taken(run_log):
     assert run_log.close() == b""
 
 
+def test_what_is_no_record_of_a_logger_is_not_taken(run_log):
+    logging.makeLogRecord({"msg": "unpickled", "name": "elsewhere"})
+
+    assert run_log.close() == b""
+
+
 def test_what_is_logged_outside_of_runs_and_behind_one_is_not_taken(run_log):
     log.info("inside")
     said = run_log.close()
