@@ -25,9 +25,9 @@ def site(environ, start_response):
 def mount():
     made: list[PulseMiddleware] = []
 
-    def make(**options) -> webtest.TestApp:
+    def make(*, app=site, **options) -> webtest.TestApp:
         options = {"start": "manual", "guard": True, "status": "/_pulse", "token": TOKEN, **options}
-        made.append(PulseMiddleware(site, task={"cleanup": {"interval": 3600}}, **options))
+        made.append(PulseMiddleware(app, task={"cleanup": {"interval": 3600}}, **options))
         return webtest.TestApp(made[-1])
 
     yield make
@@ -69,9 +69,8 @@ def test_a_run_that_failed_is_tried_again_as_the_same_run(mount, is_ringing):
         start_response(answers.pop(0), [])
         return []
 
-    app = mount()
+    app = mount(app=flaky)
     middleware = app.app
-    middleware.app = flaky
     if is_ringing:
         middleware.start()
     failed = middleware.run_now("cleanup")
