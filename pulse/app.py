@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any, Final, TypeVar, cast
 
 from pulse.errors import ConfigError, Fault
-from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.gateway import Environ, StartResponse, WsgiApp, why_not_wsgi
 from pulse.mark import internal_only, not_found
 from pulse.middleware import PulseMiddleware
 from pulse.model import Config
@@ -54,8 +54,7 @@ class App(PulseMiddleware):
             RuntimeError: there is no secret for the default store, in production.
             TypeError: *session_store* is none.
         """
-        if not callable(app) and app is not None:
-            problem = "want a WSGI application, which is callable, or None"
+        if app is not None and (problem := why_not_wsgi(app)):
             raise ConfigError([Fault(key="app", shown=shown(app), problem=problem)])
         self.session_store = CookieSessionStore() if session_store is None else session_store
         self._pages: dict[str, WsgiApp] = {}

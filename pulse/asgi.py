@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from pulse.clock import Clock
 from pulse.context import PULSE_CONTEXT, SESSION, RequestContext
 from pulse.errors import ConfigError, Fault
-from pulse.gateway import Environ
+from pulse.gateway import Environ, why_not_asgi
 from pulse.guard import MOVERS, SCRUBBED, Guard
 from pulse.mark import INTERNAL, Mark, acting_for, is_internal
 from pulse.middleware import PulseMiddleware
@@ -76,8 +76,7 @@ class AsgiPulse:
         Raises:
             ConfigError: (a ValueError) naming every fault of the configuration at once.
         """
-        if not callable(app):
-            problem = "want an ASGI application, which is callable"
+        if problem := why_not_asgi(app):
             raise ConfigError([Fault(key="app", shown=shown(app), problem=problem)])
         if config is None or isinstance(config, Mapping):
             config = {"pulse.config.mode": "auto", **(config or {})}

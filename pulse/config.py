@@ -7,19 +7,17 @@ and raised together, when the middleware is built and never while it serves.
 import configparser
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final
 
 from pulse.errors import ConfigError, Fault
+from pulse.meant import CONFIG, DEFAULT, TASK, allowed_for, meant_by
 from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task
 from pulse.option import Option, options_of, shown
 
-CONFIG: Final = "pulse.config."
-DEFAULT: Final = "pulse.config.default."
-TASK: Final = "pulse.task."
 PYTHON: Final = "Python"  # where an option was written that stands in no file
 
 # The whole configuration table: the key as it is written in an ini file, and its option.
@@ -46,10 +44,15 @@ class Setting:
     value: object
     where: str = ""
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether the key sounds as if the value must not be shown."""
+        return bool(_SECRETIVE.search(self.key))
+
     def fault(self, problem: str, *, is_secret: bool = False) -> Fault:
         """What is wrong with this setting."""
-        hidden = is_secret or bool(_SECRETIVE.search(self.key))
-        return Fault(key=self.key, shown=shown(self.value, is_secret=hidden), problem=problem, where=self.where)
+        value = shown(self.value, is_secret=is_secret or self.is_secret)
+        return Fault(key=self.key, shown=value, problem=problem, where=self.where)
 
 
 def read_config(
@@ -85,7 +88,11 @@ def read_paste_config(global_conf: Mapping[str, str] | None, local_conf: Mapping
     ini = IniFile.of((global_conf or {}).get("__file__"))
     shared = {key: value for key, value in (global_conf or {}).items() if key.lower().startswith("pulse.")}
     settings = [Setting(key=key, value=value, where=ini.place(key)) for key, value in {**shared, **local_conf}.items()]
-    config = _Reading(settings, {}, faults=ini.overridden()).config()
+    try:
+        config = _Reading(settings, {}, faults=ini.overridden()).config()
+    except ConfigError as error:
+        place = ini.home(local_conf)
+        raise ConfigError(fault if fault.where else replace(fault, where=place) for fault in error.faults) from None
     return replace(config, application=config.application or ini.application(), origin=ini.path)
 
 
@@ -98,8 +105,19 @@ def _mapping(name: str, value: object) -> Mapping[Any, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError([Fault(key=name, shown=shown(value), problem="want a mapping")])
+        raise ConfigError([Fault(key=name, shown=_kind(value), problem=_WANTED[name])])
     return value
+
+
+_WANTED: Final = {
+    "config": "want a mapping such as {'pulse.config.guard': 'true'}; an ini file is read by PasteDeploy's loadapp",
+    "task": "want a mapping of tasks by name, such as {'cleanup': Task(action='cleanup', interval=300)}",
+}
+
+
+def _kind(value: object) -> str:
+    """*value* as a message may show it: what is no plain word may hold secrets anywhere."""
+    return shown(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
 def _keyword(name: str, value: object) -> Setting:
@@ -159,8 +177,8 @@ class _Reading:
     # What belongs where
 
     def _sort(self, setting: Setting) -> None:
-        if isinstance(setting.value, str) and _is_commented(setting):
-            self._faults.append(setting.fault(_INLINE_COMMENT))
+        if problem := _swallowed(setting):
+            self._faults.append(setting.fault(problem))
         elif setting.key.startswith(DEFAULT):
             self._keep(self._defaults, Task, setting.key.removeprefix(DEFAULT), setting)
         elif setting.key.startswith(CONFIG):
@@ -176,15 +194,16 @@ class _Reading:
         if option and option.is_mapping == ("." in name) and not name.endswith("."):
             kept[name] = setting
         elif option and option.is_mapping:
-            self._faults.append(setting.fault(f"want one key an entry, {setting.key}.<Name>", is_secret=True))
+            wanted = f"want one key an entry, {setting.key.rstrip('.')}.<Name>"
+            self._faults.append(setting.fault(wanted, is_secret=True))
         elif "." in name and name.rpartition(".")[2] in options_of(Task) and setting.key.startswith(TASK):
             self._faults.append(setting.fault(TASK_NAME))
         else:
             self._unknown(setting)
 
     def _unknown(self, setting: Setting) -> None:
-        nearest = _nearest(setting.key) or ""
-        hint = f"; did you mean {nearest!r}?" if nearest else ""
+        nearest = meant_by(setting.key) or ""
+        hint = f"; did you mean {nearest!r}?" if nearest else f"; {allowed_for(setting.key)}"
         # A misspelt secret is still one: the value of `tokn` must not be shown either.
         name = nearest.removeprefix(DEFAULT) if nearest.startswith(DEFAULT) else ".".join(nearest.split(".")[3:])
         meant = OPTIONS.get(nearest) or options_of(Task).get(name.partition(".")[0])
@@ -194,18 +213,25 @@ class _Reading:
     def _sort_task(self, name: str, task: Task | Mapping[str, object]) -> None:
         if name in self._tasks:
             problem = "want a task once: it has keys in the configuration, too"
-            self._faults.append(Setting(key=f"task[{name!r}]", value=task).fault(problem))
+            self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         elif isinstance(task, Task):
             self._objects[name] = task
         elif not isinstance(task, Mapping):
-            self._faults.append(
-                Setting(key=f"task[{name!r}]", value=task).fault("want a Task, or a dict of its options")
-            )
+            problem = "want a Task, or a dict of its options"
+            self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         else:
             said = self._tasks.setdefault(name, {})
             for option, value in task.items():
                 for full, entry in _flat(str(option), value).items():
-                    self._keep(said, Task, full, Setting(key=option_key(name, full), value=entry))
+                    self._keep_once(said, full, Setting(key=option_key(name, full), value=entry))
+
+    def _keep_once(self, said: dict[str, Setting], full: str, setting: Setting) -> None:
+        if full in said:
+            self._faults.append(setting.fault("want it once: it is given twice, in two spellings", is_secret=True))
+        elif full == "name":
+            self._faults.append(setting.fault("want no name here: the key of the dict is the name of the task"))
+        else:
+            self._keep(said, Task, full, setting)
 
     # From settings to records
 
@@ -265,6 +291,10 @@ class _Reading:
             full: setting for full, setting in self._defaults_beside(said).items() if full.partition(".")[0] not in said
         }
         values, _ = self._values(Task, inherited)
+        if task.name and task.name != name:
+            problem = f"want no name, or that of its key, {name!r}"
+            self._faults.append(Fault(key=option_key(name, "name"), shown=shown(task.name), problem=problem))
+            return None
         try:
             return replace(task, name=_named(name), **values)
         except ConfigError as error:
@@ -274,7 +304,10 @@ class _Reading:
 
 def _named(name: Any) -> Any:
     """*name* as the door of `Task` judges it: there an empty one is a task without a key."""
-    return name or " "
+    return name or _NAMELESS
+
+
+_NAMELESS: Final = " "
 
 
 def _flat(option: str, value: object) -> dict[str, object]:
@@ -285,30 +318,46 @@ def _flat(option: str, value: object) -> dict[str, object]:
     return {option: value}
 
 
-_INLINE_COMMENT: Final = "an ini file keeps '; ...' behind a value as part of it: give the comment a line of its own"
+_INLINE_COMMENT: Final = "an ini file keeps '{} ...' behind a value as part of it: give the comment a line of its own"
+_QUOTED: Final = re.compile(r"""(["']).*\1""", re.DOTALL)
+_LINE: Final = re.compile(r"\n[^\S\n]*((?:set )?pulse\.[\w.-]+)\s*[=:]")
 
 
-def _is_commented(setting: Setting) -> bool:
-    """Whether the value ends in what was meant as a comment.
+def _swallowed(setting: Setting) -> str:
+    """What is wrong where a value holds a comment or a line that was meant to be none of it; else empty.
 
-    A blank and a semicolon is one in every value but a body, which is taken as it is; a
+    A blank and a semicolon is a comment in every value but a body, which is taken as it is; a
     blank and a # only where no text is free to have it.
     """
     option = setting.key.rpartition(".")[2]
-    if not setting.key.startswith("pulse.") or option == "body":
-        return False
-    found = _COMMENT.search(str(setting.value))
+    if not isinstance(setting.value, str) or not setting.key.startswith("pulse."):
+        return ""
+    if found := _LINE.search(setting.value):
+        return f"an ini file takes an indented line as part of the one before: move {found[1]!r} to the left margin"
+    if option == "body":
+        return ""
+    if not _FREE.search(setting.key) and option != "description" and _QUOTED.fullmatch(setting.value.strip()):
+        return "quotes are taken as part of the value: leave them out"
+    mark = _COMMENT.search(setting.value)
     is_free = option in ("description", "token") or bool(_FREE.search(setting.key))
-    return found is not None and (found.group().endswith(";") or not is_free)
+    if mark is None or (is_free and not mark[0].endswith(";")):
+        return ""
+    return _INLINE_COMMENT.format(mark[0][-1])
 
 
 def _said_as(fault: Fault, said: Mapping[str, Setting], record: type, more: Mapping[str, object]) -> Fault:
     """*fault* of a field, under the key that somebody wrote and at its place."""
     if fault.key in said:
-        return replace(fault, key=said[fault.key].key, where=said[fault.key].where)
+        # The value as it was written: by now it may have been read, `@daily` as `0 0 * * *`.
+        option = options_of(record)[fault.key]
+        return said[fault.key].fault(fault.problem, is_secret=option.is_secret)
     if record is Task:
-        task = f"{TASK}{str(more.get('name')).strip()}"
-        return replace(fault, key=task) if fault.key == "name" else fault.under(f"{task}.")
+        name = more.get("name")
+        task = f"{TASK}{'' if name == _NAMELESS else name}"
+        where = next((setting.where for setting in said.values() if setting.key.startswith(TASK)), "")
+        if fault.key == "name":
+            return replace(fault, key=task, where=where, shown="''" if name == _NAMELESS else fault.shown)
+        return replace(fault.under(f"{task}."), where=where)
     return fault.under(CONFIG)
 
 
@@ -319,19 +368,6 @@ def _place(task: Task, config: Config) -> Task:
         action = f"/{config.context}/{action}" if config.context else f"/{action}"
     interval = task.interval or (None if task.cron or task.at else DEFAULT_INTERVAL)
     return replace(task, action=action, timezone=task.timezone or config.timezone, interval=interval)
-
-
-def _nearest(key: str) -> str | None:
-    """The key that was most likely meant by *key*."""
-    if "." not in key:  # `guard = true` in the section: its prefix is missing
-        close = get_close_matches(key, options_of(Config), n=1)
-        return f"{CONFIG}{close[0]}" if close else None
-    parts = key.split(".")
-    if key.startswith(TASK) and len(parts) == 3:
-        return f"{key}.<option>"
-    known = [known.replace("<name>", parts[2]) if len(parts) > 3 else known for known in OPTIONS]
-    known += [f"{DEFAULT}{option}" for option in options_of(Task)]
-    return next(iter(get_close_matches(key, known, n=1)), None)
 
 
 class IniFile:
@@ -370,6 +406,11 @@ class IniFile:
         if not homes and key in self._sections.get("DEFAULT", {}):
             homes = ["DEFAULT"]
         return f"{self._name} [{homes[0]}]" if len(homes) == 1 else self._name
+
+    def home(self, keys: Iterable[str]) -> str:
+        """File and section in which most of *keys* stand, for a fault of what stands nowhere."""
+        places = Counter(place for place in map(self.place, keys) if place != self._name)
+        return next((place for place, _ in places.most_common(1)), self._name)
 
     def overridden(self) -> list[Fault]:
         """Lines that have no effect: PasteDeploy drops a plain key that stands in [DEFAULT] too."""

@@ -22,6 +22,7 @@ from pulse.control import Control
 from pulse.errors import ResponseError
 from pulse.evidence import RunLog, headers_shown, listen, reset_current, set_current
 from pulse.gateway import Environ, WsgiApp
+from pulse.hint import hint
 from pulse.mark import INTERNAL, Mark, acting_for, begin_acting, end_acting
 from pulse.model import Config, Outcome, Run, Task
 from pulse.request import InternalRequest
@@ -37,8 +38,7 @@ NOT_NOW: Final = frozenset({409, 423})  # the endpoint is there, and has a reaso
 LONGEST_WAIT: Final = 366 * 86_400  # seconds
 
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}( .*)?")
-_TELLING: Final = frozenset({"location", "retry-after", "x-pulse-result"})
-_LOGIN: Final = re.compile(r"log-?in|sign-?in|auth", re.IGNORECASE)
+_TELLING: Final = frozenset({"allow", "location", "retry-after", "x-pulse-result"})
 
 
 class Reply(NamedTuple):
@@ -367,14 +367,14 @@ class _Exchange:
             return Outcome.SUCCESS, ""
         if self.status in NOT_NOW:
             return Outcome.SKIPPED, f"answered {self.status}: not now"
-        return Outcome.FAILED, self._unexpected()
+        return Outcome.FAILED, self._unexpected(task)
 
-    def _unexpected(self) -> str:
-        if self.status is None or self.status // 100 != 3:
-            return f"answered {self.status}"
-        location = _brief(self.said.get("location", ""))
-        hint = ": the endpoint asks for a login" if _LOGIN.search(location) else ""
-        return f"answered {self.status} and pointed to {location or 'nowhere'}{hint}"
+    def _unexpected(self, task: Task) -> str:
+        answer, status = f"answered {self.status}", self.status or 0
+        if status // 100 == 3:
+            answer += f" and pointed to {_brief(self.said.get('location', '')) or 'nowhere'}"
+        remedy = hint(task, status, self.said, self.body.kept())
+        return f"{answer}: {remedy}" if remedy else answer
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
@@ -388,7 +388,10 @@ class _Exchange:
         elif self.status is not None:
             raise ResponseError("it called start_response twice without exc_info (PEP 3333)")
         self.status = _code(status)
-        self.said = _said(headers)
+        try:
+            self.said = _said(headers)
+        except (TypeError, ValueError, AttributeError):
+            raise ResponseError("its headers are no list of pairs of texts (PEP 3333)") from None
         self.headers = headers
         return self._write
 

@@ -73,6 +73,8 @@ class EngineFactory:
         app: WsgiApp,
         config: Config,
         *,
+        mode: str,
+        application: bytes,
         schedules: Mapping[str, Schedule],
         store: RunStore,
         clock: Clock,
@@ -83,13 +85,12 @@ class EngineFactory:
         Args:
             app: What the requests go to.
             config: With the tasks.
+            mode: What executes runs, from `fit`.
+            application: What children load, from `fit` as well.
             schedules: Of the tasks, by name.
             store: Where claims and runs are kept.
             clock: Of this process.
             middleware: What endpoints find as the application of their context.
-
-        Raises:
-            ConfigError: the mode does not fit the application.
         """
         self._app = app
         self._config = config
@@ -97,15 +98,9 @@ class EngineFactory:
         self._store = store
         self._clock = clock
         self._middleware = middleware
-        self.mode = mode_of(app, config)
+        self.mode = mode
         self._workers = config.workers or (AIO_WORKERS if self.mode == "asyncio" else WORKERS)
-        # Worked out now: an application that cannot reach a child process must not start.
-        self._application = b""
-        if self.mode == "processing":
-            # Only now: other modes have no use for pipes and pickles.
-            from pulse.workers.processes import application_for_children  # noqa: PLC0415
-
-            self._application = application_for_children(app, config)
+        self._application = application
         self.announcers = _announcers(config)
 
     def after_fork(self) -> None:
@@ -200,6 +195,22 @@ class EngineFactory:
             lease=self._config.lease,
             **more,
         )
+
+
+def fit(app: WsgiApp, config: Config) -> tuple[str, bytes]:
+    """What executes runs of *app*, and what child processes need to load it.
+
+    Raises:
+        ConfigError: the mode does not fit the application.
+    """
+    mode = mode_of(app, config)
+    if mode != "processing":
+        return mode, b""
+    # Only now: other modes have no use for pipes and pickles.
+    from pulse.workers.processes import application_for_children  # noqa: PLC0415
+
+    # Worked out before anything starts: an application that cannot reach a child process must not start.
+    return mode, application_for_children(app, config)
 
 
 def mode_of(app: WsgiApp, config: Config) -> str:

@@ -34,7 +34,9 @@ class Fault:
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        return f"{place}{self.key} = {self.shown}: {self.problem}"
+        # A key may be blank, or hold a line break: it must be seen, and stay in its line.
+        is_plain = self.key.isprintable() and self.key == self.key.strip() != ""
+        return f"{place}{self.key if is_plain else repr(self.key)} = {self.shown}: {self.problem}"
 
 
 class ConfigError(PulseError, ValueError):

@@ -1,8 +1,56 @@
-"""The words of the gateway interface (PEP 3333), as types."""
+"""The words of the gateway interface (PEP 3333), as types; and what is none of its applications."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+def is_asgi(app: object) -> bool:
+    """Whether *app* is called with scope, receive and send."""
+    call = app if inspect.isroutine(app) else type(app).__call__
+    if not inspect.iscoroutinefunction(call):
+        return False
+    names = [name for name in inspect.signature(call).parameters if name != "self"]
+    return len(names) == 3  # a handler that awaits has two, as any WSGI application
+
+
+def why_not_wsgi(app: object) -> str:
+    """Why *app* is no WSGI application, as far as that can be seen; else empty."""
+    if not callable(app):
+        return "want a WSGI application, which is callable"
+    if _takes(app, 2):
+        return ""
+    if is_asgi(app) or _takes(app, 3):
+        return "want a WSGI application; for one of ASGI there is AsgiPulse, in pulse.asgi"
+    return f"want a WSGI application, which is called with environ and start_response{_FACTORY}"
+
+
+def why_not_asgi(app: object) -> str:
+    """Why *app* is no ASGI application, as far as that can be seen; else empty."""
+    if not callable(app):
+        return "want an ASGI application, which is callable"
+    if _takes(app, 3):
+        return ""
+    if _takes(app, 2):
+        return "want an ASGI application; for one of WSGI there is PulseMiddleware, in pulse.middleware"
+    return f"want an ASGI application, which is called with scope, receive and send{_FACTORY}"
+
+
+_FACTORY = "; what makes one, such as create_app, has to be called first"
+
+
+def _takes(app: Callable[..., Any], count: int) -> bool:
+    """Whether *app* can be called with *count* arguments; True where nobody can tell."""
+    try:
+        signature = inspect.signature(app)
+    except (TypeError, ValueError):  # it is written in C, or says something odd of itself
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
 from pulse.clock import Clock, SystemClock
 from pulse.config import read_config, read_paste_config
 from pulse.context import entered
-from pulse.engine import Engine, EngineFactory
+from pulse.engine import Engine, EngineFactory, fit
 from pulse.errors import ClosedError, ConfigError, Fault, UnknownTaskError
-from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.gateway import Environ, StartResponse, WsgiApp, why_not_wsgi
 from pulse.guard import Guard
 from pulse.instance import this_place
 from pulse.model import Config, Fire, Pause, Run, Task, Trigger
@@ -79,24 +79,26 @@ class PulseMiddleware:
         Raises:
             ConfigError: (a ValueError) naming every fault of the configuration at once.
         """
-        if not isinstance(config, Config):
-            config = read_config(config, tasks=_merged(task, tasks), options=options)
-        elif task is not None or tasks is not None or options:
-            problem = "want it alone: what stands beside it would have no effect"
-            raise ConfigError([Fault(key="config", shown="Config(...)", problem=problem)])
-        if not callable(app):
-            raise ConfigError(
-                [Fault(key="app", shown=shown(app), problem="want a WSGI application, which is callable")]
-            )
+        own = _faults_of(app, clock=clock, run_store=run_store, authenticate=authenticate)
+        config = _config_of(config, task, tasks, options, own)
+        clock = clock or SystemClock()
+        (mode, application), store = _all_of(partial(fit, app, config), lambda: run_store or store_of(config, clock))
         self.app = app
         self.config = config
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._given_store = run_store
-        self.run_store = run_store or store_of(config, self._clock)
+        self.run_store: RunStore = store
         self._schedules = {name: schedule_of(one) for name, one in config.tasks.items()}
         self._guard = Guard(config, clock=self._clock)
         self._engines = EngineFactory(
-            app, config, schedules=self._schedules, store=self.run_store, clock=self._clock, middleware=self
+            app,
+            config,
+            mode=mode,
+            application=application,
+            schedules=self._schedules,
+            store=self.run_store,
+            clock=self._clock,
+            middleware=self,
         )
         self._engine: Engine | None = None
         self._authenticate = authenticate
@@ -197,9 +199,13 @@ class PulseMiddleware:
 
         Raises:
             UnknownTaskError: (a LookupError) there is no such task.
+            ConfigError: (a ValueError) *until* is no instant.
             StoreUnavailableError: the run store does not answer.
         """
         self._must_know(name)
+        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
+            problem = "want an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
+            raise ConfigError([Fault(key="until", shown=shown(until), problem=problem)])
         pause = Pause(since=self._clock.now(), until=until, note=note, by=by)
         self.run_store.pause(name, pause)
         for announcer in self._engines.announcers:
@@ -334,6 +340,54 @@ def _digests_beside(own: PulseMiddleware) -> list[str]:
     return [engine.fleet.digest for engine in engines if engine]
 
 
+def _faults_of(app: object, *, clock: object, run_store: object, authenticate: object) -> list[Fault]:
+    """What is wrong with what is given beside the options."""
+    faults = []
+    if problem := why_not_wsgi(app):
+        faults.append(Fault(key="app", shown=shown(app), problem=problem))
+    if clock is not None and not hasattr(clock, "monotonic"):
+        problem = "want a clock such as pulse.testing.ManualClock"
+        faults.append(Fault(key="clock", shown=shown(clock), problem=problem))
+    if run_store is not None and not isinstance(run_store, RunStore):
+        problem = "want a RunStore, such as pulse.testing.MemoryRunStore; an address is given as store=..."
+        faults.append(Fault(key="run_store", shown=shown(run_store), problem=problem))
+    if authenticate is not None and not callable(authenticate):
+        problem = "want a function that takes the environ and returns the name of a user, or None"
+        faults.append(Fault(key="authenticate", shown=shown(authenticate), problem=problem))
+    return faults
+
+
+def _config_of(config: Any, task: Any, tasks: Any, options: Mapping[str, object], faults: list[Fault]) -> Config:
+    """The configuration, unless there are *faults* already, which are raised with its own."""
+    if isinstance(config, Config):
+        if task is not None or tasks is not None or options:
+            problem = "want it alone: what stands beside it would have no effect"
+            faults.append(Fault(key="config", shown="Config(...)", problem=problem))
+        read: Any = config
+    else:
+        try:
+            read = read_config(config, tasks=_merged(task, tasks), options=options)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return cast("Config", read)
+
+
+def _all_of(*builds: Callable[[], Any]) -> list[Any]:
+    """What each of *builds* returns; what they have against the configuration is raised together."""
+    made: list[Any] = []
+    faults: list[Fault] = []
+    for build in builds:
+        try:
+            made.append(build())
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return made
+
+
 def store_of(config: Config, clock: Clock) -> RunStore:
     """The run store that *config* asks for; nothing is opened.
 
@@ -347,11 +401,17 @@ def store_of(config: Config, clock: Clock) -> RunStore:
         raise ConfigError([Fault(key="pulse.config.store", shown=shown(config.store), problem=str(error))]) from error
 
 
-def _merged(task: object, tasks: object) -> Any:
+def _merged(task: Any, tasks: Any) -> Any:
     """What was given as `task=` and as `tasks=`, which are two words for one thing."""
-    if isinstance(task, Mapping) and isinstance(tasks, Mapping):
-        return {**task, **tasks}
-    return tasks if task is None else task
+    if task is None or tasks is None:
+        return tasks if task is None else task
+    for given in (task, tasks):
+        if not isinstance(given, Mapping):
+            return given  # which is refused
+    if twice := sorted(str(name) for name in task if name in tasks):
+        problem = "want each task once: these are in tasks=, too"
+        raise ConfigError([Fault(key="task", shown=", ".join(twice), problem=problem)])
+    return {**task, **tasks}
 
 
 def pulse_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None, **local_conf: str) -> PulseMiddleware:
@@ -360,7 +420,10 @@ def pulse_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None
     Raises:
         ConfigError: (a ValueError) naming every fault with its file and section.
     """
-    return PulseMiddleware(app, read_paste_config(global_conf, local_conf))
+    middleware = PulseMiddleware(app, read_paste_config(global_conf, local_conf))
+    if not middleware.config.tasks:
+        log.warning("there are no tasks: nothing will run", extra={"pulse_event": "no_tasks"})
+    return middleware
 
 
 # Held here as long as they ring: threads run for them, and at exit they have to be drained.

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
 
-from pulse import reader
+from pulse import address, reader
 from pulse.errors import ConfigError, Fault
 from pulse.option import option, options_of, read_options, shown
 
@@ -322,7 +322,7 @@ class Config:
     )
     store: str = option(
         "auto",
-        reader.store,
+        address.store,
         "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`",
         "Where claims, runs and pauses are kept; `auto` is a file of this application that all processes of "
         "the host share.",
@@ -365,7 +365,7 @@ class Config:
 
     def __post_init__(self) -> None:
         faults = read_options(self)
-        if self.store.partition("://")[0] in SHARED_STORES and not self.name:
+        if str(self.store).partition(":")[0].lower() in SHARED_STORES and not self.name:
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )

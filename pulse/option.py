@@ -5,7 +5,6 @@ the keywords of `PulseMiddleware`, `pulse check` and the README's table all read
 the records (`options_of`), so nothing has to be kept in step.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -13,6 +12,7 @@ from reprlib import Repr
 from types import MappingProxyType
 from typing import Any
 
+from pulse.address import masked
 from pulse.errors import Fault
 
 _short = Repr()
@@ -52,10 +52,11 @@ def shown(value: object, *, is_secret: bool = False) -> str:
     """*value* as a message may show it: short, and without secrets."""
     if is_secret:
         return "***"
-    # A password in an address (redis://user:pass@host) is a secret wherever it turns up. It
-    # may hold / and @ itself, and is masked before the text is shortened around it.
-    text = re.sub(r"://\S*@", "://***@", value) if isinstance(value, str) else value
-    return _short.repr(text)
+    if isinstance(value, Mapping):  # the options of a task: any of them may be a secret
+        return f"{{{', '.join(f'{_short.repr(key)}: ...' for key in value)}}}"
+    # A password in an address (redis://user:pass@host) is a secret wherever it turns up; it is
+    # masked before the text is shortened around it.
+    return _short.repr(masked(value) if isinstance(value, str) else value)
 
 
 def option(

@@ -7,12 +7,15 @@ been read before gives it back unchanged, so `dataclasses.replace` may read twic
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from urllib.parse import unquote_to_bytes
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from cronsim import CronSim, CronSimError
 
@@ -37,9 +40,6 @@ _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SPANS: Final = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER.pattern}){unit})?" for unit in _UNITS))
 _TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_STORE: Final = re.compile(
-    r"auto|memory:|sqlite:[^:\x00-\x1f][^\x00-\x1f]*|(rediss?|unix|postgres(ql)?)://[^\s\x00-\x1f]+"
-)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
@@ -132,10 +132,25 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
         seconds = _seconds(value)
         # A comparison with NaN is False: what is no duration is refused here too.
         if not least <= seconds <= most.total_seconds():
-            raise ValueError(wanted)
+            raise ValueError(wanted + _span_meant(value))
         return timedelta(seconds=seconds)
 
     return read
+
+
+_LONG_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|sec|min|hr?|second|minute|hour|day)s?", re.IGNORECASE)
+
+
+def _span_meant(value: object) -> str:
+    """What was probably meant by *value*, which is no duration."""
+    written = value.strip() if isinstance(value, str) else ""
+    if spoken := _LONG_UNIT.fullmatch(written):
+        plain = spoken[1] + spoken[2][0].lower()
+        return "" if plain == written.lower() else f"; did you mean {plain!r}?"
+    is_cron = len(written.split()) in (5, 6) and "*" in written
+    if is_cron or written.startswith("@"):
+        return f"; did you mean cron = {written:.40}?"
+    return ""
 
 
 def limit(most: timedelta) -> Reader[timedelta | None]:
@@ -217,8 +232,11 @@ def path(value: object) -> str:
     if "#" in stripped or re.search(r"[\s\x00-\x1f\x7f\\]", stripped):
         raise ValueError("want a path without blanks, backslashes and #")
     way, mark, query = stripped.partition("?")
-    if {".", ".."} & set(way.split("/")):
+    decoded = unquote_to_bytes(way)
+    if {b".", b".."} & set(re.split(rb"[/\\]", decoded)):
         raise ValueError("want a path without . and .. in it")
+    if re.search(rb"[\x00-\x1f\x7f]", decoded):
+        raise ValueError("want a path without line breaks and other control characters, encoded ones included")
     return re.sub("/{2,}", "/", way) + mark + query
 
 
@@ -238,7 +256,25 @@ def zone(value: object) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("want an IANA time zone such as UTC or Europe/Berlin") from None
+        raise ValueError(f"want an IANA time zone such as UTC or Europe/Berlin{_zone_meant(name)}") from None
+
+
+_ABBREVIATION: Final = 4  # letters
+
+
+@cache
+def _zones() -> Mapping[str, str]:
+    """The names of all zones, by how they look in small letters."""
+    return {name.lower(): name for name in available_timezones()}
+
+
+def _zone_meant(written: str) -> str:
+    """The zone that was probably meant: in another case, without its continent, or misspelt."""
+    name, zones = written.lower().replace(" ", "_")[:100], _zones()
+    found = zones.get(name) or next((zones[zone] for zone in sorted(zones) if zone.endswith(f"/{name}")), "")
+    if len(name) > _ABBREVIATION and not found:  # CEST is not a misspelt EST
+        found = next((zones[zone] for zone in get_close_matches(name, zones, n=1, cutoff=0.8)), "")
+    return f"; did you mean {found!r}?" if name and found else ""
 
 
 def moment(value: object) -> datetime:
@@ -264,7 +300,9 @@ def _moment(value: object, when_only_a_date: time) -> datetime:
     try:
         return datetime.fromisoformat(written)
     except ValueError:
-        raise ValueError("want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00") from None
+        each_day = re.fullmatch("(0?[0-9]|1[0-9]|2[0-3]):([0-5][0-9])", written)
+        hint = f"; each day at {written} is cron = {int(each_day[2])} {int(each_day[1])} * * *" if each_day else ""
+        raise ValueError(f"want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00{hint}") from None
 
 
 def cron(value: object) -> str:
@@ -282,15 +320,46 @@ def cron(value: object) -> str:
     try:
         pattern = CronSim(expression, datetime(2001, 1, 1, tzinfo=UTC))
     except CronSimError as error:
-        raise ValueError(f"want 5 cron fields, or 6 with the seconds first ({str(error).lower()})") from None
+        raise ValueError(f"{_CRON} ({_bad_field(expression, str(error).lower())})") from None
     # cronsim asserts, or takes min() of an empty set, for some malformed fields.
     except (AssertionError, ValueError, TypeError):
-        raise ValueError("want 5 cron fields, or 6 with the seconds first") from None
+        raise ValueError(_CRON) from None
     # Two day fields may exclude each other (`LW` and a Sunday). The search for a date takes
     # up to 30 ms, so it is left out where a `*` makes it needless.
     if "*" not in expression.split()[-3::2] and next(pattern, None) is None:
         raise ValueError("want day fields that some date matches")
     return expression
+
+
+_CRON: Final = "want 5 cron fields, or 6 with the seconds first"
+_CRON_FIELDS: Final = {
+    "second": "0-59",
+    "minute": "0-59",
+    "hour": "0-23",
+    "day-of-month": "1-31, L or LW",
+    "month": "1-12 or jan-dec",
+    "day-of-week": "0-7 or sun-sat, 5#2 or 5L",
+}
+
+
+def _bad_field(expression: str, problem: str) -> str:
+    """*problem* of cronsim, with the field that it is about and what that may hold."""
+    name, fields = problem.removeprefix("bad "), expression.split()
+    if name not in _CRON_FIELDS:
+        is_span = len(fields) == 1 and _seconds(expression) > 0
+        return f"{problem}; did you mean interval = {expression}?" if is_span else problem
+    place = list(_CRON_FIELDS).index(name) - len(_CRON_FIELDS)
+    if name == "day-of-month" and _is_cron(" ".join([*fields[:-2], "*", fields[-1]])):
+        return f"{problem}: no month of {fields[-2]!r:.40} has a day {fields[place]!r:.40}"
+    return f"{problem} {fields[place]!r:.40}: want {_CRON_FIELDS[name]}"
+
+
+def _is_cron(expression: str) -> bool:
+    try:
+        CronSim(expression, datetime(2001, 1, 1, tzinfo=UTC))
+    except (CronSimError, AssertionError, ValueError, TypeError):
+        return False
+    return True
 
 
 def statuses(value: object) -> frozenset[int]:
@@ -300,6 +369,8 @@ def statuses(value: object) -> frozenset[int]:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
+    if isinstance(value, Collection) and value and all(type(one) is int for one in value):
+        value = " ".join(map(str, value))
     ranges = value.replace(",", " ").split() if isinstance(value, str) else []
     allowed: set[int] = set()
     for item in ranges:
@@ -321,17 +392,6 @@ def specification(value: object) -> str:
     if place == "" or (place and re.fullmatch(r"config:[^#]+(#[^#\s]+)?|[^\W\d][\w.]*:[^\W\d][\w.]*", place)):
         return place
     raise ValueError("want config:file.ini#name or module:object")
-
-
-def store(value: object) -> str:
-    """The address of a run store."""
-    address = value.strip() if isinstance(value, str) else ""
-    if _STORE.fullmatch(address):
-        return address
-    raise ValueError(
-        "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket "
-        "or postgresql://host/database"
-    )
 
 
 def number(least: float, most: float) -> Reader[float]:
@@ -364,14 +424,15 @@ def mount(value: object) -> str:
     """Where something of Pulse's own is mounted: one path, never the root."""
     written = value.strip() if isinstance(value, str) else ""
     if not re.fullmatch(r"(/[\w~-][\w.~-]*)+/?", written, re.ASCII):
-        raise ValueError("want a path that begins with /, such as /_pulse")
+        raise ValueError("want a path that begins with / and is not the root, such as /_pulse")
     return written.rstrip("/")
 
 
 def url(value: object) -> str:
     """An address of the web."""
     address = value.strip() if isinstance(value, str) else ""
-    if address.isascii() and re.fullmatch(r"https?://[^\s/?#@:]+(:[0-9]{1,5})?(/[^\s?#]*)?", address):
+    found = re.fullmatch(r"https?://[^\s/?#@:]+(?::([0-9]{1,5}))?(?:/[^\s?#]*)?", address)
+    if found and address.isascii() and int(found[1] or 1) in range(1, 65_536):
         return address.rstrip("/")
     raise ValueError("want an address such as https://hc-ping.com/your-check, without a query")
 
@@ -466,18 +527,32 @@ def token(value: object) -> str:
     """
     written = value.strip() if isinstance(value, str) else ""
     source, colon, place = written.partition(":")
-    if colon and source == "env":
-        if place not in os.environ:
-            raise ValueError(f"want a token in the environment variable {place}, which is not set")
-        written = os.environ[place].strip()
-    elif colon and source == "file":
-        try:
-            written = Path(place).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"want a token in {place}: {getattr(error, 'strerror', None) or 'not text'}") from None
+    wanted = f"want at least {TOKEN_LENGTH} ASCII characters without blanks, or env:NAME, or file:/path"
+    if colon and source in ("env", "file"):
+        if not place:
+            raise ValueError(f"{wanted}: nothing stands behind {source}:")
+        wanted = f"want at least {TOKEN_LENGTH} ASCII characters without blanks in {_at(source, place)}"
+        written = _from_environment(place) if source == "env" else _from_file(place)
     if len(written) < TOKEN_LENGTH or not written.isascii() or re.search(r"[\s\x00-\x1f\x7f]", written):
-        raise ValueError(f"want at least {TOKEN_LENGTH} ASCII characters without blanks, or env:NAME, or file:/path")
+        raise ValueError(wanted)
     return written
+
+
+def _at(source: str, place: str) -> str:
+    return f"the environment variable {place}" if source == "env" else place
+
+
+def _from_environment(place: str) -> str:
+    if place not in os.environ:
+        raise ValueError(f"want a token in the environment variable {place}, which is not set")
+    return os.environ[place].strip()
+
+
+def _from_file(place: str) -> str:
+    try:
+        return Path(place).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:  # ValueError: it is no text, or the path holds a zero byte
+        raise ValueError(f"want a token in {place}: {getattr(error, 'strerror', None) or 'not text'}") from None
 
 
 def _either(words: Iterable[str]) -> str:

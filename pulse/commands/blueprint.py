@@ -5,9 +5,13 @@ be built: `set`, `[DEFAULT]`, `use` and `config:` mean what they always mean. On
 PasteDeploy would import a factory, its name is taken instead.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from configparser import Error as IniError
+from configparser import InterpolationError, MissingSectionHeaderError, ParsingError
 from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import metadata
 from os.path import relpath
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +27,8 @@ PULSE: Final = frozenset(
         "factory:pulse.middleware:pulse_filter_app_factory",
     }
 )
+WANTED: Final = "; want file.ini, file.ini#name or module:object"
+_OPTIONS: Final = ("pulse.config.", "pulse.task.")
 _COMPOSITES: Final = ("composite", "composit")
 _KINDS: Final = {
     **dict.fromkeys(("app", "application", "pipeline", "filter-app", *_COMPOSITES), APP),
@@ -81,11 +87,19 @@ def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Pr
     return (found, problems) if found or problems or name else blueprints(file)
 
 
+def suspicions(file: str) -> list[Problem]:
+    """What PasteDeploy reads without complaint, and nobody uses: filters without an application, stray options."""
+    drawing = _open(file)
+    if isinstance(drawing, Problem) or drawing.reach_all():
+        return []  # what cannot be read may be what uses them
+    return [*drawing.idle_filters(), *drawing.stray_options()]
+
+
 def _open(file: str) -> "_Drawing | Problem":
     try:
         return _Drawing(file, {}, {}, [])
     except OSError as error:
-        return Problem(where=file, text=str(error.strerror))
+        return Problem(where=file, text=f"{error.strerror}{WANTED if isinstance(error, FileNotFoundError) else ''}")
     except (UnicodeDecodeError, IniError) as error:
         return Problem(where=file, text=_said(error))
 
@@ -124,8 +138,52 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         except (OSError, UnicodeDecodeError, IniError, LookupError, ImportError) as error:
             where = self._opened[-1] if self._opened else relpath(self.filename)
             self._opened.clear()
-            return [Problem(where=where, text=_said(error))]
+            return [Problem(where=where, text=_said(error) + self._hint(str(error)))]
         return []
+
+    def _hint(self, said: str) -> str:
+        """Which section was probably meant where one is missing."""
+        missing = re.match(r"No section '(.*?)' \(prefixed by (.*?)\)", said)
+        if not missing:
+            return ""
+        sections = {_name(section): section for section in self.parser.sections() if ":" in section}
+        near = get_close_matches(missing[1], sections, n=1)
+        if not near:
+            return ""
+        section = sections[near[0]]
+        if not _kind(section):
+            return f"; [{section}] is none: want [filter:{near[0]}] or [app:{near[0]}]"
+        if _kind(section) is FILTER and "'app'" in missing[2]:
+            return f"; [{section}] is a filter: the last name of a pipeline, and next, are those of an application"
+        return f"; did you mean [{section}]?"
+
+    def idle_filters(self) -> Iterator[Problem]:
+        """The Pulse filters that no application of the file has in front of it, if it has any application."""
+        if not any(_kind(section) is APP for section in self.parser.sections()):
+            return  # another file may use them
+        for context in self.roots:
+            if context.object_type is FILTER and context in self.reached:
+                name = _name(self.reached[context].partition("[")[2].rstrip("]"))
+                text = "no application uses this filter, so nothing of it runs: want it in pipeline = ..., or"
+                yield Problem(where=self.reached[context], text=f"{text} filter-with = {name}")
+
+    def stray_options(self) -> Iterator[Problem]:
+        """Options of Pulse where no filter of Pulse reads them."""
+        for section in self.parser.sections():
+            keys = [key for key in self.parser.options(section) if key.startswith(_OPTIONS)]
+            own = [key for key in keys if key not in self.parser.defaults()]
+            if own and self._is_no_filter(section):
+                text = f"{own[0]} stands in a section that is no Pulse filter, and is never read"
+                yield Problem(where=self._place(section), text=text)
+
+    def _is_no_filter(self, section: str) -> bool:
+        kind = section.partition(":")[0]
+        if not _kind(section):
+            return True
+        used = self.parser.get(section, "use", raw=True) if self.parser.has_option(section, "use") else ""
+        return kind in ("app", "application", *_COMPOSITES) and (
+            not used or used.startswith(("egg:", "call:", "factory:"))
+        )
 
     def has_application(self, name: str) -> bool:
         """Whether the file itself has an application *name*."""
@@ -171,6 +229,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         scheme, _, rest = uri.partition(":")
         if scheme.lower() == "config":
             return self._other_file(object_type, rest, global_conf)
+        if problem := _misused(uri, object_type):
+            raise LookupError(problem)
         context = LoaderContext(uri, object_type, None, global_conf or {}, {}, self)
         if uri.lower() in PULSE and self._opened:
             self.reached[context] = self._opened[-1]
@@ -206,6 +266,31 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         return f"{relpath(self.filename)} [{section}]"
 
 
+def _misused(uri: str, object_type: Any) -> str:
+    """What is wrong with a `use` that means Pulse; empty for all others."""
+    distribution, _, name = uri.removeprefix("egg:").partition("#")
+    if not uri.lower().startswith("egg:"):
+        return ""
+    if distribution.lower() != "pulse":
+        is_near = get_close_matches(distribution.lower(), ["pulse"], cutoff=0.8) and not _is_installed(distribution)
+        return f"use = {uri}: there is no such distribution; did you mean egg:pulse?" if is_near else ""
+    if uri.lower() not in PULSE and name != "sessions":
+        return f"use = {uri}: want egg:pulse, or egg:pulse#sessions"
+    if object_type is APP:
+        return f"use = {uri} is a filter: want [filter-app:...] with next = ..., or [filter:...] and a pipeline"
+    return ""
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    except ValueError:  # no name at all
+        return False
+    return True
+
+
 def _own(context: LoaderContext, section: str) -> LoaderContext:
     """The context that *section* itself configures."""
     while context.object_type is FILTER_WITH:
@@ -228,8 +313,21 @@ def _said(error: Exception) -> str:
             return f"{error.filename}: {error.strerror}"
         case UnicodeDecodeError():
             return "is no text file"
+        case IniError():
+            return " ".join(f"{error}{_remedy(error)}".split())
         case KeyError():
             return f"nothing sets {error}"
         case ImportError():
             return f"requires {error}"
     return str(error)
+
+
+def _remedy(error: IniError) -> str:
+    match error:
+        case MissingSectionHeaderError() if str(error.line).startswith("\ufeff"):
+            return "; the file begins with a byte order mark: save it as UTF-8 without one"
+        case InterpolationError():
+            return f"; in {error.option} a % is written %%, and %(here)s is the directory of the file"
+        case ParsingError():
+            return "; want lines such as key = value, in [sections]"
+    return ""

@@ -6,12 +6,15 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
+from pulse.clock import SystemClock
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.screen import Screen
 from pulse.commands.source import NO_FILTER, Filter, IniSource, Source
-from pulse.config import TASK, read_config
+from pulse.config import read_config
 from pulse.errors import ConfigError, Fault
+from pulse.meant import TASK
+from pulse.middleware import store_of
 from pulse.model import Config
 
 
@@ -42,6 +45,7 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
+    findings += [Finding(level=Level.WARNING, where=one.where, text=one.text) for one in source.suspicions()]
     findings = list(dict.fromkeys(findings))  # a line of [DEFAULT] is wrong once, not once a filter
     tasks = sum(_count_tasks(one) for one in filters)
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
@@ -80,11 +84,22 @@ def _findings(found: Filter, file: str, now: datetime) -> Iterator[Finding]:
     for fault in found.faults:
         where = fault.where if "[" in fault.where else found.where
         yield Finding(level=Level.ERROR, where=where, text=f"{fault.key} = {fault.shown}: {fault.problem}")
+    if found.config and found.config.store != "auto":  # of an automatic one there is nothing to judge
+        for fault in _faults_of_store(found.config):
+            yield Finding(level=Level.ERROR, where=found.where, text=f"{fault.key} = {fault.shown}: {fault.problem}")
     sound = found.config or _without(found.faults, found)
     if sound:
         written = found.written
         for danger in dangers(sound, written, file, now):
             yield Finding(level=Level.WARNING, where=found.where, text=danger)
+
+
+def _faults_of_store(config: Config) -> Iterable[Fault]:
+    try:
+        store_of(config, SystemClock())  # nothing is opened
+    except ConfigError as error:
+        return error.faults
+    return ()
 
 
 def _without(faults: Iterable[Fault], found: Filter) -> Config | None:

@@ -1,9 +1,10 @@
 """What a sound configuration may still do to its owner: the warnings of `pulse check`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -11,12 +12,16 @@ from zoneinfo import ZoneInfo
 
 from pulse import reader
 from pulse.commands.instant import clock_time, spoken, zone_of
-from pulse.config import CONFIG, DEFAULT, option_key
-from pulse.model import Config, Task
+from pulse.config import option_key
+from pulse.meant import CONFIG, DEFAULT
+from pulse.model import SCHEDULES, Config, Task
+from pulse.option import options_of
 from pulse.schedule import Schedule, schedule_of
 from pulse.zone import Stretch, instant_of, stretches_from
 
 YEAR: Final = timedelta(days=366)
+MINUTE: Final = timedelta(minutes=1)
+SECOND: Final = timedelta(seconds=1)
 GUARD: Final = f"{CONFIG}guard"
 TOKEN: Final = f"{CONFIG}token"
 
@@ -37,14 +42,20 @@ def dangers(config: Config, written: Mapping[str, str], file: str, now: datetime
         yield "there are no tasks: nothing will run"
     elif not config.guard and not _is_open_on_purpose(written, file):
         yield f"{GUARD} is off: whoever reaches the server can call the endpoints of the tasks"
+    yield from _dead_letters(config, written)
     if TOKEN in written and not str(written[TOKEN]).strip().startswith(("env:", "file:")):
         yield f"{TOKEN} stands in the file itself: write env:NAME or file:/path instead"
+    if config.store == "memory:" and not _DEVELOPMENT.search(Path(file).name):
+        yield f"{CONFIG}store = memory: is known to one process alone: with several, each runs every task"
     yield from _doubles(config)
     yield from _behind_status(config)
+    yield from _likenesses(config, written)
     for name, task in config.tasks.items():
+        yield from (f"{name}: {danger}" for danger in _dangers_of_request(task))
         if task.enabled:
-            is_said = option_key(name, "timeout") in written or f"{DEFAULT}timeout" in written
-            yield from (f"{name}: {danger}" for danger in _dangers_of(task, now, is_timeout_said=is_said))
+            said = {option for option in options_of(Task) if {option_key(name, option), DEFAULT + option} & {*written}}
+            yield from (f"{name}: {danger}" for danger in _dangers_of(task, now, said))
+            yield from (f"{name}: {danger}" for danger in _without_effect(task, said))
 
 
 def _is_open_on_purpose(written: Mapping[str, str], file: str) -> bool:
@@ -72,7 +83,72 @@ def _behind_status(config: Config) -> Iterator[str]:
             )
 
 
-def _dangers_of(task: Task, now: datetime, *, is_timeout_said: bool) -> Iterator[str]:
+def _dead_letters(config: Config, written: Mapping[str, str]) -> Iterator[str]:
+    """Options of the filter that have no effect."""
+    if config.tasks and not config.enabled:
+        yield f"{CONFIG}enabled is off: nothing will run"
+    if TOKEN in written and not config.guard and config.status is None:
+        yield f"{TOKEN} has no effect: {GUARD} is off, and there is no status page"
+
+
+def _likenesses(config: Config, written: Mapping[str, str]) -> Iterator[str]:
+    """Tasks that may be one, spelt in two ways."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "_")
+
+    for _, names in groupby(sorted(config.tasks, key=plain), plain):
+        alike = list(names)
+        if len(alike) > 1:
+            yield f"{' and '.join(alike)} are different tasks, although their names are alike"
+    decided = [
+        name
+        for name in config.tasks
+        if {option_key(name, option) for option in ("action", *SCHEDULES)} & {*written}
+        or any(f"{DEFAULT}{option}" in written for option in SCHEDULES)
+    ]
+    for name in config.tasks:
+        near = get_close_matches(name, [one for one in decided if one != name], n=1) if written else []
+        if near and name not in decided:
+            yield f"{name} has neither an action nor a schedule: it is a task of its own, not {near[0]!r}"
+
+
+def _dangers_of_request(task: Task) -> Iterator[str]:
+    if re.search("[{}<>]", task.path):
+        yield f"its path {task.path} is requested as it stands: nothing fills in what is in brackets"
+    if task.body and task.method in ("GET", "HEAD"):
+        yield f"it sends a body with {task.method}, which applications do not read: want method = POST"
+
+
+def _without_effect(task: Task, said: Collection[str]) -> Iterator[str]:
+    """Options of a task that somebody wrote, and that others make void."""
+    if task.overlap == "allow" and "max_instances" in said:
+        yield "max_instances has no effect with overlap = allow"
+    if task.coalesce and "catchup_limit" in said:
+        yield "catchup_limit has no effect with coalesce = true: all missed instants are one run"
+    if not task.retries:
+        idle = [
+            option for option in ("retry_delay", "retry_backoff", "retry_max_delay", "retry_status") if option in said
+        ]
+        if idle:
+            yield f"{', '.join(idle)} has no effect without retries"
+    if not task.body and "content_type" in said:
+        yield "content_type has no effect without a body"
+
+
+def _steps(task: Task) -> Iterator[str]:
+    """Steps that are longer than their field: `*/90` of minutes is each full hour."""
+    fields = (task.cron or "").split()
+    for field, (unit, most) in zip(reversed(fields), reversed(_FIELDS), strict=False):
+        step = re.search(r"\*/([0-9]+)", field)
+        if step and int(step[1]) >= most:
+            yield f"cron = {task.cron}: {step[0]} is only the first {unit} of each round: want an interval"
+
+
+_FIELDS: Final = (("second", 60), ("minute", 60), ("hour", 24), ("day", 31), ("month", 12), ("day of the week", 7))
+
+
+def _dangers_of(task: Task, now: datetime, said: Collection[str]) -> Iterator[str]:
     schedule = schedule_of(task)
     if task.cron == reader.MANUALLY:
         return
@@ -80,8 +156,22 @@ def _dangers_of(task: Task, now: datetime, *, is_timeout_said: bool) -> Iterator
     if due is None:
         yield _never(task, schedule, now)
         return
-    if is_timeout_said:
-        yield from _long_timeout(task, due, schedule.next_due(due))
+    following = schedule.next_due(due)
+    if "timeout" in said:
+        yield from _long_timeout(task, due, following)
+    if task.retries and following and task.retry_delay >= following - due:
+        yield (
+            f"retries have no effect: retry_delay = {reader.spell(task.retry_delay)} ends no sooner than "
+            f"the next instant, {reader.spell(following - due)} later"
+        )
+    if isinstance(task.misfire_grace_time, timedelta) and task.misfire_grace_time < SECOND:
+        yield (
+            f"misfire_grace_time = {reader.spell(task.misfire_grace_time)}: on a busy host, or with a slow store, "
+            "runs begin later, and are recorded as missed"
+        )
+    if isinstance(task.grace, timedelta) and task.grace < max(task.jitter, MINUTE):
+        yield f"grace = {reader.spell(task.grace)}: the task is overdue whenever a run begins or lasts longer"
+    yield from _steps(task)
     if not task.coalesce and task.misfire_grace_time == "auto":
         yield (
             "coalesce = false has no effect with misfire_grace_time = auto: "

@@ -4,7 +4,6 @@ The first SIGTERM or SIGINT ends serving; running tasks then have their `shutdow
 and the process ends with 0. A second one ends it at once.
 """
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, Final
 import waitress
 from paste.deploy.loadwsgi import SERVER, ConfigLoader, loadcontext
 
-from pulse import __version__
+from pulse import __version__, reader
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.login_code import login_links
@@ -21,7 +20,7 @@ from pulse.commands.screen import Screen
 from pulse.commands.source import Application, IniSource, Source, attempt
 from pulse.commands.stop import Stop
 from pulse.errors import StoreUnavailableError
-from pulse.gateway import WsgiApp
+from pulse.gateway import WsgiApp, is_asgi
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
 HOST: Final = "127.0.0.1"
@@ -60,7 +59,7 @@ def serve(source: Source, screen: Screen, clock: Clock, *, host: str | None, por
     """
     set_up_logging(source)
     application = source.load()
-    if _is_asgi(application.app):
+    if is_asgi(application.app):
         raise CommandError(f"{source.name} is an ASGI application: serve it with uvicorn {source.name}, or hypercorn")
     server = _server_of(source, application.app, host=host, port=port)
     stop = Stop(application.middlewares)
@@ -73,15 +72,6 @@ def serve(source: Source, screen: Screen, clock: Clock, *, host: str | None, por
         server.close()
         stop.finish()
     return Exit.OK
-
-
-def _is_asgi(app: object) -> bool:
-    """Whether *app* is called with scope, receive and send."""
-    call = app if inspect.isroutine(app) else type(app).__call__
-    if not inspect.iscoroutinefunction(call):
-        return False
-    names = [name for name in inspect.signature(call).parameters if name != "self"]
-    return len(names) == 3  # a handler that awaits has two, as any WSGI application
 
 
 def set_up_logging(source: Source) -> None:
@@ -140,9 +130,20 @@ def _serve_elsewhere(context: Any, app: WsgiApp, what: str) -> None:
 
 def _waitress(source: Source, app: WsgiApp, settings: Mapping[str, object]) -> _Server:
     """Waitress, already listening: its real address is known, and it can be closed early."""
-    server = attempt(f"{source.name}: cannot serve", lambda: waitress.create_server(app, **settings))
+    _require_port(source, settings)
+    address = _address({name: str(value) for name, value in settings.items()})
+    server = attempt(f"{source.name}: cannot serve at {address}", lambda: waitress.create_server(app, **settings))
     pairs = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
     return _Server(address=" ".join(_url(*pair) for pair in pairs), serve=server.run, close=server.close)
+
+
+def _require_port(source: Source, settings: Mapping[str, object]) -> None:
+    """Refuse what is no port, which waitress would not name."""
+    port = settings.get("port", PORT)
+    try:
+        reader.integer(0, 65_535)(port)
+    except ValueError as error:
+        raise CommandError(f"{source.name}: port = {port!r}: {error}") from None
 
 
 def _url(host: str, port: object) -> str:

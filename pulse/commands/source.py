@@ -22,7 +22,7 @@ from urllib.parse import quote
 from paste.deploy import loadapp
 
 from pulse.clock import Clock
-from pulse.commands.blueprint import Blueprint, Problem, blueprints, builds
+from pulse.commands.blueprint import WANTED, Blueprint, Problem, blueprints, builds, suspicions
 from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
@@ -81,6 +81,10 @@ class Source(ABC):
             CommandError: an object cannot be imported.
         """
 
+    def suspicions(self) -> list[Problem]:
+        """What is read without complaint, and has no effect."""
+        return []
+
     @abstractmethod
     def load(self) -> Application:
         """Build the application.
@@ -111,12 +115,16 @@ class Source(ABC):
 
     def _sound(self, filters: list[Filter], problems: list[Problem]) -> list[tuple[str, Config]]:
         if problems:
-            raise CommandError("\n".join(f"{problem.where}: {problem.text}" for problem in problems))
+            raise CommandError(_in_lines(problems))
         if faults := [fault for one in filters for fault in one.faults]:
             raise ConfigError(dict.fromkeys(faults))
         if not filters:
             raise CommandError(f"{self.name}: {NO_FILTER}")
         return [(one.where, one.config) for one in filters if one.config]
+
+
+def _in_lines(problems: Iterable[Problem]) -> str:
+    return "\n".join(f"{problem.where}: {problem.text}" for problem in problems)
 
 
 NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse)"
@@ -158,6 +166,10 @@ class IniSource(Source):
         found, problems = blueprints(self.path, self._section)
         return [_read(blueprint) for blueprint in found], problems
 
+    def suspicions(self) -> list[Problem]:
+        """See `Source.suspicions`; of the whole file alone."""
+        return [] if self._section else suspicions(self.path)
+
     def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:
         """See `Source.run_stores`; without a section those of `main`, as `load` has it."""
         found, problems = builds(self.path, self._section)
@@ -168,7 +180,13 @@ class IniSource(Source):
         """See `Source.load`."""
         self.must_exist()
         with collecting() as built:
-            app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
+            try:
+                app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
+            except CommandError as error:
+                _, problems = builds(self.path, self._section)
+                if problems:  # in words that say what to do about it
+                    raise CommandError(_in_lines(problems)) from error.__cause__
+                raise
         return Application(app=app, middlewares=tuple(built))
 
     def must_exist(self) -> None:
@@ -178,7 +196,7 @@ class IniSource(Source):
             CommandError: there is no such file.
         """
         if not Path(self.path).is_file():
-            raise CommandError(f"{self.path}: there is no such file")
+            raise CommandError(f"{self.path}: there is no such file{WANTED}")
 
     def set_up_logging(self) -> bool:
         """Configure logging as the file says; whether it says anything.

@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import Final
 
 from pulse.clock import Clock
+from pulse.errors import ConfigError, Fault
+from pulse.option import shown
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 
@@ -27,6 +29,7 @@ def open_run_store(address: str, *, name: str, history: int, clock: Clock) -> Ru
         clock: The clock of this host.
 
     Raises:
+        ConfigError: (a ValueError) nothing can be kept there.
         ImportError: the library of the backend is not there; the message names the extra.
     """
     scheme, _, path = address.partition(":")
@@ -34,8 +37,10 @@ def open_run_store(address: str, *, name: str, history: int, clock: Clock) -> Ru
         return MemoryRunStore(history=history)
     store: RunStore
     if scheme == "sqlite":
-        backend = import_module("pulse.runstores.sqlite").SqliteRunStore
-        store = backend(path, name=name, history=history, clock=clock)
+        room = import_module("pulse.runstores.sqlite")
+        if problem := room.why_unusable(path):
+            raise ConfigError([Fault(key="pulse.config.store", shown=shown(address), problem=problem)])
+        store = room.SqliteRunStore(path, name=name, history=history, clock=clock)
     else:
         module, kind = _SERVERS[scheme]
         store = getattr(import_module(module), kind)(address, name=name, history=history)

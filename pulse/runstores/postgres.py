@@ -9,6 +9,7 @@ restored are all seen as another generation, and nothing that was due before is 
 """
 
 import os
+import re
 import select
 import selectors
 import threading
@@ -19,7 +20,9 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
+from pulse.address import POSTGRES, masked
 from pulse.clock import Clock, SystemClock
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
@@ -28,6 +31,7 @@ from pulse.runstores.sql import BRIEF, MICROSECOND, SECRETS, TABLES, TRACES, Sql
 try:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
+    from psycopg.pq import Conninfo
 except ImportError as error:
     raise ImportError("a run store at postgresql:// needs psycopg: pip install pulse[postgres]") from error
 
@@ -456,11 +460,48 @@ def _parameters_of(address: str) -> dict[str, Any]:
         said = conninfo_to_dict(address)
     except psycopg.Error:
         # The error of libpq may show the password, and so would its traceback.
-        problem = "want postgresql://user:password@host:port/database, special characters percent-encoded"
-        fault = Fault(key="pulse.config.store", shown=repr(address.partition("//")[0] + "//..."), problem=problem)
-        raise ConfigError([fault]) from None
+        raise _refused(address, _unknown_settings(address)) from None
+    for name, read in _JUDGED.items():
+        if said.get(name) and not read(str(said[name])):
+            raise _refused(address, f": {name} cannot be what it is")
     settings = " ".join(f"-c {setting}={value}" for setting, value in _SETTINGS.items())
     return {**_PARAMETERS, **said, "options": f"{settings} {said.get('options') or ''}".strip()}
+
+
+def _refused(address: str, why: str) -> ConfigError:
+    return ConfigError([Fault(key="pulse.config.store", shown=repr(masked(address)), problem=f"{POSTGRES}{why}")])
+
+
+def _unknown_settings(address: str) -> str:
+    """Which settings libpq does not know, by their names alone."""
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | {"ssl"}
+    names = [name for name, _ in parse_qsl(address.partition("?")[2], keep_blank_values=True)]
+    unknown = [name for name in names if name not in known]
+    return f": libpq does not know {', '.join(unknown)}" if unknown else ""
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch("-?[0-9]{1,9}", text) is not None
+
+
+def _are_ports(text: str) -> bool:
+    return all(not port or (_is_number(port) and 1 <= int(port) <= 65_535) for port in text.split(","))
+
+
+# Of the settings that libpq judges only when it connects, those that are often written.
+_JUDGED: Final = {
+    "port": _are_ports,
+    "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}).__contains__,
+    "gssencmode": frozenset({"disable", "prefer", "require"}).__contains__,
+    "channel_binding": frozenset({"disable", "prefer", "require"}).__contains__,
+    "target_session_attrs": frozenset(
+        {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"}
+    ).__contains__,
+    **dict.fromkeys(
+        ("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"), _is_number
+    ),
+    "tcp_user_timeout": _is_number,
+}
 
 
 def _shown(parameters: Mapping[str, Any]) -> str:

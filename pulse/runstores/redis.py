@@ -15,7 +15,6 @@ of that: if it was won, its lease ends, and the run is recorded as lost.
 import json
 import logging
 import os
-import re
 import socket
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from enum import Enum
 from itertools import groupby
 from secrets import token_urlsafe
 from typing import Any, Final, TypeVar
+from urllib.parse import parse_qsl
 
 try:
     import redis
@@ -35,6 +35,7 @@ except ImportError as missing:
         "a run store at redis://, rediss:// or unix:// needs redis-py: pip install pulse[redis]", name="redis"
     ) from missing
 
+from pulse.address import REDIS, SOCKET, masked, require_redis
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
@@ -79,7 +80,7 @@ class RedisRunStore(RunStore):
             ConfigError: (a ValueError) the address cannot be understood.
         """
         _require_address(address)
-        self.address = _without_password(address)
+        self.address = masked(address)
         self._address = address
         self._space = f"pulse:{{{name}}}:"
         self._history = history
@@ -515,15 +516,21 @@ _KEEPALIVE: Final = {
 
 def _require_address(address: str) -> None:
     try:
-        redis.connection.parse_url(address)  # type: ignore[no-untyped-call]
-    except ValueError:
-        wanted = "want redis://[user:password@]host[:port][/number], special characters percent-encoded"
-        fault = Fault(key="pulse.config.store", shown=repr(_without_password(address)), problem=wanted)
-        raise ConfigError([fault]) from None  # the error may show the password
+        require_redis(address)
+        # Makes what would connect, but does not: only so are its settings read.
+        redis.ConnectionPool.from_url(address).make_connection()
+    # Whatever the library has against a setting; its error may show the password, and is not shown.
+    except Exception as error:  # noqa: BLE001
+        wanted = SOCKET if address.startswith("unix:") else REDIS
+        problem = str(error) if str(error).startswith(wanted) else f"{wanted}: {_unread(address)}"
+        fault = Fault(key="pulse.config.store", shown=repr(masked(address)), problem=problem)
+        raise ConfigError([fault]) from None
 
 
-def _without_password(address: str) -> str:
-    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"://\S*@", "://***@", address))
+def _unread(address: str) -> str:
+    """What is said of settings behind the `?` that redis-py does not take, without their values."""
+    names = [name for name, _ in parse_qsl(address.partition("?")[2], keep_blank_values=True)]
+    return f"redis-py does not take what stands behind ? ({', '.join(names)})"
 
 
 # What is written

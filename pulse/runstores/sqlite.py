@@ -36,6 +36,25 @@ _UPGRADES: Final = (
 )
 
 
+def why_unusable(path: str | Path) -> str:
+    """Why nothing can be kept in the file at *path*; empty if nothing speaks against it. Nothing is opened."""
+    file = Path(path).absolute()
+    try:
+        if file.is_dir():
+            return f"want the path of a file: {file} is a directory"
+        if file.exists():
+            is_open = file.is_file() and os.access(file, os.R_OK | os.W_OK)
+            return "" if is_open else f"want a file that can be read and written: {file} cannot"
+        folder = next(parent for parent in file.parents if parent.exists())
+    except OSError as error:  # the name is too long, a folder cannot be looked into, a file is taken for one
+        return f"want the path of a file: {error.strerror}"
+    if not folder.is_dir():
+        return f"want the path of a file: {folder} is no directory"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"want a directory in which a file can be made: {folder} cannot be written"
+    return ""
+
+
 class SqliteRunStore(SqlStore):
     """Keeps everything in the file at *path*, for all processes of this host.
 

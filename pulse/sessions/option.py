@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, cast
 
 from pulse import reader
+from pulse.address import require_redis
 from pulse.config import IniFile
 from pulse.errors import ConfigError, Fault
 from pulse.option import option, options_of, read_options, shown
@@ -23,6 +24,8 @@ def address(value: object) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if not _ADDRESS.fullmatch(text):
         raise ValueError("want memory:, cookie:, redis://host, rediss://host or unix:///path/to/socket")
+    if "//" in text:
+        require_redis(text)
     return text
 
 

@@ -4,7 +4,9 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from pulse.address import require_redis
 from pulse.errors import ConfigError, Fault
+from pulse.option import shown
 from pulse.state.types import StateBackend
 
 PREFIX: Final = "PULSE_DEPLOY__"
@@ -49,6 +51,10 @@ def settings() -> Settings:
         connection_ttl=_number("CONNECTION_TTL", faults),
         session_ttl=_number("SESSION_TTL", faults),
     )
+    try:
+        require_redis(found.redis_url)
+    except ValueError as error:
+        faults.append(Fault(key=f"{PREFIX}REDIS_URL", shown=shown(found.redis_url), problem=str(error)))
     if faults:
         raise ConfigError(faults)
     return found

@@ -1,11 +1,12 @@
 """The options of a record with their values, as somebody may read them: secrets are never shown."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pulse.config import CONFIG, DEFAULT, PYTHON, option_key
+from pulse.address import masked
+from pulse.config import PYTHON, option_key
+from pulse.meant import CONFIG, DEFAULT
 from pulse.model import Config, Task
 from pulse.option import Option, options_of
 from pulse.status.words import value_words
@@ -14,7 +15,6 @@ HIDDEN: Final = "\N{BULLET}" * 6
 
 # What `pulse.config` finds where nothing is said: from the context, the ini file, the zone of all.
 _WORKED_OUT: Final = frozenset({"action", "application", "interval", "timezone"})
-_PASSWORD: Final = re.compile(r"://\S*@")  # of an address, as `pulse.option.shown` masks it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,8 @@ def _origin(config: Config, option: Option, key: str, shared: str, *, is_default
 
 def _said(option: Option, value: Any) -> str:
     if not option.is_secret:
-        return _PASSWORD.sub("://***@", value_words(value))
+        words = value_words(value)
+        return masked(words) if "://" in words else words
     if not value:
         return ""
     if option.is_mapping:  # the names tell what is sent, and are no secret

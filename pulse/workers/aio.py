@@ -30,6 +30,16 @@ from pulse.workers.threads import LAST_WORD, LOOK, REPORT, STUCK_LIMIT, keep_pro
 
 log = logging.getLogger(__name__)
 
+# Whatever their views are, these answer when they are done.
+SYNCHRONOUS: Final = frozenset(
+    {
+        ("flask.app", "Flask"),
+        ("django.core.handlers.wsgi", "WSGIHandler"),
+        ("pyramid.router", "Router"),
+        ("bottle", "Bottle"),
+        ("falcon.app", "App"),
+    }
+)
 CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
 
 
@@ -281,5 +291,7 @@ class AioWorkers(Workers):
 
 
 def known_as_synchronous(app: WsgiApp) -> bool:
-    """Whether *app* says of itself that it is synchronous."""
-    return getattr(app, "async_", None) is False
+    """Whether *app* says of itself that it is synchronous, or is of a framework whose applications are."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(app).__mro__}
+    is_known = not kinds.isdisjoint(SYNCHRONOUS) and not is_asynchronous_app(app)
+    return is_known or getattr(app, "async_", None) is False

@@ -228,8 +228,8 @@ def test_a_worker_of_a_store_in_memory_is_warned(write, work):
 
 
 def test_a_worker_without_a_store_does_not_begin(write, work, tmp_path):
-    tmp_path.joinpath("in-the-way").write_text("a file")
-    write("pulse.config.store = sqlite:%(here)s/in-the-way/runs.db", "pulse.task.tidy.interval = 0.25")
+    tmp_path.joinpath("runs.db").write_text("no database")
+    write("pulse.config.store = sqlite:%(here)s/runs.db", "pulse.task.tidy.interval = 0.25")
 
     with work() as worker:
         code = worker.wait()

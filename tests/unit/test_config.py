@@ -177,7 +177,8 @@ def test_an_unknown_key_is_a_fault_that_names_the_nearest(key, hint):
 
 
 def test_a_key_that_resembles_nothing_is_a_fault_too():
-    assert problems({"sqlalchemy.url": "x"}) == {"sqlalchemy.url": "unknown option"}
+    wanted = "unknown option; want a key that begins with pulse.config. or pulse.task.<name>."
+    assert problems({"sqlalchemy.url": "x"}) == {"sqlalchemy.url": wanted}
 
 
 def test_a_task_name_has_no_dots():

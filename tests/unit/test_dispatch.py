@@ -145,11 +145,20 @@ def test_any_2xx_is_a_success(status):
     assert (reply.outcome, reply.status, reply.reason) == (Outcome.SUCCESS, int(status[:3]), "")
 
 
-@pytest.mark.parametrize("status", ["404 Not Found", "401 No", "500 Oops", "503 Busy", "100 Continue"])
-def test_any_other_status_is_a_failure_that_names_it(status):
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("404 Not Found", "answered 404: there is no endpoint at /jobs/sweep (action, pulse.config.context)"),
+        ("401 No", "answered 401: the endpoint asks for a login"),
+        ("500 Oops", "answered 500"),
+        ("503 Busy", "answered 503"),
+        ("100 Continue", "answered 100"),
+    ],
+)
+def test_any_other_status_is_a_failure_that_names_it(status, reason):
     reply = ask(answering(status))
 
-    assert (reply.outcome, reply.status, reply.reason) == (Outcome.FAILED, int(status[:3]), f"answered {status[:3]}")
+    assert (reply.outcome, reply.status, reply.reason) == (Outcome.FAILED, int(status[:3]), reason)
 
 
 def test_a_redirect_is_a_failure_that_says_where_it_pointed():
