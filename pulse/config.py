@@ -64,14 +64,22 @@ def read_config(
     """The configuration of a middleware that is built in Python.
 
     Args:
-        config: Dotted keys, as an ini file has them: `{"pulse.config.guard": "true"}`.
+        config: Dotted keys, as an ini file has them: `{"pulse.config.guard": "true"}`. In what
+            PasteDeploy makes of one, `{**global_conf, **local_conf}`, the keys of others are
+            passed over.
         tasks: Tasks by name: `Task` objects, or dicts of task options.
         options: The keywords; they win over *config*, and know the same names.
 
     Raises:
         ConfigError: naming every fault; none of the arguments is changed.
     """
-    settings = [Setting(key=str(key), value=value) for key, value in _mapping("config", config).items()]
+    given = _mapping("config", config)
+    is_of_paste = "__file__" in given
+    settings = [
+        Setting(key=str(key), value=value)
+        for key, value in given.items()
+        if not is_of_paste or str(key).lower().startswith("pulse.")
+    ]
     keywords = [_keyword(name, value) for name, value in (options or {}).items()]
     return _Reading([*settings, *keywords], _mapping("task", tasks)).config()
 

@@ -426,3 +426,13 @@ def test_the_same_line_in_default_and_section_harms_nobody(tmp_path):
 
 def test_zones_are_zones():
     assert read_config(options={"timezone": ZoneInfo("Asia/Tokyo")}).timezone == ZoneInfo("Asia/Tokyo")
+
+
+def test_of_what_pastedeploy_makes_of_a_file_the_keys_of_others_are_passed_over():
+    paste = {"here": "/srv", "__file__": "/srv/shop.ini", "debug": "true", "pulse.task.a.interval": "5"}
+
+    assert list(read_config(paste).tasks) == ["a"]
+    with pytest.raises(ConfigError, match="intervall"):
+        read_config(paste | {"pulse.task.a.intervall": "5"})
+    with pytest.raises(ConfigError, match="debug"):
+        read_config({"debug": "true"})
