@@ -7,14 +7,14 @@ and raised together, when the middleware is built and never while it serves.
 import configparser
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final
 
 from pulse.errors import ConfigError, Fault
-from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task
+from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task, misfits
 from pulse.option import Option, options_of, shown
 
 CONFIG: Final = "pulse.config."
@@ -134,6 +134,7 @@ class _Reading:
         self._drop_bad_defaults()
         tasks = [self._declared(name, said) for name, said in self._tasks.items()]
         tasks += [self._given(name, task) for name, task in self._objects.items()]
+        self._faults += self._misfits(config, filter(None, tasks))
         if self._faults:
             raise ConfigError(self._faults)
         placed = [_place(task, config) for task in tasks if task]
@@ -235,6 +236,11 @@ class _Reading:
         if own and own != ["interval"]:
             barred.add("offset")
         return {name: setting for name, setting in self._defaults.items() if name not in barred}
+
+    def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
+        for task, fault in misfits(config, tasks):
+            said = {**self._defaults, **self._tasks.get(task.name, {})}
+            yield _said_as(fault, said, Task, {"name": task.name})
 
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""

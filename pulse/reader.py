@@ -40,6 +40,7 @@ _TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 
 _STORE: Final = re.compile(
     r"auto|memory:|sqlite:[^:\x00-\x1f][^\x00-\x1f]*|(rediss?|unix|postgres(ql)?)://[^\s\x00-\x1f]+"
 )
+_BROKER: Final = re.compile(r"(?!memory:)[A-Za-z][A-Za-z0-9+]*://[^\s\x00-\x1f;]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
@@ -332,6 +333,14 @@ def store(value: object) -> str:
         "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket "
         "or postgresql://host/database"
     )
+
+
+def broker(value: object) -> str:
+    """The address of Celery's broker, or several for one that fails over, with `;` between them."""
+    written = value.strip() if isinstance(value, str) else ""
+    if all(_BROKER.fullmatch(address) for address in written.split(";")):
+        return written
+    raise ValueError("want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host")
 
 
 def number(least: float, most: float) -> Reader[float]:
