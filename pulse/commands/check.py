@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
+from pulse.commands.brokers import Answer, ask_brokers
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.screen import Screen
@@ -42,6 +43,10 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
+    answers = list(ask_brokers(filters))
+    findings += [
+        Finding(level=Level.WARNING, where=one.where, text=problem) for one in answers for problem in one.problems
+    ]
     findings = list(dict.fromkeys(findings))  # a line of [DEFAULT] is wrong once, not once a filter
     tasks = sum(_count_tasks(one) for one in filters)
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
@@ -51,6 +56,7 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
                 "source": source.name,
                 "findings": [{"level": one.level.value, "where": one.where, "text": one.text} for one in findings],
                 "tasks": tasks,
+                "celery": [_document(one) for one in answers],
                 "errors": counts[Level.ERROR],
                 "warnings": counts[Level.WARNING],
             }
@@ -61,6 +67,9 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
         kind = "file" if isinstance(source, IniSource) else "object"
         numbers = [_count(len(files), kind), _count(tasks, "task")]
         numbers += [_count(counts[level], level.value) for level in Level]
+        for one in answers:
+            if one.is_there:
+                screen.line(f"Celery's broker answers, {_count(len(one.takers), 'worker')} of Celery for it")
         screen.line(", ".join(numbers))
     return Exit.USAGE if counts[Level.ERROR] else Exit.OK
 
@@ -85,6 +94,10 @@ def _findings(found: Filter, file: str, now: datetime) -> Iterator[Finding]:
         written = found.written
         for danger in dangers(sound, written, file, now):
             yield Finding(level=Level.WARNING, where=found.where, text=danger)
+
+
+def _document(answer: Answer) -> dict[str, object]:
+    return {"where": answer.where, "broker_answers": answer.is_there, "workers": list(answer.takers)}
 
 
 def _without(faults: Iterable[Fault], found: Filter) -> Config | None:

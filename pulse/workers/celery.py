@@ -22,7 +22,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from celery import Celery, signals
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES, resolve_transport
 
 from pulse.errors import ApplicationError, BrokerUnavailableError, ConfigError, Fault, RunFailedError
@@ -222,7 +222,8 @@ def _settings(configs: Sequence[Config]) -> dict[str, object]:
 
 
 def _queue(name: str, priorities: int | None) -> Queue:
-    return Queue(name, max_priority=priorities)  # type: ignore[no-untyped-call]
+    # An exchange of its own: by default all share one, and a binding of its own to it.
+    return Queue(name, Exchange(name), routing_key=name, max_priority=priorities)  # type: ignore[no-untyped-call]
 
 
 def _passwords(broker: str) -> Iterable[str]:
