@@ -47,5 +47,7 @@ def _ask(where: str, config: Config) -> Answer:
     wanted = sorted({celery.queue_of(config, task) for task in config.tasks.values() if task.enabled})
     served = {queue for _, queues in workers for queue in queues}
     takers = tuple(name for name, queues in workers if set(queues) & set(wanted))
-    problems = tuple(f"no worker of Celery answers that takes from the queue {name}" for name in wanted if name not in served)
+    problems = tuple(
+        f"no worker of Celery answers that takes from the queue {name}" for name in wanted if name not in served
+    )
     return Answer(where=where, is_there=True, takers=takers, problems=problems)

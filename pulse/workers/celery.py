@@ -339,7 +339,7 @@ class _WorkerApp(Celery):  # type: ignore[misc]  # Celery has no types
 app: Final = _WorkerApp("pulse", set_as_current=False)
 
 
-@app.task(name=TASK, bind=True, shared=False, throws=(RunFailedError,), acks_late=False, ignore_result=True)  # type: ignore[untyped-decorator]
+@app.task(name=TASK, bind=True, shared=False, throws=(RunFailedError,), max_retries=None, acks_late=False)  # type: ignore[untyped-decorator]
 def run(  # noqa: PLR0917 - the message
     self: Any, task: str, due: str, run: str, attempt: int, trigger: str, latest: str, store: str, fingerprint: str
 ) -> str:
@@ -350,7 +350,7 @@ def run(  # noqa: PLR0917 - the message
         # Not acknowledged and forgotten: another worker may be the right one, until the message expires.
         said = f"task={task} run={run} is left to other workers: {problem}"
         log.warning(said, extra={"pulse_event": "stood_down", "pulse_task": task, "pulse_run": run})
-        raise self.retry(countdown=ELSEWHERE, max_retries=None, exc=ApplicationError(os.environ[VARIABLE], problem))
+        raise self.retry(countdown=ELSEWHERE, exc=RunFailedError(problem))
     fire = Fire(
         task=task,
         due=datetime.fromisoformat(due),
