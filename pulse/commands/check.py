@@ -67,9 +67,9 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
         kind = "file" if isinstance(source, IniSource) else "object"
         numbers = [_count(len(files), kind), _count(tasks, "task")]
         numbers += [_count(counts[level], level.value) for level in Level]
-        for one in answers:
-            if one.is_there:
-                screen.line(f"Celery's broker answers, {_count(len(one.takers), 'worker')} of Celery for it")
+        for answer in answers:
+            if answer.is_there:
+                screen.line(f"Celery's broker answers, {_count(len(answer.takers), 'worker')} of Celery for it")
         screen.line(", ".join(numbers))
     return Exit.USAGE if counts[Level.ERROR] else Exit.OK
 

@@ -2,11 +2,10 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -149,7 +148,7 @@ def people_call_pause_and_cancel(folder):
     long = {"interval": 3600, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
     fleet = fleet_of(folder, tasks={"often": OFTEN, "long": {**long, "run_at_startup": True}})
     with taker(fleet, "-c", "2"), bell(fleet):
-        (first,) = wait_until(lambda: fleet.began("long"))
+        wait_until(lambda: fleet.began("long"))
         by_hand = command(fleet, "run", "often")
         assert (by_hand.returncode, by_hand.stderr) == (0, ""), by_hand.stdout
         assert "success 200" in by_hand.stdout
@@ -308,7 +307,7 @@ def a_message_that_comes_after_its_grace_is_missed(folder):
         stack.enter_context(purged(post))
         send = post._app.send_task
         # Celery itself throws away what has expired; here it does not know.
-        post._app.send_task = lambda name, *, expires, **more: send(name, **more)
+        post._app.send_task = lambda name, **more: send(name, **{**more, "expires": None})
         post.send(run, datetime.now(UTC) - timedelta(seconds=5))
         stack.enter_context(taker(fleet))
         (missed,) = wait_for(fleet, "late", Outcome.MISSED)
