@@ -130,11 +130,13 @@ class _Reading:
         Raises:
             ConfigError: anything at all was wrong.
         """
-        config = self._record(Config, self._config) or Config()
+        sound = self._record(Config, self._config)
+        config = sound or Config()
         self._drop_bad_defaults()
         tasks = [self._declared(name, said) for name, said in self._tasks.items()]
         tasks += [self._given(name, task) for name, task in self._objects.items()]
-        self._faults += self._misfits(config, filter(None, tasks))
+        if sound:
+            self._faults += dict.fromkeys(self._misfits(config, filter(None, tasks)))
         if self._faults:
             raise ConfigError(self._faults)
         placed = [_place(task, config) for task in tasks if task]

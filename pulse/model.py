@@ -389,7 +389,9 @@ class Config:
         if self.mode in ("threading", "processing") and isinstance(self.workers, int) and self.workers > MOST_THREADS:
             problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
             faults.append(options_of(Config)["workers"].fault(self.workers, problem))
-        faults += _celery_faults(self)
+        if not any(fault.key == "mode" for fault in faults):
+            faults += _celery_faults(self)
+            faults += [fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self, self.tasks.values())]
         if self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
@@ -408,7 +410,7 @@ def _celery_faults(config: Config) -> list[Fault]:
     faults = []
     if config.broker is None:
         problem = "want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host"
-        faults.append(options["broker"].fault("", problem))
+        faults.append(Fault(key="broker", shown="''", problem=problem))
     if isinstance(config.store, str) and config.store.startswith("memory:"):
         problem = "Celery's workers are other processes: want a store that they reach, redis:// or postgresql://"
         faults.append(options["store"].fault(config.store, problem))

@@ -56,7 +56,7 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
                 "source": source.name,
                 "findings": [{"level": one.level.value, "where": one.where, "text": one.text} for one in findings],
                 "tasks": tasks,
-                "celery": [_document(one) for one in answers],
+                **({"celery": [_document(one) for one in answers]} if answers else {}),
                 "errors": counts[Level.ERROR],
                 "warnings": counts[Level.WARNING],
             }

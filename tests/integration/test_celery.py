@@ -391,3 +391,25 @@ def test_a_worker_that_is_not_told_its_application_says_so():
 
     assert done.returncode != 0
     assert "want PULSE_CONFIG=production.ini, or module:object" in done.stderr + done.stdout
+
+
+def test_importing_it_reads_nothing_and_importing_pulse_does_not_import_celery():
+    code = (
+        "import os, sys; os.environ['PULSE_CONFIG'] = 'no-such.ini'\n"
+        "import pulse.middleware, pulse.cli\n"
+        "assert not {'celery', 'kombu', 'pulse.workers.celery'} & set(sys.modules), 'imported too early'\n"
+        "from pulse.workers.celery import app\n"
+        "assert app.hall is None and not app.configured\n"
+        "try:\n"
+        "    app.conf.broker_url\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "there is no file no-such.ini" in done.stdout
