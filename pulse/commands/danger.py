@@ -40,6 +40,8 @@ def dangers(config: Config, written: Mapping[str, str], file: str, now: datetime
     if TOKEN in written and not str(written[TOKEN]).strip().startswith(("env:", "file:")):
         yield f"{TOKEN} stands in the file itself: write env:NAME or file:/path instead"
     yield from _doubles(config)
+    if config.mode == "celery" and config.store.partition(":")[0] in ("auto", "sqlite"):
+        yield f"{CONFIG}store is a file of this host: workers of Celery elsewhere find none of the runs"
     for name, task in config.tasks.items():
         if task.enabled:
             is_said = option_key(name, "timeout") in written or f"{DEFAULT}timeout" in written

@@ -42,7 +42,7 @@ INSPECTION: Final = 1.0  # seconds that workers have to say who they are
 # From the deadline of a run to Celery's soft limit: by then its record is made here, with a
 # better reason, and what the limit raises unwinds an endpoint whose record it cannot spoil.
 BEHIND: Final = 2 * PATIENCE
-ELSEWHERE: Final = 2.0  # seconds until a message that is not for this worker is offered again
+ELSEWHERE: Final = 2.0  # seconds until a message that is not for this worker is offered again, on the average
 PRIORITIES: Final = 10  # of a queue of RabbitMQ, 0 to 9
 
 _FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
@@ -300,13 +300,15 @@ def _loaded(specification: str) -> list[Any]:
     os.environ["PULSE_START"] = "manual"  # a worker of Celery never rings
     try:
         with collecting() as built:
-            load_application(specification)
+            loaded = load_application(specification)
     finally:
         if before is None:
             del os.environ["PULSE_START"]
         else:
             os.environ["PULSE_START"] = before
-    found = [one for one in built if one.config.mode == "celery"]
+    # Without any that were built: the module was there before, and the object may be one of them.
+    configs = [(one, getattr(one, "config", None)) for one in built or [loaded]]
+    found = [one for one, config in configs if isinstance(config, Config) and config.mode == "celery"]
     if not found:
         raise ApplicationError(specification, "it has no Pulse filter with pulse.config.mode = celery")
     if len({one.config.broker for one in found}) > 1:
@@ -350,7 +352,9 @@ def run(  # noqa: PLR0917 - the message
         # Not acknowledged and forgotten: another worker may be the right one, until the message expires.
         said = f"task={task} run={run} is left to other workers: {problem}"
         log.warning(said, extra={"pulse_event": "stood_down", "pulse_task": task, "pulse_run": run})
-        raise self.retry(countdown=ELSEWHERE, exc=RunFailedError(problem))
+        # Never the same: workers ask Redis once a second, and this one would go on to be the first.
+        uneven = 0.5 + (self.request.retries * 0.618) % 1
+        raise self.retry(countdown=ELSEWHERE * uneven, exc=RunFailedError(problem))
     fire = Fire(
         task=task,
         due=datetime.fromisoformat(due),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,10 +147,11 @@ def a_run_that_fails_is_tried_again_in_time(folder):
 @story
 def people_call_pause_and_cancel(folder):
     long = {"interval": 3600, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
-    fleet = fleet_of(folder, tasks={"often": OFTEN, "long": {**long, "run_at_startup": True}})
+    tasks = {"often": OFTEN, "long": {**long, "run_at_startup": True}, "calm": {"interval": 3600}}
+    fleet = fleet_of(folder, tasks=tasks)
     with taker(fleet, "-c", "2"), bell(fleet):
         wait_until(lambda: fleet.began("long"))
-        by_hand = command(fleet, "run", "often")
+        by_hand = command(fleet, "run", "calm")
         assert (by_hand.returncode, by_hand.stderr) == (0, ""), by_hand.stdout
         assert "success 200" in by_hand.stdout
 
@@ -165,6 +167,18 @@ def people_call_pause_and_cancel(folder):
         assert command(fleet, "resume", "often").returncode == 0
         count = len(fleet.began("often"))
         wait_until(lambda: len(fleet.began("often")) > count)
+
+
+@story
+def whoever_interrupts_a_call_by_hand_stops_the_run_where_it_is(folder):
+    long = {"interval": 3600, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
+    fleet = fleet_of(folder, tasks={"long": long})
+    with taker(fleet), program("-m", "pulse", "run", APP, "long", env=fleet.env, cwd=fleet.home) as caller:
+        wait_until(lambda: fleet.began("long"))
+        caller.signal(signal.SIGINT)
+        assert caller.wait() == 130
+        wait_for(fleet, "long", Outcome.ABANDONED)
+        (folder / "released").touch()
 
 
 @story
@@ -413,3 +427,24 @@ def test_importing_it_reads_nothing_and_importing_pulse_does_not_import_celery()
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "there is no file no-such.ini" in done.stdout
+
+
+def test_the_example_serves_and_its_worker_runs_its_tasks(tmp_path, valkey_server):
+    ini = (ROOT / "examples" / "celery_workers" / "production.ini").read_text(encoding="utf-8")
+    ours = ini.replace("127.0.0.1:6379", valkey_server.url.removeprefix("redis://").partition("/")[0])
+    name = uuid4().hex
+    (tmp_path / "production.ini").write_text(ours.replace("= celery-workers", f"= {name}"), encoding="utf-8")
+    celery = ("-m", "celery", "-A", "pulse.workers.celery", "worker", *QUIET, "-c", "2")
+    history = [sys.executable, "-m", "pulse", "history", "production.ini"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    with (
+        program("-m", "pulse", "serve", "production.ini", "--port", "0", cwd=tmp_path) as server,
+        program(*celery, env={"PULSE_CONFIG": "production.ini"}, cwd=tmp_path) as worker,
+    ):
+        assert server.get("/")[0] == 200
+        assert server.get("/jobs/tick")[0] == 404
+        wait_until(lambda: len(re.findall(r"Task pulse\.(?:tick|report)\[\w+\] succeeded", worker.output)) >= 2)
+        done = subprocess.run(history, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+
+    assert re.search(r"tick .* success +200 .* process \d+", done.stdout)
