@@ -379,15 +379,15 @@ def a_frozen_broker_holds_nobody_up_for_long(folder):
 # The command line
 
 
-def test_check_says_whether_broker_and_workers_answer(tmp_path, valkey_server):
-    broker["url"] = valkey_server.url
-    fleet = fleet_of(tmp_path, tasks={"often": {**OFTEN, "queue": f"q{uuid4().hex}"}})
+@story
+def check_says_whether_broker_and_workers_answer(folder):
+    fleet = fleet_of(folder, tasks={"often": {**OFTEN, "queue": f"q{uuid4().hex}"}})
 
     alone = command(fleet, "check")
     with taker(fleet) as worker:
         wait_until(lambda: " ready." in worker.output)
         together = command(fleet, "check")
-    silent = command(Fleet(tmp_path, **{**fleet.config, "broker": "redis://:s3cret@127.0.0.1:1/0"}), "check")
+    silent = command(Fleet(folder, **{**fleet.config, "broker": "redis://:s3cret@127.0.0.1:1/0"}), "check")
 
     assert "no worker of Celery answers that takes from the queue" in alone.stdout
     assert "Celery's broker answers, 1 worker of Celery for it" in together.stdout
@@ -429,22 +429,23 @@ def test_importing_it_reads_nothing_and_importing_pulse_does_not_import_celery()
     assert "there is no file no-such.ini" in done.stdout
 
 
-def test_the_example_serves_and_its_worker_runs_its_tasks(tmp_path, valkey_server):
+@story
+def the_example_serves_and_its_worker_runs_its_tasks(folder):
     ini = (ROOT / "examples" / "celery_workers" / "production.ini").read_text(encoding="utf-8")
-    ours = ini.replace("127.0.0.1:6379", valkey_server.url.removeprefix("redis://").partition("/")[0])
+    ours = ini.replace("127.0.0.1:6379", broker["url"].removeprefix("redis://").partition("/")[0])
     name = uuid4().hex
-    (tmp_path / "production.ini").write_text(ours.replace("= celery-workers", f"= {name}"), encoding="utf-8")
+    (folder / "production.ini").write_text(ours.replace("= celery-workers", f"= {name}"), encoding="utf-8")
     celery = ("-m", "celery", "-A", "pulse.workers.celery", "worker", *QUIET, "-c", "2")
     history = [sys.executable, "-m", "pulse", "history", "production.ini"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     with (
-        program("-m", "pulse", "serve", "production.ini", "--port", "0", cwd=tmp_path) as server,
-        program(*celery, env={"PULSE_CONFIG": "production.ini"}, cwd=tmp_path) as worker,
+        program("-m", "pulse", "serve", "production.ini", "--port", "0", cwd=folder) as server,
+        program(*celery, env={"PULSE_CONFIG": "production.ini"}, cwd=folder) as worker,
     ):
         assert server.get("/")[0] == 200
         assert server.get("/jobs/tick")[0] == 404
         wait_until(lambda: len(re.findall(r"Task pulse\.(?:tick|report)\[\w+\] succeeded", worker.output)) >= 2)
-        done = subprocess.run(history, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(history, env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=True)
 
     assert re.search(r"tick .* success +200 .* process \d+", done.stdout)
