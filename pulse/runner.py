@@ -182,6 +182,11 @@ class Runner:
         return self._postponed.take()
 
     @property
+    def is_cut_off(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return self._outage.is_on
+
+    @property
     def is_awaited(self) -> bool:
         """Whether there is something for `due_again`."""
         return bool(self._postponed)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pulse.clock import Clock
-from pulse.errors import BrokerUnavailableError
+from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.fleet import Fleet
 from pulse.model import Fire, Run
 from pulse.runner import Runner
@@ -56,15 +56,22 @@ class Attendant:
         threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
 
     def run(self, fire: Fire) -> Run | None:
-        """Take *fire* over, and bring it to its record; None if it is somebody else's."""
+        """Take *fire* over, and bring it to its record; None if it is somebody else's.
+
+        Raises:
+            StoreUnavailableError: the store does not answer: nothing was run.
+        """
         with self._lock:
             self._busy += 1
         self._begun.set()
         try:
-            return self._runner.run(fire)
+            record = self._runner.run(fire)
         finally:
             with self._lock:
                 self._busy -= 1
+        if record is None and self._runner.is_cut_off:
+            raise StoreUnavailableError("the run store does not answer")
+        return record
 
     def close(self) -> None:
         """End the thread, and record what is not recorded yet; idempotent."""

@@ -25,7 +25,14 @@ from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES, resolve_transport
 
-from pulse.errors import ApplicationError, BrokerUnavailableError, ConfigError, Fault, RunFailedError
+from pulse.errors import (
+    ApplicationError,
+    BrokerUnavailableError,
+    ConfigError,
+    Fault,
+    RunFailedError,
+    StoreUnavailableError,
+)
 from pulse.fleet import fingerprint
 from pulse.model import Config, Fire, Outcome, Run, Task, Trigger
 from pulse.runstores.base import RunStore
@@ -239,6 +246,10 @@ def _passwords(broker: str) -> Iterable[str]:
 # What takes
 
 
+class _NotHereError(LookupError):
+    """A message that is for another worker; it says why."""
+
+
 class _Hall:
     """The filters of the application of a worker, and the attendants of this process."""
 
@@ -254,8 +265,13 @@ class _Hall:
         self._process = os.getpid()
         self._lock = threading.Lock()
 
-    def find(self, task: str, store: str, definition: str) -> tuple[Any, str]:
-        """The filter that a message is for, or why there is none here."""
+    def find(self, task: str, store: str, definition: str) -> Any:
+        """The filter that a message is for.
+
+        Raises:
+            _NotHereError: there is none.
+            StoreUnavailableError: its store does not answer.
+        """
         problem = "no application of this worker has its run store"
         for number, middleware in enumerate(self.middlewares):
             self._marks[number] = self._marks.get(number) or mark_of(middleware.run_store)
@@ -263,13 +279,13 @@ class _Hall:
                 continue
             known = middleware.config.tasks.get(task)
             if known is not None and fingerprint(known) == definition:
-                return middleware, ""
+                return middleware
             problem = (
                 "the configuration of this worker does not have the task"
                 if known is None
                 else ("the configuration of this worker is another one than that of the process that rang")
             )
-        return None, problem
+        raise _NotHereError(problem)
 
     def attendant_of(self, middleware: Any) -> Attendant:
         """The attendant of *middleware* in this process.
@@ -346,15 +362,6 @@ def run(  # noqa: PLR0917 - the message
     self: Any, task: str, due: str, run: str, attempt: int, trigger: str, latest: str, store: str, fingerprint: str
 ) -> str:
     """Take over and execute the run that a message is about; what became of it, in a few words."""
-    assert app.hall is not None  # the app is configured, or there would be no worker
-    middleware, problem = app.hall.find(task, store, fingerprint)
-    if middleware is None:
-        # Not acknowledged and forgotten: another worker may be the right one, until the message expires.
-        said = f"task={task} run={run} is left to other workers: {problem}"
-        log.warning(said, extra={"pulse_event": "stood_down", "pulse_task": task, "pulse_run": run})
-        # Never the same: workers ask Redis once a second, and this one would go on to be the first.
-        uneven = 0.5 + (self.request.retries * 0.618) % 1
-        raise self.retry(countdown=ELSEWHERE * uneven, exc=RunFailedError(problem))
     fire = Fire(
         task=task,
         due=datetime.fromisoformat(due),
@@ -364,13 +371,32 @@ def run(  # noqa: PLR0917 - the message
         attempt=attempt,
         is_reserved=True,
     )
-    record = app.hall.attendant_of(middleware).run(fire)
+    try:
+        record = _take_over(fire, store, fingerprint)
+    except (StoreUnavailableError, _NotHereError) as error:
+        # Not acknowledged and forgotten: another worker may be the right one, until the message expires.
+        log.warning(
+            "task=%s run=%s is left to other workers: %s",
+            task,
+            run,
+            error,
+            extra={"pulse_event": "stood_down", "pulse_task": task, "pulse_run": run},
+        )
+        # Never the same: workers ask Redis once a second, and this one would go on to be the first.
+        uneven = 0.5 + (self.request.retries * 0.618) % 1
+        raise self.retry(countdown=ELSEWHERE * uneven, exc=RunFailedError(str(error))) from error
     if record is None or record.outcome is None:
         return "not run: somebody else has taken it, or it is over"
     words = " ".join(filter(None, (record.outcome.value, str(record.status or ""), record.reason)))
     if record.outcome in _FAILED:
         raise RunFailedError(words)
     return words
+
+
+def _take_over(fire: Fire, store: str, definition: str) -> Run | None:
+    assert app.hall is not None  # the app is configured, or there would be no worker
+    middleware = app.hall.find(fire.task, store, definition)
+    return app.hall.attendant_of(middleware).run(fire)
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import redis
 from books import Done, Fleet, twice
 from servers import HERE, ROOT, Server, is_alive, program, wait_until
 from services import Valkey, valkey
@@ -280,11 +281,29 @@ def a_worker_with_another_configuration_leaves_runs_to_others(folder):
     assert len(fleet.began("often")) == 1
 
 
+@story
+def while_the_store_does_not_answer_the_message_waits(folder):
+    with own_server(folder) as server:
+        fleet = fleet_of(folder, tasks={"late": GENEROUS})
+        fleet = Fleet(folder, **{**fleet.config, "store": server.url})
+        with bell(fleet), closing(redis.Redis.from_url(broker["url"])) as queue:
+            wait_until(lambda: queue.llen(f"pulse.{fleet.config['name']}"))
+        server.freeze()
+        try:
+            with taker(fleet, "-P", "solo") as worker:
+                wait_until(lambda: "is left to other workers" in worker.output)
+                assert fleet.began("late") == []
+                server.thaw()
+                wait_until(lambda: fleet.ended("late"))
+        finally:
+            server.thaw()
+
+
 # What befalls messages and brokers
 
 
 @contextmanager
-def own_broker(folder: Path) -> Iterator[Valkey]:
+def own_server(folder: Path) -> Iterator[Valkey]:
     (folder / "valkey").mkdir()
     with valkey(folder / "valkey") as server:
         yield server
@@ -339,7 +358,7 @@ def purged(post: Any) -> Iterator[None]:
 
 @story
 def while_the_broker_is_away_what_is_due_is_recorded_and_afterwards_it_goes_on(folder):
-    with own_broker(folder) as server:
+    with own_server(folder) as server:
         fleet = fleet_of(
             folder,
             tasks={"often": {"interval": 1}, "daily": GENEROUS | {"interval": 3600, "run_at_startup": True}},
@@ -361,7 +380,7 @@ def while_the_broker_is_away_what_is_due_is_recorded_and_afterwards_it_goes_on(f
 
 @story
 def a_frozen_broker_holds_nobody_up_for_long(folder):
-    with own_broker(folder) as server:
+    with own_server(folder) as server:
         fleet = fleet_of(folder, tasks={"often": {"interval": 1}}, url=server.url)
         server.freeze()
         try:
