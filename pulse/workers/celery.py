@@ -25,6 +25,7 @@ from celery import Celery, signals
 from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES, resolve_transport
 
+from pulse.clock import Clock, SystemClock
 from pulse.errors import (
     ApplicationError,
     BrokerUnavailableError,
@@ -50,6 +51,7 @@ INSPECTION: Final = 1.0  # seconds that workers have to say who they are
 # better reason, and what the limit raises unwinds an endpoint whose record it cannot spoil.
 BEHIND: Final = 2 * PATIENCE
 ELSEWHERE: Final = 2.0  # seconds until a message that is not for this worker is offered again, on the average
+REMARK: Final = 60.0  # seconds from one look whether a store is still the one that it was to the next
 PRIORITIES: Final = 10  # of a queue of RabbitMQ, 0 to 9
 
 _FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
@@ -61,12 +63,14 @@ _FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, 
 class Post:
     """Sends runs to the workers of one application: `pulse.workers.courier.Post`."""
 
-    def __init__(self, config: Config, store: RunStore) -> None:
+    def __init__(self, config: Config, store: RunStore, clock: Clock | None = None) -> None:
         """Nothing is connected yet."""
         self._tasks = config.tasks
         self._config = config
         self._store = store
+        self._clock = clock or SystemClock()
         self._mark = ""
+        self._marked = 0.0  # monotonic seconds: when the store was last asked for it
         self._fingerprints: dict[str, str] = {}
         self._app = _sender_of(config)
 
@@ -82,7 +86,6 @@ class Post:
     def send(self, run: Run, until: datetime) -> None:
         """See `pulse.workers.courier.Post`."""
         task = self._tasks[run.task]
-        self._mark = self._mark or mark_of(self._store)
         if run.task not in self._fingerprints:
             self._fingerprints[run.task] = fingerprint(task)
         said = {
@@ -92,7 +95,7 @@ class Post:
             "attempt": run.attempt,
             "trigger": run.trigger.value,
             "latest": until.isoformat(),
-            "store": self._mark,
+            "store": self._current_mark(),
             "fingerprint": self._fingerprints[run.task],
         }
         try:
@@ -130,6 +133,21 @@ class Post:
         except Exception as error:
             raise self._silence(error) from error
         return sorted((name, sorted(queue["name"] for queue in queues)) for name, queues in answers.items())
+
+    def _current_mark(self) -> str:
+        """Of the store; another one if it was emptied meanwhile.
+
+        Raises:
+            BrokerUnavailableError: it is not known yet, and the store does not answer.
+        """
+        now = self._clock.monotonic()
+        if not self._mark or now - self._marked >= REMARK:
+            try:
+                self._mark, self._marked = mark_of(self._store), now
+            except StoreUnavailableError as error:
+                if not self._mark:
+                    raise BrokerUnavailableError(str(error)) from error
+        return self._mark
 
     def _silence(self, error: Exception) -> BrokerUnavailableError:
         said = str(error).strip() or type(error).__name__
@@ -274,7 +292,8 @@ class _Hall:
         """
         problem = "no application of this worker has its run store"
         for number, middleware in enumerate(self.middlewares):
-            self._marks[number] = self._marks.get(number) or mark_of(middleware.run_store)
+            if self._marks.get(number) != store:  # perhaps it was emptied since it was last asked
+                self._marks[number] = mark_of(middleware.run_store)
             if self._marks[number] != store:
                 continue
             known = middleware.config.tasks.get(task)
@@ -283,7 +302,7 @@ class _Hall:
             problem = (
                 "the configuration of this worker does not have the task"
                 if known is None
-                else ("the configuration of this worker is another one than that of the process that rang")
+                else "the configuration of this worker is another one than that of the process that rang"
             )
         raise _NotHereError(problem)
 

@@ -2,15 +2,18 @@
 
 import sys
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("celery")
 
 from pulse.config import read_config
-from pulse.errors import ApplicationError, BrokerUnavailableError, ConfigError
+from pulse.errors import ApplicationError, BrokerUnavailableError, ConfigError, StoreUnavailableError
+from pulse.fleet import fingerprint
 from pulse.model import QUEUE, Run, Trigger
 from pulse.runstores.memory import MemoryRunStore
+from pulse.testing import ManualClock
 from pulse.workers import celery
 from pulse.workers.celery import Post, mark_of
 
@@ -68,6 +71,63 @@ def test_two_definitions_of_a_task_have_two_fingerprints_and_two_stores_two_mark
     assert mark_of(MemoryRunStore()) != mark_of(MemoryRunStore())
     store = MemoryRunStore()
     assert mark_of(store) == mark_of(store) != store.secret()
+
+
+def test_a_store_that_was_emptied_is_another_one_within_a_minute():
+    clock, store = ManualClock(NOON), MemoryRunStore()
+    post, marks = Post(read_config(tasks={"a": {}}, options=SOUND), store, clock), []
+    post._app.send_task = lambda name, **more: marks.append(more["kwargs"]["store"])
+
+    post.send(RUN, UNTIL)
+    store.after_fork()
+    post.send(RUN, UNTIL)
+    clock.advance(60)
+    post.send(RUN, UNTIL)
+
+    assert marks[0] == marks[1] != marks[2] == mark_of(store)
+
+
+def test_a_store_that_does_not_say_which_it_is_keeps_a_message_back_only_at_first():
+    clock, store = ManualClock(NOON), MemoryRunStore()
+    post, sent = Post(read_config(tasks={"a": {}}, options=SOUND), store, clock), []
+    post._app.send_task = lambda name, **more: sent.append(name)
+
+    def silent() -> str:
+        raise StoreUnavailableError("it is away")
+
+    known, store.secret = store.secret, silent
+    with pytest.raises(BrokerUnavailableError, match="it is away"):
+        post.send(RUN, UNTIL)
+    store.secret = known
+    post.send(RUN, UNTIL)
+    store.secret = silent
+    clock.advance(60)
+    post.send(RUN, UNTIL)
+
+    assert len(sent) == 2
+
+
+def test_a_worker_finds_the_filter_of_a_message_by_store_and_definition(monkeypatch):
+    filters = [
+        SimpleNamespace(config=read_config(tasks={"a": {}}, options=SOUND | {"name": name}), run_store=MemoryRunStore())
+        for name in ("one", "two")
+    ]
+    monkeypatch.setattr(celery, "_loaded", lambda _: filters)
+    hall = celery._Hall("site:app")
+    definition = fingerprint(filters[1].config.tasks["a"])
+    mark = mark_of(filters[1].run_store)
+
+    assert hall.find("a", mark, definition) is filters[1]
+    for task, store, other, problem in [
+        ("a", "elsewhere", definition, "no application of this worker has its run store"),
+        ("b", mark, definition, "does not have the task"),
+        ("a", mark, "another", "is another one than that of the process that rang"),
+    ]:
+        with pytest.raises(celery._NotHereError, match=problem):
+            hall.find(task, store, other)
+
+    filters[1].run_store.after_fork()  # it has lost its memory
+    assert hall.find("a", mark_of(filters[1].run_store), definition) is filters[1]
 
 
 def test_whatever_celery_raises_is_that_the_broker_does_not_answer_and_shows_no_password():
