@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pulse.errors import ConfigError, Fault
 from pulse.meant import CONFIG, DEFAULT, TASK, allowed_for, meant_by
-from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task
+from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task, misfits
 from pulse.option import Option, options_of, shown
 
 PYTHON: Final = "Python"  # where an option was written that stands in no file
@@ -157,10 +157,13 @@ class _Reading:
         Raises:
             ConfigError: anything at all was wrong.
         """
-        config = self._record(Config, self._config) or Config()
+        sound = self._record(Config, self._config)
+        config = sound or Config()
         self._drop_bad_defaults()
         tasks = [self._declared(name, said) for name, said in self._tasks.items()]
         tasks += [self._given(name, task) for name, task in self._objects.items()]
+        if sound:
+            self._faults += dict.fromkeys(self._misfits(config, filter(None, tasks)))
         if self._faults:
             raise ConfigError(self._faults)
         placed = [_place(task, config) for task in tasks if task]
@@ -286,6 +289,11 @@ class _Reading:
         if own and own != ["interval"]:
             barred.add("offset")
         return {name: setting for name, setting in self._defaults.items() if name not in barred}
+
+    def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
+        for task, fault in misfits(config, tasks):
+            said = {**self._defaults, **self._tasks.get(task.name, {})}
+            yield _said_as(fault, said, Task, {"name": task.name})
 
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""

@@ -9,19 +9,24 @@ from typing import Any, Final
 
 from pulse.alarms import Alarms
 from pulse.clock import Clock
-from pulse.dispatch import Dispatch, Dispatcher
+from pulse.control import Control
+from pulse.dispatch import Dispatch, Dispatcher, Reply
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import WsgiApp
 from pulse.instance import this_instance, this_place
-from pulse.model import MOST_THREADS, Config, Fire, Run, track_of
+from pulse.model import MOST_THREADS, Config, Fire, Run, Task, track_of
+from pulse.option import shown
 from pulse.recorder import Listener
 from pulse.runner import RENEWALS, Runner
 from pulse.runstores.base import RunStore
+from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler
 from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
+from pulse.workers.attendant import Attendant
 from pulse.workers.base import Workers
+from pulse.workers.courier import Courier, Post
 from pulse.workers.threads import ThreadWorkers
 
 WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
@@ -101,6 +106,8 @@ class EngineFactory:
         self.mode = mode
         self._workers = config.workers or (AIO_WORKERS if self.mode == "asyncio" else WORKERS)
         self._application = application
+        if mode == "celery":
+            _must_reach_workers(config, store)
         self.announcers = _announcers(config)
 
     def after_fork(self) -> None:
@@ -142,9 +149,24 @@ class EngineFactory:
         workers.start()
         try:
             return workers.run_apart(fire).result()
+        except KeyboardInterrupt:
+            if self.mode == "celery":  # it runs elsewhere; in this process `close` asks it to stop
+                self._store.ask_to_stop(fire.run_id, "whoever called it by hand has interrupted it")
+            raise
         finally:
             workers.close(0)
             alarms.close(ALARMS_SECONDS)
+
+    def attend(self) -> Attendant:
+        """What runs, in a process of Celery's, what processes that ring have handed over; it has not been started."""
+        clock = FleetClock(self._clock)
+        alarms = Alarms(self._app, self._config, clock=clock)
+        fleet = Fleet(self._config, store=self._store, clock=clock, beat=self._config.lease / RENEWALS)
+        dispatcher = Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
+        runner = self._build_runner(dispatcher, clock, fleet=fleet, hears=[alarms, *self.announcers])
+        return Attendant(
+            runner, self._build_post(), fleet=fleet, clock=clock, at_end=lambda: alarms.close(ALARMS_SECONDS)
+        )
 
     def _cursors(self, now: datetime) -> Mapping[str, datetime]:
         """How far each task has got, where this process is."""
@@ -168,6 +190,9 @@ class EngineFactory:
         more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self.announcers]}
         if self.mode == "processing":
             return self._build_processes(clock, more)
+        if self.mode == "celery":
+            runner = self._build_runner(_nothing_runs_here, clock, **more)
+            return Courier(runner, self._build_post(), store=self._store, clock=clock)
         dispatcher = Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
         runner = self._build_runner(dispatcher, clock, **more)
         if self.mode == "asyncio":
@@ -183,6 +208,11 @@ class EngineFactory:
         grace = max((task.kill_grace for task in self._config.tasks.values()), default=timedelta(0))
         runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
         return ProcessWorkers(runner, workers=self._workers, clock=clock, children=children)
+
+    def _build_post(self) -> Post:
+        # Celery takes a while to import, and is an extra.
+        post: Post = import_module("pulse.workers.celery").Post(self._config, self._store)
+        return post
 
     def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
         return Runner(
@@ -229,6 +259,26 @@ def mode_of(app: WsgiApp, config: Config) -> str:
         problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
         raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=problem)])
     return mode
+
+
+def _must_reach_workers(config: Config, store: RunStore) -> None:
+    """Refuse what would never come to a worker of Celery, or back.
+
+    Raises:
+        ConfigError: the store is of this process alone, or a library is missing.
+    """
+    if isinstance(store, MemoryRunStore):
+        problem = "Celery's workers do not see what this process alone keeps: want redis:// or postgresql://"
+        raise ConfigError([Fault(key="pulse.config.store", shown=shown(config.store), problem=problem)])
+    try:
+        import_module("pulse.workers.celery").must_be_reachable(config)
+    except ImportError as error:
+        problem = f"it needs an extra ({error}): pip install 'pulse[celery]'"
+        raise ConfigError([Fault(key="pulse.config.mode", shown="'celery'", problem=problem)]) from error
+
+
+def _nothing_runs_here(task: Task, run: Run, control: Control) -> Reply:
+    raise AssertionError(f"{run.id} of {task.name} is for a worker of Celery, which has a {control!r} of its own")
 
 
 def _announcers(config: Config) -> list[Listener]:

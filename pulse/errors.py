@@ -88,6 +88,14 @@ class StoreUnavailableError(PulseError, ConnectionError):
     """A store did not answer: nothing may run unclaimed, and no shared state is guessed."""
 
 
+class BrokerUnavailableError(PulseError, ConnectionError):
+    """Celery's broker did not take a message; what it was for is tried again, or recorded as missed."""
+
+
+class RunFailedError(PulseError, RuntimeError):
+    """A run that did not succeed, as Celery's monitoring is told of it; the message says why."""
+
+
 class NotInternalError(PulseError, PermissionError):
     """Somebody outside a run of Pulse called an endpoint that is for runs only."""
 

@@ -103,11 +103,19 @@ class Fleet:
         if self._instance is None:
             return  # a process that runs tasks by hand alone is none of the fleet
         self._is_heard = False
-        if self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY:
-            self._measure()
+        self.watch_the_clock()
         self._instance = replace(self._instance, seen=self._clock.now())
         self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
         self._is_heard = True
+
+    def watch_the_clock(self) -> None:
+        """Set the clock right now and then, which `beat` does for a process that rings.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY:
+            self._measure()
 
     def leave(self) -> None:
         """Make it known that this process rings no more, unless the store did not answer when last asked.

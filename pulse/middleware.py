@@ -27,6 +27,7 @@ from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
 from pulse.start import StartRule, StartState
 from pulse.status.controls import Ringing
+from pulse.workers.attendant import Attendant
 from pulse.wsgi.lazy import note_built
 
 if TYPE_CHECKING:
@@ -177,6 +178,10 @@ class PulseMiddleware:
         fire = self._fire_by_hand(name, force=force, again=again)
         engine = self._engine
         return engine.workers.run_apart(fire).result() if engine is not None else self._engines.run_alone(fire)
+
+    def attend(self) -> Attendant:
+        """For `pulse.workers.celery`, in a process of Celery's: what runs the tasks that others hand over."""
+        return self._engines.attend()
 
     def _fire_by_hand(self, name: str, *, force: bool = False, again: Run | None = None) -> Fire:
         self._must_know(name)

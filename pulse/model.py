@@ -4,7 +4,7 @@ All are frozen and validated once, at the door; inside the house they are truste
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -97,7 +97,7 @@ class Task:
         "10s",
         reader.duration(0, timedelta(hours=1)),
         "duration, 0s to 1h",
-        "In mode `processing`, how long an overdue run may take to stop before it is killed.",
+        "In modes `processing` and `celery`, how long an overdue run may take to stop before it is killed.",
     )
     misfire_grace_time: timedelta | Literal["auto"] | None = option(
         "auto",
@@ -133,6 +133,18 @@ class Task:
         reader.optional(reader.word),
         "word",
         "Tasks with the same one exclude each other, as runs of one task do.",
+    )
+    queue: str | None = option(
+        None,
+        reader.optional(reader.word),
+        "word",
+        "In mode `celery`, the queue that its runs wait in; one of this application's own when not given.",
+    )
+    priority: int | None = option(
+        None,
+        reader.optional(reader.integer(0, 9)),
+        "whole number, 0 to 9",
+        "In mode `celery`, the priority of its messages, in the order that the broker gives to it.",
     )
     run_at_startup: bool = option(
         False,
@@ -261,8 +273,8 @@ class Config:
     )
     mode: str = option(
         "threading",
-        reader.choice("threading", "processing", "asyncio", "auto"),
-        "`threading`, `processing`, `asyncio`, `auto`",
+        reader.choice("threading", "processing", "asyncio", "celery", "auto"),
+        "`threading`, `processing`, `asyncio`, `celery`, `auto`",
         "What executes runs; `auto` is `asyncio` for an application that is known to be asynchronous, else "
         "`threading`.",
     )
@@ -355,6 +367,13 @@ class Config:
     status_readonly: bool = option(
         False, reader.boolean, "boolean", "Whether nothing can be pressed on the status page."
     )
+    broker: str | None = option(
+        None,
+        reader.optional(reader.broker),
+        "URL",
+        "In mode `celery`, the broker through which Celery's workers are given their runs, as Celery writes it.",
+        is_secret=True,
+    )
     events: bool = option(
         False, reader.boolean, "boolean", "Whether runs are told on the event bus, on the channel `pulse:runs`."
     )
@@ -372,11 +391,49 @@ class Config:
         if self.mode in ("threading", "processing") and isinstance(self.workers, int) and self.workers > MOST_THREADS:
             problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
             faults.append(options_of(Config)["workers"].fault(self.workers, problem))
+        if not any(fault.key == "mode" for fault in faults):
+            faults += _celery_faults(self)
+            faults += [fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self, self.tasks.values())]
         if self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
         if faults:
             raise ConfigError(faults)
+
+
+CELERY: Final = "goes with mode celery only"
+
+
+def _celery_faults(config: Config) -> list[Fault]:
+    """What does not go together with mode celery, or without it; options that nobody reads are refused."""
+    options = options_of(Config)
+    if config.mode != "celery":
+        return [options["broker"].fault(config.broker, CELERY)] if config.broker is not None else []
+    faults = []
+    if config.broker is None:
+        problem = "want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host"
+        faults.append(Fault(key="broker", shown="''", problem=problem))
+    if isinstance(config.store, str) and config.store.startswith("memory:"):
+        problem = "Celery's workers are other processes: want a store that they reach, redis:// or postgresql://"
+        faults.append(options["store"].fault(config.store, problem))
+    if config.workers is not None:
+        problem = "does not go with mode celery: its workers say how many runs they take at once (--concurrency)"
+        faults.append(options["workers"].fault(config.workers, problem))
+    return faults
+
+
+def misfits(config: Config, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
+    """The options of *tasks* that do not go with the mode of *config*, with the task that each belongs to."""
+    options, found = options_of(Task), []
+    for task in tasks:
+        if config.mode == "celery":
+            if task.scope != "fleet":
+                problem = "want fleet: in mode celery nobody knows which host or process takes a run"
+                found.append((task, options["scope"].fault(task.scope, problem)))
+            continue
+        said = [(name, getattr(task, name)) for name in ("queue", "priority")]
+        found += [(task, options[name].fault(value, CELERY)) for name, value in said if value is not None]
+    return found
 
 
 class Trigger(Enum):
@@ -419,6 +476,7 @@ class Fire:
         attempt: 1, or which further attempt of the run this is; such a one waits in the store,
             unless somebody has asked for it by hand.
         is_forced: A call by hand that observes no limits.
+        is_reserved: It was claimed for a queue (`Run.is_reserved`), and is taken from there.
     """
 
     task: str
@@ -429,6 +487,7 @@ class Fire:
     place: str = ""
     attempt: int = 1
     is_forced: bool = False
+    is_reserved: bool = False
 
     def __post_init__(self) -> None:
         if not self.run_id:
@@ -446,6 +505,8 @@ def track_of(task: str, place: str) -> str:
 
 
 _RUNS: Final = uuid5(NAMESPACE_URL, "urn:pulse:run")
+
+QUEUE: Final = "celery queue"  # the owner of what nobody has taken from there; no host's name has a blank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -523,6 +584,11 @@ class Run:
     def is_waiting(self) -> bool:
         """Whether this is a further attempt that nobody has begun; its time comes at `expires`."""
         return self.started is None and self.outcome is None
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether it is claimed for a queue, and nobody has taken it from there; until `expires` somebody may."""
+        return self.owner == QUEUE and self.outcome is None
 
     @property
     def lateness(self) -> timedelta:

@@ -40,6 +40,7 @@ _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SPANS: Final = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER.pattern}){unit})?" for unit in _UNITS))
 _TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_BROKER: Final = re.compile(r"(?!memory:)[A-Za-z][A-Za-z0-9+]*://[^\s\x00-\x1f;]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
@@ -392,6 +393,14 @@ def specification(value: object) -> str:
     if place == "" or (place and re.fullmatch(r"config:[^#]+(#[^#\s]+)?|[^\W\d][\w.]*:[^\W\d][\w.]*", place)):
         return place
     raise ValueError("want config:file.ini#name or module:object")
+
+
+def broker(value: object) -> str:
+    """The address of Celery's broker, or several for one that fails over, with `;` between them."""
+    written = value.strip() if isinstance(value, str) else ""
+    if all(_BROKER.fullmatch(address) for address in written.split(";")):
+        return written
+    raise ValueError("want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host")
 
 
 def number(least: float, most: float) -> Reader[float]:

@@ -17,7 +17,7 @@ from pulse.clock import Clock
 from pulse.dispatch import Dispatch, Reply
 from pulse.fleet import Fleet
 from pulse.instance import this_place
-from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Run, Span, Task, Trigger
+from pulse.model import QUEUE, Claim, Claimed, Fire, Limits, Outcome, Pause, Run, Span, Task, Trigger
 from pulse.outage import Outage
 from pulse.postponed import Postponed, attempt_of
 from pulse.recorder import Listener, Recorder
@@ -28,8 +28,10 @@ from pulse.underway import PATIENCE, Active, UnderWay
 
 RENEWALS: Final = 3  # a lease is renewed this often in its time, so that one late beat loses nothing
 ENDING: Final = "the process ends"
+QUEUED: Final = timedelta(days=1)  # that a run may wait in a queue if its task knows no limit
 
 _INSTANT: Final = timedelta(microseconds=1)
+_OBSERVED: Final = Limits(instances=None)  # what is taken over has been judged when it was claimed
 
 
 class Runner:
@@ -127,6 +129,27 @@ class Runner:
             say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
         return recorded
 
+    def reserve(self, fire: Fire) -> Run | None:
+        """Claim *fire* for a queue, for as long as it is useful to begin it.
+
+        From there any process takes it over, as the fire with `is_reserved`. Returns the
+        record instead if one was made, or None, as `claim`.
+        """
+        if self._fleet and self._fleet.why_not(fire.task) and fire.trigger is not Trigger.MANUAL:
+            return None
+        now, until = self._clock.now(), fire.latest
+        if fire.trigger is Trigger.RETRY:
+            until = self._schedules[fire.task].next_due(fire.due)
+        return self._claim(fire, owner=QUEUE, lease=(until or now + QUEUED) - now).run
+
+    def withdraw(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
+        """Record that nobody has taken the reserved *run* from its queue; None if somebody has."""
+        with self._outage.endured("what waits in a queue stays there"):
+            now = self._clock.now()
+            taken = self._store.adopt(run, owner=self._owner, now=now, lease=self._lease, limits=_OBSERVED)
+            return taken and self._not_begun(taken, outcome, reason)
+        return None
+
     def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
         """Record that *fire* is not run; None if somebody else has claimed it."""
         return self._recorder.noted(
@@ -157,6 +180,11 @@ class Runner:
         Further attempts of runs are among them, which any process of the fleet may begin.
         """
         return self._postponed.take()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return self._outage.is_on
 
     @property
     def is_awaited(self) -> bool:
@@ -214,11 +242,15 @@ class Runner:
 
     # The steps of `run`
 
-    def _claim(self, fire: Fire) -> Claimed:
+    def _claim(self, fire: Fire, *, owner: str = "", lease: timedelta | None = None) -> Claimed:
         task = self._tasks[fire.task]
-        terms: dict[str, Any] = {"owner": self._owner, "now": self._clock.now(), "lease": self._lease}
+        terms: dict[str, Any] = {"owner": owner or self._owner, "now": self._clock.now(), "lease": self._lease}
         terms["limits"] = Limits.of(task, fire)
+        if lease is not None:
+            terms["lease"] = lease
         with self._outage.endured("nothing is run unclaimed"):
+            if fire.is_reserved:
+                return self._take_over(fire, terms)
             if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
                 return self._adopt(fire, terms)
             claimed = self._recorder.noted(self._store.claim(fire, passed=self._passed(fire), **terms))
@@ -234,9 +266,28 @@ class Runner:
         following = self._schedules[fire.task].next_due(fire.due)
         if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
             return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
-        waiting = Run(id=fire.run_id, task=fire.task, due=fire.due, attempt=fire.attempt, place=fire.place)
-        run = self._store.adopt(waiting, **terms)
+        run = self._store.adopt(_held_as(fire), **terms)
         return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
+
+    def _take_over(self, fire: Fire, terms: Mapping[str, Any]) -> Claimed:
+        """Begin what was claimed for a queue, unless that is of no use any more."""
+        run = self._store.adopt(_held_as(fire), **{**terms, "limits": _OBSERVED})
+        if run is None:
+            return Claimed(answer=Claim.TAKEN)
+        now, pause = self._clock.now(), self._store.pauses().get(fire.task)
+        if run.stop:
+            return Claimed(answer=Claim.STALE, run=self._not_begun(run, Outcome.CANCELLED, run.stop))
+        if pause and pause.holds(now) and run.trigger is not Trigger.MANUAL:
+            return Claimed(answer=Claim.PAUSED, run=self._not_begun(run, Outcome.SKIPPED, pause.reason))
+        if fire.latest and now > fire.latest:
+            reason = f"taken from the queue {(now - fire.latest).total_seconds():.1f} s after its grace was over"
+            return Claimed(answer=Claim.STALE, run=self._not_begun(run, Outcome.MISSED, reason))
+        return Claimed(answer=Claim.WON, run=run)
+
+    def _not_begun(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
+        """Record that the claimed *run* was not begun."""
+        ended = replace(run, started=None, finished=self._clock.now(), outcome=outcome, reason=reason)
+        return self._recorder.complete(ended)
 
     def _look_for_attempts(self, now: datetime) -> None:
         """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
@@ -253,8 +304,7 @@ class Runner:
         run, now = claimed.run, self._clock.now()
         if claimed.answer is not Claim.WON or run is None or fire.latest is None or now <= fire.latest:
             return claimed
-        late = replace(run, started=None, finished=now, outcome=Outcome.MISSED, reason="the claim came back too late")
-        return Claimed(answer=Claim.STALE, run=self._recorder.complete(late))
+        return Claimed(answer=Claim.STALE, run=self._not_begun(run, Outcome.MISSED, "the claim came back too late"))
 
     def _passed(self, fire: Fire) -> Passed:
         """What the schedule says about the instants between a cursor and *fire*."""
@@ -307,3 +357,8 @@ class Runner:
     def _paused(self, task: str, pause: Pause) -> None:
         for listener in self._hears:
             listener.paused(task, pause)
+
+
+def _held_as(fire: Fire) -> Run:
+    """How a store knows the attempt that *fire* is."""
+    return Run(id=fire.run_id, task=fire.task, due=fire.due, attempt=fire.attempt, place=fire.place)

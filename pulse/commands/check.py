@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final
 
 from pulse.clock import SystemClock
+from pulse.commands.brokers import Answer, ask_brokers
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.screen import Screen
@@ -46,6 +47,10 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
     for one in filters:
         findings += _findings(one, source.name, now)
     findings += [Finding(level=Level.WARNING, where=one.where, text=one.text) for one in source.suspicions()]
+    answers = list(ask_brokers(filters))
+    findings += [
+        Finding(level=Level.WARNING, where=one.where, text=problem) for one in answers for problem in one.problems
+    ]
     findings = list(dict.fromkeys(findings))  # a line of [DEFAULT] is wrong once, not once a filter
     tasks = sum(_count_tasks(one) for one in filters)
     counts = {level: sum(finding.level is level for finding in findings) for level in Level}
@@ -55,6 +60,7 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
                 "source": source.name,
                 "findings": [{"level": one.level.value, "where": one.where, "text": one.text} for one in findings],
                 "tasks": tasks,
+                **({"celery": [_document(one) for one in answers]} if answers else {}),
                 "errors": counts[Level.ERROR],
                 "warnings": counts[Level.WARNING],
             }
@@ -65,6 +71,9 @@ def check(source: Source, screen: Screen, now: datetime) -> Exit:
         kind = "file" if isinstance(source, IniSource) else "object"
         numbers = [_count(len(files), kind), _count(tasks, "task")]
         numbers += [_count(counts[level], level.value) for level in Level]
+        for answer in answers:
+            if answer.is_there:
+                screen.line(f"Celery's broker answers, {_count(len(answer.takers), 'worker')} of Celery for it")
         screen.line(", ".join(numbers))
     return Exit.USAGE if counts[Level.ERROR] else Exit.OK
 
@@ -100,6 +109,10 @@ def _faults_of_store(config: Config) -> Iterable[Fault]:
     except ConfigError as error:
         return error.faults
     return ()
+
+
+def _document(answer: Answer) -> dict[str, object]:
+    return {"where": answer.where, "broker_answers": answer.is_there, "workers": list(answer.takers)}
 
 
 def _without(faults: Iterable[Fault], found: Filter) -> Config | None:

@@ -50,6 +50,8 @@ def dangers(config: Config, written: Mapping[str, str], file: str, now: datetime
     yield from _doubles(config)
     yield from _behind_status(config)
     yield from _likenesses(config, written)
+    if config.mode == "celery" and config.store.partition(":")[0] in ("auto", "sqlite"):
+        yield f"{CONFIG}store is a file of this host: workers of Celery elsewhere find none of the runs"
     for name, task in config.tasks.items():
         yield from (f"{name}: {danger}" for danger in _dangers_of_request(task))
         if task.enabled:

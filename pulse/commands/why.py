@@ -204,6 +204,10 @@ def _under_way(facts: Facts, due: datetime) -> Found:
     if run is None:
         return None
     when = spoken(due, facts.zone)
+    if run.is_reserved and run.expires:
+        until = by_second(run.expires, facts.zone)
+        said = f"waits for a worker of Celery to take the run of {when}, which is missed if none does by {until}"
+        return Verdict.WAITS, f"{facts.task.name} {said}."
     if lost := why_lost(run, facts.now):
         said = f"was begun at {when} by {short(run.owner)}, which then died or froze: {lost}"
         return Verdict.DIED, f"{facts.task.name} {said}; it is recorded as lost as soon as a process sees to it."

@@ -121,7 +121,11 @@ class RunStore(ABC):
 
     @abstractmethod
     def adopt(self, run: Run, *, owner: str, now: datetime, lease: timedelta, limits: Limits) -> Run | None:
-        """Begin the further attempt *run*; None if it is somebody else's, or the task is running or paused."""
+        """Begin the further attempt *run*; None if it is somebody else's, or the task is running or paused.
+
+        Or take over what is claimed for a queue (`Run.is_reserved`), whether the task is
+        paused or not; of all that try, one does.
+        """
 
     @abstractmethod
     def ask_to_stop(self, run_id: str, reason: str) -> bool:

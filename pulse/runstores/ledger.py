@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.instance import is_gone
-from pulse.model import Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Trigger
+from pulse.model import QUEUE, Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Passed, RunStore
 
 RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore.reap`
@@ -22,6 +22,7 @@ FORGOTTEN: Final = "the run store did not know the task"
 REBORN: Final = "it was due before the run store lost what it knew"
 RUNNING: Final = "the task is still running"
 REPLACED: Final = "the next run takes its place"
+NOT_TAKEN: Final = "no Celery worker took it in time"
 PASSED_OVER: Final = "nobody ran it before the next one was due"
 
 
@@ -137,7 +138,8 @@ class LedgerStore(RunStore):
             now = self._judged_at(now)
             standing = self._standing(run.track, run.task)
             held = self._find(run)
-            if held is None or not held.is_waiting or standing is None:
+            is_taken_over = held is not None and held.is_reserved and owner != QUEUE
+            if held is None or not (held.is_waiting or is_taken_over) or standing is None:
                 return None
             born = self._born()
             if born is not None and held.due <= born:  # another one may have begun it before
@@ -146,7 +148,7 @@ class LedgerStore(RunStore):
                 again = Fire(task=held.task, due=held.due, trigger=trigger, run_id=held.id, place=place)
                 self._note(unclaimed(again, Outcome.MISSED, REBORN, now))
                 return None
-            if standing.pause and standing.pause.holds(now):
+            if held.is_waiting and standing.pause and standing.pause.holds(now):
                 return None
             if self._why_busy([one for one in self._held(run.track) if one.started], limits):
                 return None
@@ -328,9 +330,7 @@ class LedgerStore(RunStore):
     def _reap(self, held: Iterable[Run], now: datetime) -> list[Run]:
         """Record those of *held* whose lease has ended, or whose process has, as lost."""
         lost = [
-            replace(run, finished=now, outcome=Outcome.LOST, reason=reason)
-            for run in held
-            if run.started and (reason := why_lost(run, now))
+            ended_without_a_word(run, now, reason) for run in held if run.started and (reason := why_lost(run, now))
         ]
         for run in lost:
             self._release(run)
@@ -378,6 +378,13 @@ def another_attempt(run: Run, trigger: Trigger, at: datetime) -> Run:
     )
 
 
+def ended_without_a_word(run: Run, now: datetime, reason: str) -> Run:
+    """The record of a run whose lease has ended: lost, or missed if nobody has ever begun it."""
+    if run.is_reserved:
+        return replace(run, started=None, finished=now, outcome=Outcome.MISSED, reason=reason)
+    return replace(run, finished=now, outcome=Outcome.LOST, reason=reason)
+
+
 def unclaimed(fire: Fire, outcome: Outcome, reason: str, now: datetime) -> Run:
     """A finished record of a fire that nobody ran."""
     return Run(
@@ -418,7 +425,7 @@ def joined(newest: Run, record: Run) -> Run:
 def why_lost(run: Run, now: datetime) -> str:
     """Why the runner of *run* is dead or frozen; empty if it may be alive."""
     if run.expires and run.expires < now:
-        return "its lease was not renewed"
+        return NOT_TAKEN if run.is_reserved else "its lease was not renewed"
     return "its process has ended" if is_gone(run.owner) else ""
 
 

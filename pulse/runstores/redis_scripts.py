@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
-from pulse.runstores.ledger import FORGOTTEN, REBORN, RECOVERIES, REPLACED, RUNNING
+from pulse.model import QUEUE
+from pulse.runstores.ledger import FORGOTTEN, NOT_TAKEN, REBORN, RECOVERIES, REPLACED, RUNNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ local REBORN = '{REBORN}'
 local RUNNING = '{RUNNING}'
 local REPLACED = '{REPLACED}'
 local NOT_RENEWED = 'its lease was not renewed'
+local NOT_TAKEN = '{NOT_TAKEN}'
+local QUEUE = '{QUEUE}'
 local LATE = '%.1f s late, later than its grace allows'
 local LOCKED = '%s is running, and has the lock %s, too'
 local RECOVERIES = {RECOVERIES}
@@ -251,7 +254,7 @@ end
 
 local function why_lost(run)
     if run.expires and tonumber(run.expires) < now then
-        return NOT_RENEWED
+        return run.owner == QUEUE and NOT_TAKEN or NOT_RENEWED
     end
     return terms.gone[run.id .. '/' .. run.attempt]  -- what the caller can see, and the server cannot
 end
@@ -265,6 +268,9 @@ end
 
 local function lose(run, reason)
     local record = changed(run, {finished = text(now), outcome = 'lost', reason = reason})
+    if run.owner == QUEUE then  -- nobody has ever begun it
+        record.outcome, record.started = 'missed', nil
+    end
     release(run)
     append(record, cjson.encode(record))
     -- What was due before the birth may have been run again already.
@@ -477,7 +483,8 @@ return lost
 _ADOPT: Final = """
 born = birth()
 local run = find(terms.run.id, terms.run.attempt)
-if not run or run.started or not call('HGET', LEDGER, 'cursor ' .. track_of(run)) then
+local is_taken_over = run and run.owner == QUEUE and terms.owner ~= QUEUE
+if not run or (run.started and not is_taken_over) or not call('HGET', LEDGER, 'cursor ' .. track_of(run)) then
     return false
 end
 if tonumber(run.due) <= born then  -- another one may have begun it before
@@ -485,7 +492,7 @@ if tonumber(run.due) <= born then  -- another one may have begun it before
     note(changed(run, {finished = text(now), outcome = 'missed', reason = REBORN}))
     return false
 end
-if pause_now() then
+if not run.started and pause_now() then
     return false
 end
 local running = 0

@@ -69,7 +69,7 @@ def iso(instant: datetime | None) -> str | None:
 def outcome_words(run: Run) -> str:
     """`success`, `missed x12`; of what is not finished where it stands."""
     if run.outcome is None:
-        return "waiting" if run.is_waiting else "running"
+        return "waiting" if run.is_waiting else "queued" if run.is_reserved else "running"
     return f"{run.outcome.value} \N{MULTIPLICATION SIGN}{run.count}" if run.count > 1 else run.outcome.value
 
 

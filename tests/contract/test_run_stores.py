@@ -9,8 +9,23 @@ from uuid import uuid4
 
 import pytest
 
-from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Span, Trigger
+from pulse.model import (
+    QUEUE,
+    Claim,
+    Claimed,
+    Fire,
+    Instance,
+    Limits,
+    Outcome,
+    Pause,
+    Press,
+    Progress,
+    Run,
+    Span,
+    Trigger,
+)
 from pulse.runstores.base import RunStore
+from pulse.runstores.ledger import NOT_TAKEN
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.postgres import PostgresRunStore
 from pulse.runstores.redis import RedisRunStore
@@ -989,3 +1004,87 @@ def test_of_very_many_presses_the_oldest_are_forgotten(store, monkeypatch):
         store.keep_press(press(number))
 
     assert store.presses(100) == [press(4), press(3), press(2)]
+
+
+# What is claimed for a queue
+
+
+def reserve(store: RunStore, planned: Fire, **limits) -> Run:
+    run = claim(store, planned, owner=QUEUE, **limits).run
+    assert run.is_reserved
+    return run
+
+
+def test_what_is_claimed_for_a_queue_is_taken_over_once(store):
+    run = reserve(store, fire(1), recovers=True, lock="files")
+
+    taken = [adopt(store, run, 2, owner=owner, instances=None) for owner in ("one", "other")]
+
+    assert taken == [replace(run, owner="one", started=fire(2).due, expires=fire(2).due + LEASE), None]
+    assert store.running() == [taken[0]]
+    assert store.finish(ended(taken[0])) is True
+
+
+def test_what_is_claimed_for_a_queue_is_not_claimed_for_it_again(store):
+    run = reserve(store, fire(1))
+
+    assert adopt(store, run, 1, owner=QUEUE, instances=None) is None
+    assert store.running() == [run]
+
+
+def test_a_further_attempt_is_claimed_for_a_queue_and_taken_over(store):
+    claim(store, fire(1), recovers=True)
+    store.reap(fire(2).due)
+    (waiting,) = store.waiting()
+
+    claimed = [adopt(store, waiting, 2, owner=QUEUE) for _ in range(2)]
+    taken = adopt(store, waiting, 2, instances=None)
+
+    assert [run and run.is_reserved for run in claimed] == [True, None]
+    assert (taken.owner, taken.attempt) == ("heir", 2)
+
+
+def test_what_waits_in_a_queue_counts_as_under_way(store):
+    reserve(store, fire(1))
+
+    assert claim(store, fire(2), late=-50).answer is Claim.BUSY
+
+
+def test_what_nobody_takes_from_a_queue_is_missed(store):
+    run = reserve(store, fire(1))
+
+    lost = store.reap(fire(1).due + timedelta(seconds=31))
+
+    assert lost == store.history("cleanup")
+    assert [(one.id, one.outcome, one.started, one.reason) for one in lost] == [
+        (run.id, Outcome.MISSED, None, NOT_TAKEN),
+    ]  # fmt: skip
+    assert store.totals("cleanup").last_finished is None
+    assert store.running() == store.waiting() == []
+    assert adopt(store, run, 2, instances=None) is None
+
+
+def test_what_nobody_takes_from_a_queue_is_run_again_if_it_recovers(store):
+    run = reserve(store, fire(1), recovers=True)
+
+    following = claim(store, fire(2), recovers=True, waits=True)
+
+    assert [one.outcome for one in following.lost] == [Outcome.MISSED]
+    (waiting,) = store.waiting()
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+
+
+def test_a_pause_leaves_what_waits_in_a_queue_to_whoever_takes_it(store):
+    run = reserve(store, fire(1))
+    store.pause("cleanup", Pause(since=NOON))
+
+    assert adopt(store, run, 1, instances=None) is not None
+
+
+def test_what_waits_in_a_queue_can_be_asked_to_stop(store):
+    run = reserve(store, fire(1))
+
+    assert store.ask_to_stop(run.id, "enough") is True
+
+    assert [one.stop for one in store.running()] == ["enough"]
+    assert adopt(store, run, 1, instances=None).stop == "enough"

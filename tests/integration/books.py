@@ -63,7 +63,10 @@ class Fleet:
             "XDG_STATE_HOME": str(self.state),
         }
         tasks: Mapping[str, Any] = self.config["task"]
-        self._schedules = {name: schedule_of(task) for name, task in read_config(tasks=tasks).tasks.items()}
+        options = {name: value for name, value in self.config.items() if name != "task"}
+        self._schedules = {
+            name: schedule_of(task) for name, task in read_config(tasks=tasks, options=options).tasks.items()
+        }
 
     # What the endpoints say
 

@@ -7,6 +7,7 @@ What it is comes in the environment: FLEET, a JSON object of the arguments of
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -32,11 +33,12 @@ def site(environ, start_response):
     return [b"page"]
 
 
-def wait(seconds="0", unless=""):
-    """As long as the query of the action says; not at all once there is a file *unless*."""
+def wait(seconds="0", unless="", stubborn=""):
+    """As long as the query of the action says, *stubborn* whatever happens; not at all once there is a file *unless*."""
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end and not (unless and Path(unless).exists()):
-        time.sleep(0.01)
+        with suppress(Exception if stubborn else ()):
+            time.sleep(0.01)
 
 
 application = PulseMiddleware(site, **json.loads(os.environ["FLEET"]))

@@ -47,6 +47,11 @@ ROWS = {
         "Pulse: Children",
         "pebble: ProcessPool",
     ],
+    "celery_fires": [
+        "Celery: beat, and a worker (the peer)",
+        "Pulse, mode celery: pulse worker, and a worker of Celery",
+        "Pulse, mode threading: pulse worker on the same store",
+    ],
 }
 
 

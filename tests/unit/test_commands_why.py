@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pulse.commands.record import outcome_words
 from pulse.commands.why import Facts, Verdict, explain
 from pulse.fleet import digest_of
 from pulse.instance import this_instance
-from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
+from pulse.model import QUEUE, Config, Instance, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import Totals
 from pulse.runstores.ledger import PASSED_OVER, RUNNING
 
@@ -196,6 +197,17 @@ def test_a_run_that_is_under_way_says_since_when():
     assert verdict(facts(held=[held])) == (
         Verdict.RUNNING,
         "cleanup is still running for Fri 01 Jan 2027 12:00 UTC: since 1 min 59 s, by web1:4711.",
+    )
+
+
+def test_a_run_that_waits_in_the_queue_says_how_long_it_may():
+    held = ran(NOON, outcome=None, finished=None, expires=NOW + MINUTE, owner=QUEUE)
+
+    assert outcome_words(held) == "queued"
+    assert verdict(facts(held=[held])) == (
+        Verdict.WAITS,
+        "cleanup waits for a worker of Celery to take the run of Fri 01 Jan 2027 12:00 UTC, "
+        "which is missed if none does by Fri 01 Jan 2027 12:03 UTC.",
     )
 
 

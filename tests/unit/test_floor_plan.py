@@ -33,6 +33,7 @@ LIBRARIES = {
     "apscheduler": ["scheduler"],
     "apscheduler.triggers": ["schedule", "scheduler"],
     "celery": ["workers/celery"],
+    "kombu": ["workers/celery"],  # Celery's messages
     "cronsim": ["reader", "schedule"],
     "paste": ["config", "middleware", "cli", "commands/*", "wsgi/lazy"],
     "prometheus_client": ["status/metrics"],

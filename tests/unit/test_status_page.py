@@ -78,7 +78,8 @@ def test_whatever_people_and_endpoints_write_is_text():
         assert own <= 1
         assert "<img" not in page.text
         assert "<b>mara" not in page.text
-        assert "49" not in re.sub(r"[\d:.]*49[\d:.]+|\d49", "", page.text) or "{{ 7 * 7 }}" in page.text
+        said = re.sub(r'value="[^"]*"', "", page.text)  # proofs are random
+        assert "49" not in re.sub(r"[\d:.]*49[\d:.]+|\d49", "", said) or "{{ 7 * 7 }}" in said
     assert "&lt;script&gt;" in pages[0].text
 
 

@@ -1,0 +1,114 @@
+"""What a process of Celery's that executes runs has of Pulse: it takes them over, and minds them.
+
+The run is executed in the thread that Celery calls in, so that Celery's own time limits
+reach it. Beside it one thread renews leases, watches deadlines and passes on who is asked
+to stop, as in every process that runs tasks.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from pulse.clock import Clock
+from pulse.errors import BrokerUnavailableError, StoreUnavailableError
+from pulse.fleet import Fleet
+from pulse.model import Fire, Run
+from pulse.runner import Runner
+from pulse.workers.courier import Post
+
+log = logging.getLogger(__name__)
+
+LOOK: Final = 0.25  # seconds; how late a deadline may be noticed
+REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
+
+
+class Attendant:
+    """Runs what was claimed for the queue; safe to use from many threads at once."""
+
+    def __init__(self, runner: Runner, post: Post, *, fleet: Fleet, clock: Clock, at_end: Callable[[], object]) -> None:
+        """Wire it; `start` makes its thread.
+
+        Args:
+            runner: Executes.
+            post: Takes the further attempts of runs.
+            fleet: Sets the clock right; this process does not ring.
+            clock: Of this process.
+            at_end: Called by `close`.
+        """
+        self._runner = runner
+        self._post = post
+        self._fleet = fleet
+        self._clock = clock
+        self._at_end = at_end
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._begun = threading.Event()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Mind what is run from now on; once.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        self._fleet.watch_the_clock()
+        threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
+
+    def run(self, fire: Fire) -> Run | None:
+        """Take *fire* over, and bring it to its record; None if it is somebody else's.
+
+        Raises:
+            StoreUnavailableError: the store does not answer: nothing was run.
+        """
+        with self._lock:
+            self._busy += 1
+        self._begun.set()
+        try:
+            record = self._runner.run(fire)
+        finally:
+            with self._lock:
+                self._busy -= 1
+        if record is None and self._runner.is_cut_off:
+            raise StoreUnavailableError("the run store does not answer")
+        return record
+
+    def close(self) -> None:
+        """End the thread, and record what is not recorded yet; idempotent."""
+        self._ended.set()
+        self._begun.set()
+        self._runner.record_late()
+        self._at_end()
+
+    def _watch(self) -> None:
+        renewed = reported = self._clock.monotonic()
+        while not self._ended.is_set():
+            self._clock.wait(self._begun, self._runner.beat)
+            self._begun.clear()
+            if self._busy or self._runner.is_awaited:
+                self._begun.set()  # stay awake as long as there is a deadline to watch
+            try:
+                self._runner.give_up_overdue()
+                self._hand_over_attempts()
+                if self._clock.monotonic() - reported >= REPORT:
+                    reported = self._clock.monotonic()
+                    self._runner.report()
+                if self._clock.monotonic() - renewed >= self._runner.beat:
+                    renewed = self._clock.monotonic()
+                    self._runner.renew()
+                    self._fleet.watch_the_clock()
+            # The store may be out of reach for a while; the deadlines must be watched on.
+            except Exception:
+                log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
+            self._clock.wait(self._ended, LOOK)
+
+    def _hand_over_attempts(self) -> None:
+        for fire in self._runner.due_again():
+            try:
+                self._post.knock()
+                run = self._runner.reserve(fire)
+                if run is not None and run.is_reserved:
+                    self._post.send(run, run.expires or run.due)
+            except BrokerUnavailableError as error:  # it waits in the store for a process that rings
+                facts = {"pulse_event": "broker_unavailable", "pulse_task": fire.task, "pulse_run": fire.run_id}
+                log.warning("%s: run %s waits", error, fire.run_id, extra=facts)

@@ -1,0 +1,339 @@
+"""mode = celery: hands what is due over to Celery, whose workers run it.
+
+Of all processes that ring one wins the fire. It claims it for the queue
+(`Runner.reserve`), and sends one message; the run then belongs to whichever worker takes it
+over. Nothing of a queue is kept here: what Celery does not deliver is found by its lease.
+
+While the broker does not answer nothing is claimed. What is due is held back, and tried
+again as long as its grace lasts; no task waits for another one's message.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Final, Protocol
+
+from pulse.clock import Clock
+from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableError
+from pulse.model import Fire, Outcome, Run, Trigger
+from pulse.runner import Runner
+from pulse.runstores.base import RunStore
+from pulse.workers.base import FireQueue, Workers
+from pulse.workers.threads import keep_promise
+
+log = logging.getLogger(__name__)
+
+SENDERS: Final = 2  # threads: while one waits for the store the other one sends
+LOOK: Final = 0.25  # seconds between two looks for the record that somebody waits for
+REPORT: Final = 1.0  # seconds between two looks at what waits in the queue
+TRY_AGAIN: Final = 1.0  # seconds until a broker that did not answer is asked again
+SILENCE: Final = 60.0  # seconds between two lines about the same outage
+JOIN: Final = 1.0  # seconds; a sender that waits for the broker longer is a daemon
+
+
+class Post(Protocol):
+    """The way to Celery's workers; safe to use from many threads at once, and never blocks for long."""
+
+    def knock(self) -> None:
+        """See whether the broker answers.
+
+        Raises:
+            BrokerUnavailableError: it does not.
+        """
+
+    def send(self, run: Run, until: datetime) -> None:
+        """Have a worker take over the reserved *run*, of which it is useful to begin until *until*.
+
+        Raises:
+            BrokerUnavailableError: the broker did not take it, as far as is known.
+        """
+
+    def recall(self, run: Run) -> None:
+        """Have no worker look at the message about *run*, if that can be done."""
+
+
+class Courier(Workers):
+    """Claims fires for the queue and sends them; `run_apart` waits for the record, wherever it is made."""
+
+    def __init__(self, runner: Runner, post: Post, *, store: RunStore, clock: Clock) -> None:
+        """Wire it; `start` makes its threads.
+
+        Args:
+            runner: Claims; nothing is run by it.
+            post: To the workers.
+            store: Where the records are that somebody waits for.
+            clock: Of this process.
+        """
+        self._runner = runner
+        self._post = post
+        self._store = store
+        self._clock = clock
+        self._queue = FireQueue()
+        self._held_back: dict[str, deque[Fire]] = {}
+        self._unsent: dict[str, Run] = {}  # claimed when the broker ceased to answer
+        self._sent: set[str] = set()  # what was in the queue when it was last looked at, or was sent since
+        self._promises: dict[str, tuple[Run, Future[Run | None]]] = {}
+        self._problem = ""  # why the broker did not answer
+        self._asked = self._said = float("-inf")  # monotonic seconds: when it was last asked, and last complained of
+        self._lock = threading.Lock()
+        self._begun = threading.Event()  # there is something to look after
+        self._ended = threading.Event()
+        self._senders: list[threading.Thread] = []
+        self._sending = 0
+
+    def start(self) -> None:
+        """Make the threads; once."""
+        threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
+        for _ in range(SENDERS):
+            sender = threading.Thread(target=self._work, name="pulse-send", daemon=True)
+            sender.start()
+            self._senders.append(sender)
+
+    def submit(self, fires: Iterable[Fire], *, keep: int = 1) -> None:
+        """See `Workers.submit`."""
+        self._queue.put(fires, keep=keep)
+
+    def run_apart(self, fire: Fire) -> Future[Run | None]:
+        """See `Workers.run_apart`; it is run by a worker of Celery, like any other."""
+        promise: Future[Run | None] = Future()
+        if self._ended.is_set():
+            raise ClosedError("the workers were closed")
+        threading.Thread(target=self._send_apart, args=(fire, promise), name="pulse-apart", daemon=True).start()
+        return promise
+
+    def close(self, seconds: float) -> int:
+        """See `Workers.close`; what was handed over goes on without this process."""
+        waiting = self._queue.close()
+        self._ended.set()
+        self._begun.set()
+        end = self._clock.monotonic() + min(seconds, JOIN)
+        for sender in self._senders:
+            sender.join(max(0.0, end - self._clock.monotonic()))
+        with self._lock:
+            waiting += sum(map(len, self._held_back.values()))
+            unsent, self._unsent = self._unsent, {}
+            promises, self._promises = self._promises, {}
+        for run in unsent.values():
+            self._runner.withdraw(run, Outcome.MISSED, self._problem)
+        for run, promise in promises.values():
+            keep_promise(promise, _not_awaited(run))
+        self._runner.record_late()
+        return waiting
+
+    @property
+    def busy(self) -> int:
+        """How many fires are being sent."""
+        return self._sending
+
+    def hand_over(self, fire: Fire) -> Run | None:
+        """Claim *fire* for the queue and send it; the record instead if one was made, or None.
+
+        Raises:
+            BrokerUnavailableError: nothing was claimed.
+        """
+        self._must_answer()
+        run = self._runner.reserve(fire)
+        if run is not None and run.is_reserved:
+            self._send(run)
+        return run
+
+    # The broker
+
+    def _must_answer(self) -> None:
+        """Raise if the broker is known to be silent.
+
+        It is asked now and then, and not for each fire: each would wait for it.
+        """
+        if not self._problem:
+            return
+        if self._clock.monotonic() - self._asked < TRY_AGAIN:
+            raise BrokerUnavailableError(self._problem)
+        try:
+            self._post.knock()
+        except BrokerUnavailableError as error:
+            self._note_silence(error)
+            raise
+        self._note_answer()
+
+    def _note_silence(self, error: BrokerUnavailableError) -> None:
+        with self._lock:
+            self._problem, self._asked = str(error), self._clock.monotonic()
+            is_news = self._asked - self._said >= SILENCE
+            if is_news:
+                self._said = self._asked
+        if is_news:
+            log.error("%s: nothing is handed over", error, extra={"pulse_event": "broker_unavailable"})
+
+    def _note_answer(self) -> None:
+        with self._lock:
+            was_silent, self._problem, self._said = bool(self._problem), "", float("-inf")
+        if was_silent:
+            log.warning("Celery's broker answers again", extra={"pulse_event": "broker_back"})
+
+    def _send(self, run: Run) -> None:
+        try:
+            self._post.send(run, run.expires or run.due)
+        except BrokerUnavailableError as error:
+            self._note_silence(error)
+            if run.trigger is Trigger.MANUAL:  # whoever calls by hand would wait for the broker, too
+                self._runner.withdraw(run, Outcome.MISSED, str(error))
+                return
+            with self._lock:
+                self._unsent[run.id] = run
+        else:
+            with self._lock:
+                self._sent.add(run.id)
+            facts = {"pulse_event": "handed_over", "pulse_task": run.task, "pulse_run": run.id}
+            log.debug("task=%s run=%s waits for a worker of Celery", run.task, run.id, extra=facts)
+        self._begun.set()
+
+    # The senders
+
+    def _work(self) -> None:
+        """The outermost frame of a sender."""
+        while fires := self._queue.get():
+            for fire in fires:
+                if self._ended.is_set():
+                    return  # what is not claimed belongs to whichever process asks next
+                self._hand_over_or_hold_back(fire)
+
+    def _hand_over_or_hold_back(self, fire: Fire) -> None:
+        with self._lock:
+            self._sending += 1
+        try:
+            self.hand_over(fire)
+        except BrokerUnavailableError as error:
+            self._hold_back(fire, str(error))
+        # A fault of Pulse or of the store: the fire stays unrecorded until the next claim passes over it.
+        except Exception:
+            facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
+            log.exception("task=%s due=%s was not handed over", fire.task, fire.due, extra=facts)
+        finally:
+            with self._lock:
+                self._sending -= 1
+
+    def _hold_back(self, fire: Fire, problem: str) -> None:
+        with self._lock:
+            held = self._held_back.setdefault(fire.track, deque())
+            if fire not in held:
+                held.append(fire)
+            passed = [held.popleft() for _ in range(len(held) - self._runner.keeps(fire.task))]
+        for older in passed:
+            self._dismiss(older, problem)
+        self._begun.set()
+
+    def _send_apart(self, fire: Fire, promise: Future[Run | None]) -> None:
+        """The outermost frame of the thread of a call by hand."""
+        try:
+            run = self.hand_over(fire)
+            if run is None or not run.is_reserved:
+                keep_promise(promise, run)
+                return
+            with self._lock:
+                self._promises[run.id] = (run, promise)  # the watcher looks for its record
+            self._begun.set()
+            if self._ended.is_set():
+                keep_promise(promise, _not_awaited(run))
+        except BrokerUnavailableError as error:
+            keep_promise(promise, self._dismiss(fire, str(error)))
+        except Exception as error:  # noqa: BLE001 - whoever called it by hand is told
+            keep_promise(promise, error)
+
+    def _dismiss(self, fire: Fire, problem: str) -> Run | None:
+        try:
+            return self._runner.dismiss(fire, Outcome.MISSED, problem)
+        except StoreUnavailableError:
+            return None  # the next claim that is answered records it
+
+    # The watcher
+
+    def _watch(self) -> None:
+        renewed = looked = self._clock.monotonic()
+        while not self._ended.is_set():
+            self._clock.wait(self._begun, self._runner.beat)
+            self._begun.clear()
+            if self._is_busy():
+                self._begun.set()  # stay awake as long as there is something to look after
+            try:
+                self._offer_again()
+                self._keep_promises()
+                now = self._clock.monotonic()
+                if (self._sent and now - looked >= REPORT) or now - looked >= self._runner.beat:
+                    looked = now
+                    self._look_at_the_queue()
+                if now - renewed >= self._runner.beat:
+                    renewed = now
+                    self._runner.renew()
+            # The store may be out of reach for a while.
+            except Exception:
+                log.exception("the queue could not be looked after", extra={"pulse_event": "renewal_failed"})
+            self._clock.wait(self._ended, LOOK)
+
+    def _is_busy(self) -> bool:
+        return bool(self._held_back or self._unsent or self._sent or self._promises or self._runner.is_awaited)
+
+    def _offer_again(self) -> None:
+        """Submit what had to wait, and send what was claimed, if the broker answers now."""
+        for fire in self._runner.due_again():
+            self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+        if not (self._held_back or self._unsent):
+            return
+        try:
+            self._must_answer()
+        except BrokerUnavailableError as error:
+            self._drop_what_is_late(str(error))
+            return
+        with self._lock:
+            unsent, self._unsent = self._unsent, {}
+            held_back, self._held_back = self._held_back, {}
+        for run in unsent.values():
+            self._send(run)
+        for fires in held_back.values():
+            for fire in reversed(fires):
+                self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+
+    def _drop_what_is_late(self, problem: str) -> None:
+        """Record what it is of no use to begin any more: who asks why shall read that it was the broker."""
+        now = self._clock.now()
+        with self._lock:
+            fires = [fire for held in self._held_back.values() for fire in held if fire.latest and fire.latest < now]
+            for fire in fires:
+                self._held_back[fire.track].remove(fire)
+            self._held_back = {track: held for track, held in self._held_back.items() if held}
+            late = [run for run in self._unsent.values() if run.expires and run.expires < now]
+            for run in late:
+                del self._unsent[run.id]
+        for fire in fires:
+            self._dismiss(fire, problem)
+        for run in late:
+            self._runner.withdraw(run, Outcome.MISSED, problem)
+
+    def _look_at_the_queue(self) -> None:
+        """End what is asked to stop while it waits: there is no process yet that could."""
+        queued = [run for run in self._store.running() if run.is_reserved]
+        with self._lock:
+            self._sent &= {run.id for run in queued}
+        for run in queued:
+            if run.stop and self._runner.withdraw(run, Outcome.CANCELLED, f"cancelled in the queue: {run.stop}"):
+                self._post.recall(run)
+
+    def _keep_promises(self) -> None:
+        """Look for the records that are waited for, which a worker of Celery makes."""
+        with self._lock:
+            awaited = list(self._promises.values())
+        if not awaited:
+            return
+        under_way = {run.id for run in self._store.running()}
+        for run, promise in awaited:
+            if run.id not in under_way:
+                records = (record for record in self._store.history(run.task) if record.id == run.id)
+                keep_promise(promise, next(records, None))
+                with self._lock:
+                    self._promises.pop(run.id, None)
+
+
+def _not_awaited(run: Run) -> ClosedError:
+    return ClosedError(f"this process ends; run {run.id} of {run.task} goes on without it")
