@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from uuid import uuid4
@@ -519,6 +520,19 @@ def test_what_the_address_says_wins_over_the_limits_of_pulse(address):
             assert store._run("SHOW statement_timeout").fetchone() == ("7s",)
             assert store._run("SHOW lock_timeout").fetchone() == ("1500ms",)
         assert store._parameters["connect_timeout"] == "9"
+
+
+def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_database, monkeypatch):
+    with monkeypatch.context() as patch, opened(own_database) as earlier:
+        patch.setattr(backend, "_UPGRADES", backend._UPGRADES[:2])
+        earlier.register(["a"], NOON)
+    row = "'name', 'r1', 'a', 1, 'schedule', 1, 'me', 1, 1, '', 0, '', '', NULL"
+    execute(own_database, f"INSERT INTO pulse.held VALUES ({row})")
+
+    with opened(own_database, name="name") as later:
+        (held,) = later.running()
+        assert (held.id, held.task, held.attempt) == ("r1", "a", 1)
+        assert later.finish(replace(held, finished=NOON, outcome=Outcome.SUCCESS))
 
 
 def test_a_schema_of_a_later_release_is_not_touched(own_database):
