@@ -7,6 +7,7 @@ is compared are the medians over the rounds.
 
 import argparse
 import gc
+import math
 import os
 import platform
 import sys
@@ -36,28 +37,34 @@ class Effort:
     Attributes:
         rounds: How often each way is measured.
         is_quick: Whether the figures do not matter, only that there are some.
+        is_checked: Whether figures beyond their bounds are an error.
     """
 
     rounds: int
     is_quick: bool
+    is_checked: bool = False
 
     def choose(self, real: T, quick: T) -> T:
         """*real*, or *quick* where the figures do not matter."""
         return quick if self.is_quick else real
 
 
-def effort(description: str | None, argv: Sequence[str] | None, *, rounds: int) -> Effort:
-    """What the command line asks for; *rounds* by default."""
+def effort(
+    description: str | None, argv: Sequence[str] | None, *, rounds: int, bounds: Sequence["Bound"] = ()
+) -> Effort:
+    """What the command line asks for; *rounds* by default, and `--check` where there are *bounds*."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--rounds", type=int, default=None, help=f"how often each way is measured ({rounds})")
     parser.add_argument("--quick", action="store_true", help="only show that it works: the figures mean nothing")
+    if bounds:
+        parser.add_argument("--check", action="store_true", help="end with status 1 if a ratio is beyond its bound")
     given = parser.parse_args(argv)
     chosen = given.rounds or (1 if given.quick else rounds)
     if chosen < 1:
         parser.error("--rounds: want 1 or more")
-    return Effort(rounds=chosen, is_quick=given.quick)
+    return Effort(rounds=chosen, is_quick=given.quick, is_checked=bool(bounds) and given.check)
 
 
 # Measuring
@@ -65,6 +72,11 @@ def effort(description: str | None, argv: Sequence[str] | None, *, rounds: int) 
 
 def medians(figures: Mapping[K, Figure], rounds: int) -> dict[K, float]:
     """The median of each figure over *rounds*, in which all of them take turns."""
+    return {name: median(values) for name, values in series(figures, rounds).items()}
+
+
+def series(figures: Mapping[K, Figure], rounds: int) -> dict[K, list[float]]:
+    """Each figure of each of *rounds*, in which all of them take turns."""
     names = list(figures)
     measured: dict[K, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -72,7 +84,7 @@ def medians(figures: Mapping[K, Figure], rounds: int) -> dict[K, float]:
         start = turn % len(names)
         for name in names[start:] + names[:start]:
             measured[name].append(figures[name]())
-    return {name: median(values) for name, values in measured.items()}
+    return measured
 
 
 class Timed:
@@ -146,6 +158,42 @@ def show(title: str, rows: Sequence[Row]) -> None:
         if number == 0:
             rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
             print(f"| {' | '.join(rules)} |")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """What a ratio has to keep to, lest a change makes slow what was not: some way beyond what was last measured.
+
+    Attributes:
+        name: Of the row.
+        figure: The name of the field.
+        least: What it must not fall below.
+        most: What it must not exceed.
+    """
+
+    name: str
+    figure: str
+    least: float = 0.0
+    most: float = math.inf
+
+    def fault(self, rows: Iterable[Row]) -> str:
+        """What is wrong with *rows*; empty if nothing is, or the peer is not installed."""
+        for row in rows:
+            figure = getattr(row, self.figure) if row.name == self.name else None
+            if figure is not None and not self.least <= figure <= self.most:
+                return f"{self.name}: {self.figure} = {figure:.2f}; want {self.least:g} to {self.most:g}"
+        return ""
+
+
+def check(rows: Sequence[Row], bounds: Iterable[Bound], given: Effort) -> None:
+    """See to it that *rows* keep to *bounds*, if that was asked for.
+
+    Raises:
+        SystemExit: with status 1, saying which do not.
+    """
+    faults = [fault for bound in bounds if (fault := bound.fault(rows))]
+    if given.is_checked and faults:
+        sys.exit("\n".join(faults))
 
 
 def show_heading(title: str, packages: Iterable[str], given: Effort) -> None:
