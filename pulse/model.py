@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from hashlib import sha1
 from typing import Final, Literal
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
@@ -491,7 +492,7 @@ class Fire:
 
     def __post_init__(self) -> None:
         if not self.run_id:
-            object.__setattr__(self, "run_id", uuid5(_RUNS, f"{self.track} {self.due.isoformat()}").hex)
+            object.__setattr__(self, "run_id", _run_id(f"{self.track} {self.due.isoformat()}"))
 
     @property
     def track(self) -> str:
@@ -505,6 +506,17 @@ def track_of(task: str, place: str) -> str:
 
 
 _RUNS: Final = uuid5(NAMESPACE_URL, "urn:pulse:run")
+_HASH: Final = sha1(_RUNS.bytes, usedforsecurity=False)
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+
+
+def _run_id(name: str) -> str:
+    """`uuid5(_RUNS, name).hex`, in a third of its time: each process makes one for each of its fires."""
+    known = _HASH.copy()
+    known.update(name.encode())
+    digits = known.hexdigest()
+    return f"{digits[:12]}5{digits[13:16]}{_VARIANT[digits[16]]}{digits[17:32]}"
+
 
 QUEUE: Final = "celery queue"  # the owner of what nobody has taken from there; no host's name has a blank
 

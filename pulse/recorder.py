@@ -76,7 +76,8 @@ class Recorder:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        if not self._store.finish(replace(ended, again_at=None), again_at=ended.again_at):
+        record = ended if ended.again_at is None else replace(ended, again_at=None)
+        if not self._store.finish(record, again_at=ended.again_at):
             self.lost(ended)
             return None
         if ended.again_at is not None and ended.finished is not None:

@@ -124,7 +124,7 @@ class Runner:
             return active.given_up
         finished = self._ended(active, reply)
         again_at = self._aftermath.again_at(finished, reply.retry_after)
-        recorded = self._recorder.settle(replace(finished, again_at=again_at))
+        recorded = self._recorder.settle(finished if again_at is None else replace(finished, again_at=again_at))
         if reply.traceback:
             say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
         return recorded

@@ -28,10 +28,11 @@ PASSED_OVER: Final = "nobody ran it before the next one was due"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a store knows of a track: how far it has got, and whether its task is paused."""
+    """What a store knows of a track: how far it has got, whether its task is paused, and has runs that are held."""
 
     cursor: datetime
     pause: Pause | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class _Bid:
     now: datetime
     passed: Passed
     cursor: datetime
+    is_held: bool
 
 
 class LedgerStore(RunStore):
@@ -66,7 +68,7 @@ class LedgerStore(RunStore):
                 return bid
             if fire.latest and now > fire.latest:
                 return self._dismiss(bid, Claim.STALE, Outcome.MISSED, _late(fire, now))
-            held = self._held(fire.track)
+            held = self._held(fire.track) if bid.is_held else []
             lost = tuple(self._reap(held, now))
             if lost:
                 held = self._held(fire.track)
@@ -109,9 +111,8 @@ class LedgerStore(RunStore):
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
         with self._step(run.task):
-            if not self._find(run):
+            if not self._release(run):
                 return False
-            self._release(run)
             self._append(run)
             if again_at is not None:
                 self._hold(another_attempt(run, Trigger.RETRY, again_at))
@@ -193,7 +194,10 @@ class LedgerStore(RunStore):
 
     @abstractmethod
     def _standing(self, track: str, task: str) -> Standing | None:
-        """What is known of *track*, and of its *task*; None if it is not known."""
+        """What is known of *track*, and of its *task*; None if it is not known.
+
+        That runs are held may be said too often: only that there are none saves a look.
+        """
 
     @abstractmethod
     def _born(self) -> datetime | None:
@@ -216,8 +220,8 @@ class LedgerStore(RunStore):
         """Keep *run* as held, in place of what is held under its id."""
 
     @abstractmethod
-    def _release(self, run: Run) -> None:
-        """Hold the run with this id no more."""
+    def _release(self, run: Run) -> bool:
+        """Hold the run with the id and the attempt of *run* no more; whether it was held."""
 
     @abstractmethod
     def _append(self, run: Run) -> None:
@@ -256,7 +260,7 @@ class LedgerStore(RunStore):
         standing = self._standing(fire.track, fire.task)
         if standing is None:
             return self._refuse(fire, now)
-        bid = _Bid(fire, now, passed, standing.cursor)
+        bid = _Bid(fire, now, passed, standing.cursor, standing.is_held)
         if fire.trigger is Trigger.MANUAL:
             return bid  # a call by hand stands beside the schedule
         if fire.due <= standing.cursor:

@@ -202,7 +202,7 @@ class MemoryRunStore(LedgerStore):
 
     def _standing(self, track: str, task: str) -> Standing | None:
         cursor = self._cursors.get(track)
-        return None if cursor is None else Standing(cursor, self._pauses.get(task))
+        return None if cursor is None else Standing(cursor, self._pauses.get(task), bool(self._by_track.get(track)))
 
     def _born(self) -> None:
         return None
@@ -221,9 +221,12 @@ class MemoryRunStore(LedgerStore):
         self._by_id[run.id] = run
         self._by_track.setdefault(run.track, {})[run.id] = run
 
-    def _release(self, run: Run) -> None:
+    def _release(self, run: Run) -> bool:
+        if self._find(run) is None:
+            return False
         del self._by_id[run.id]
         del self._by_track[run.track][run.id]
+        return True
 
     def _append(self, run: Run) -> None:
         self._account(run.task).history.appendleft(run)

@@ -138,9 +138,10 @@ class RedisRunStore(RunStore):
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
-        said = _fields_of(replace(run.without_output(), reason=""))
+        record = _fields_of(run)
+        said = {name: value for name, value in record.items() if name not in _LONG}
         terms = {"run": said, "again_at": _text(again_at), "now": _text(run.finished)}
-        return bool(self._step(redis_scripts.FINISH, self._keys_of(run.task), terms, _json(_fields_of(run))))
+        return bool(self._step(redis_scripts.FINISH, self._keys_of(run.task), terms, _json(record)))
 
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
@@ -620,6 +621,10 @@ def _progress_of(text: str) -> Progress:
 
 _RUN: Final = tuple(field.name for field in fields(Run))
 _PRESS: Final = tuple(field.name for field in fields(Press))
+# What a script passes on, and does not look at.
+_LONG: Final = frozenset({"body", "errors", "reason", "request", "headers", "log"})
+    {"body", "errors", "reason", "request", "headers", "log"}
+)  # what a script passes on, and does not look at
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("due", "started", "expires", "finished", "first_due", "again_at"), _instant),
     **dict.fromkeys(("body", "errors", "log"), b64decode),

@@ -7,6 +7,7 @@ are microseconds since 1970.
 
 import json
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -169,6 +170,20 @@ _DAY: Final = 86_400_000_000  # microseconds
 _INSTANCE: Final = "owner, started, seen, digest, server, version"
 
 
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+# What each run needs is put together once: a text that is made anew is hashed anew, too, to find its statement.
+_HOLD: Final = (
+    f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, task, id) DO UPDATE SET "  # noqa: S608
+    "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, started = excluded.started, "
+    "expires = excluded.expires, stop = excluded.stop, progress = excluded.progress"
+)
+_HELD_OF: Final = f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND place = ?"  # noqa: S608
+_APPEND: Final = f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(24)})"  # noqa: S608
+
+
 class SqlStore(LedgerStore):
     """The primitives of `LedgerStore` in SQL, over `_run`."""
 
@@ -176,12 +191,17 @@ class SqlStore(LedgerStore):
         """*name*: of the application; *history*: how many finished records are kept a task."""
         self._app = name
         self._history = history
+        self._appended: Counter[str] = Counter()  # records by task that this process has made
 
     # What a backend provides
 
     @abstractmethod
     def _run(self, statement: str, *values: Any) -> Any:
         """Execute *statement*, with a `?` for each of *values*; a cursor that can be fetched from."""
+
+    @abstractmethod
+    def _changed(self, statement: str, *values: Any) -> int:
+        """Execute *statement*; how many rows it has changed."""
 
     @abstractmethod
     def _reading(self) -> AbstractContextManager[object]:
@@ -449,14 +469,16 @@ class SqlStore(LedgerStore):
 
     def _standing(self, track: str, task: str) -> Standing | None:
         row = self._run(
-            "SELECT cursor, since, until, note, author FROM tracks "
-            "LEFT JOIN pauses ON pauses.app = tracks.app AND pauses.task = ? WHERE tracks.app = ? AND name = ?",
-            task, self._app, track,
+            "SELECT cursor, EXISTS (SELECT 1 FROM held WHERE app = ? AND task = ?), since, until, note, author "
+            "FROM tracks LEFT JOIN pauses ON pauses.app = tracks.app AND pauses.task = ? "
+            "WHERE tracks.app = ? AND name = ?",
+            self._app, task, task, self._app, track,
         ).fetchone()  # fmt: skip
         if row is None:
             return None
-        cursor, since, *rest = row
-        return Standing(EPOCH + cursor * MICROSECOND, None if since is None else _pause_of(since, *rest))
+        cursor, is_held, since, *rest = row
+        pause = None if since is None else _pause_of(since, *rest)
+        return Standing(EPOCH + cursor * MICROSECOND, pause, bool(is_held))
 
     def _move_cursor(self, track: str, to: datetime) -> None:
         self._run(
@@ -470,38 +492,33 @@ class SqlStore(LedgerStore):
             rows = self._run(f"SELECT {_HELD} FROM held WHERE app = ?", self._app)  # noqa: S608
         else:
             task, _, place = track.partition("@")
-            rows = self._run(
-                f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND place = ?",  # noqa: S608
-                self._app, task, place,
-            )  # fmt: skip
+            rows = self._run(_HELD_OF, self._app, task, place)
         return [_held_of(row) for row in rows.fetchall()]
 
     def _find(self, run: Run) -> Run | None:
         row = self._run(
-            f"SELECT {_HELD} FROM held WHERE app = ? AND id = ? AND attempt = ?",  # noqa: S608
-            self._app, run.id, run.attempt,
+            f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",  # noqa: S608
+            self._app, run.task, run.id, run.attempt,
         ).fetchone()  # fmt: skip
         return _held_of(row) if row else None
 
     def _hold(self, run: Run) -> None:
-        self._run(
-            f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, id) DO UPDATE SET "  # noqa: S608
-            "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, "
-            "started = excluded.started, expires = excluded.expires, stop = excluded.stop, "
-            "progress = excluded.progress",
-            self._app, *_held_row(run),
-        )  # fmt: skip
+        self._run(_HOLD, self._app, *_held_row(run))
 
-    def _release(self, run: Run) -> None:
-        self._run("DELETE FROM held WHERE app = ? AND id = ?", self._app, run.id)
+    def _release(self, run: Run) -> bool:
+        released = self._changed(
+            "DELETE FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",
+            self._app, run.task, run.id, run.attempt,
+        )  # fmt: skip
+        return bool(released)
 
     def _append(self, run: Run) -> None:
-        self._run(
-            f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(24)})",  # noqa: S608
-            self._app, *_record_row(run),
-        )  # fmt: skip
-        if self._count(run) % TRIM_EVERY == 0:
+        self._run(_APPEND, self._app, *_record_row(run))
+        self._count(run)
+        # By what this process has appended: a count in the database would be one more thing to wait for.
+        if self._appended[run.task] % TRIM_EVERY == 0:
             self._trim(run.task)
+        self._appended[run.task] += 1
 
     def _newest(self, task: str) -> Run | None:
         row = self._run(
@@ -519,8 +536,8 @@ class SqlStore(LedgerStore):
         )  # fmt: skip
         self._count(record)
 
-    def _count(self, run: Run) -> int:
-        """Add *run* to the totals; how many records its task has had."""
+    def _count(self, run: Run) -> None:
+        """Add *run* to the totals."""
         assert run.outcome is not None
         self._run(
             "INSERT INTO totals (app, task, outcome, count) VALUES (?, ?, ?, ?) "
@@ -529,7 +546,7 @@ class SqlStore(LedgerStore):
         )  # fmt: skip
         finished = number_of(run.finished) if run.started else None
         success = finished if run.outcome is Outcome.SUCCESS else None
-        (appended,) = self._run(
+        self._run(
             "INSERT INTO tasks (app, name, appended, last_finished, last_success, ran_on, ran) "
             "VALUES (?, ?, 1, ?, ?, ?, ?) "
             "ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
@@ -538,10 +555,9 @@ class SqlStore(LedgerStore):
             "ran = CASE WHEN excluded.ran_on = tasks.ran_on THEN tasks.ran + 1 "
             "WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN 1 ELSE tasks.ran END, "
             "ran_on = CASE WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN excluded.ran_on "
-            "ELSE tasks.ran_on END RETURNING appended",
+            "ELSE tasks.ran_on END",
             self._app, run.task, finished, success, None if finished is None else finished // _DAY, int(bool(finished)),
-        ).fetchone()  # fmt: skip
-        return int(appended)
+        )  # fmt: skip
 
     def _trim(self, task: str) -> None:
         self._run(
@@ -563,10 +579,6 @@ def number_of(instant: datetime | None) -> int | None:
 def instant_of(number: int | None) -> datetime | None:
     """The reverse of `number_of`."""
     return None if number is None else EPOCH + number * MICROSECOND
-
-
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
 
 
 def _pause_of(since: int, until: int | None, note: str, author: str) -> Pause:

@@ -20,19 +20,49 @@ from pulse.model import Instance
 from pulse.runstores.sql import SECRETS, TABLES, TRACES, SqlStore, instant_of, number_of
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
+# Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
+# nine: with the 4096 that SQLite takes by itself they took a third longer on average.
+PAGE: Final = 2048
 
 _SCHEMA: Final = (
-    TABLES.format(counter="INTEGER PRIMARY KEY AUTOINCREMENT", bytes="BLOB", keyed=" WITHOUT ROWID")
+    TABLES.format(counter="INTEGER PRIMARY KEY", bytes="BLOB", keyed=" WITHOUT ROWID")
     + """
 CREATE TABLE birth (device INTEGER NOT NULL, inode INTEGER NOT NULL, born BIGINT);
 """
 )
+# With the task in its key the held runs of a task lie together, and no index beside them is
+# one more page that each claim and each finish write.
+_HELD: Final = """
+DROP INDEX held_by_task;
+ALTER TABLE held RENAME TO held_before;
+CREATE TABLE held (
+    app TEXT NOT NULL,
+    task TEXT NOT NULL,
+    id TEXT NOT NULL,
+    due BIGINT NOT NULL,
+    trigger TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    started BIGINT,
+    expires BIGINT,
+    place TEXT NOT NULL,
+    recovers INTEGER NOT NULL,
+    lock TEXT NOT NULL,
+    stop TEXT NOT NULL,
+    progress TEXT,
+    PRIMARY KEY (app, task, id)
+) WITHOUT ROWID;
+INSERT INTO held SELECT app, task, id, due, trigger, attempt, owner, started, expires, place, recovers, lock, stop,
+    progress FROM held_before;
+DROP TABLE held_before
+"""
 # What brings a file from the version of its place here to the next one; never changed once released.
 _UPGRADES: Final = (
     _SCHEMA,
     "ALTER TABLE birth ADD COLUMN generation BIGINT NOT NULL DEFAULT 0",
     SECRETS.format(keyed=" WITHOUT ROWID"),
-    TRACES.format(counter="INTEGER PRIMARY KEY AUTOINCREMENT", bytes="BLOB"),
+    TRACES.format(counter="INTEGER PRIMARY KEY", bytes="BLOB"),
+    _HELD,
 )
 
 
@@ -100,25 +130,35 @@ class SqliteRunStore(SqlStore):
     @contextmanager
     def _step(self, *_tasks: str) -> Iterator[sqlite3.Connection]:
         """A transaction that begins as a writer: two that began as readers would fail each other."""
-        with self._reading() as file:
-            file.execute("BEGIN IMMEDIATE")
+        with self._lock:
             try:
+                file = self._open()
+                file.execute("BEGIN IMMEDIATE")
                 yield file
-            except BaseException:
-                file.execute("ROLLBACK")
+                file.execute("COMMIT")
+            except BaseException as error:
+                self._give_up(error)
                 raise
-            file.execute("COMMIT")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
                 yield self._open()
-            except (sqlite3.Error, OSError) as error:
-                # Whatever was wrong with the file, the next call shall not inherit it.
-                with suppress(sqlite3.Error):
-                    self._close()
-                raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
+            except BaseException as error:
+                self._give_up(error)
+                raise
+
+    def _give_up(self, error: BaseException) -> None:
+        """Close the file: that takes back what was not committed, and the next call inherits nothing of *error*.
+
+        Raises:
+            StoreUnavailableError: *error* is one of the file.
+        """
+        with suppress(sqlite3.Error):
+            self._close()
+        if isinstance(error, (sqlite3.Error, OSError)):
+            raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._opened_as == self._identity():
@@ -216,6 +256,9 @@ class SqliteRunStore(SqlStore):
         assert self._connection is not None
         return self._connection.execute(statement, values)
 
+    def _changed(self, statement: str, *values: Any) -> int:
+        return self._run(statement, *values).rowcount
+
     def _born(self) -> datetime | None:
         return self._birth
 
@@ -229,6 +272,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     Raises:
         sqlite3.Error: it is no database, or one of a later release.
     """
+    connection.execute(f"PRAGMA page_size = {PAGE}")  # of a new file; one that exists keeps its own
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     if _version(connection) == len(_UPGRADES):

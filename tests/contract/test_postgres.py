@@ -522,6 +522,19 @@ def test_what_the_address_says_wins_over_the_limits_of_pulse(address):
         assert store._parameters["connect_timeout"] == "9"
 
 
+def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_database, monkeypatch):
+    with monkeypatch.context() as patch, opened(own_database) as earlier:
+        patch.setattr(backend, "_UPGRADES", backend._UPGRADES[:2])
+        earlier.register(["a"], NOON)
+    row = "'name', 'r1', 'a', 1, 'schedule', 1, 'me', 1, 1, '', 0, '', '', NULL"
+    execute(own_database, f"INSERT INTO pulse.held VALUES ({row})")
+
+    with opened(own_database, name="name") as later:
+        (held,) = later.running()
+        assert (held.id, held.task, held.attempt) == ("r1", "a", 1)
+        assert later.finish(replace(held, finished=NOON, outcome=Outcome.SUCCESS))
+
+
 def test_a_schema_of_a_later_release_is_not_touched(own_database):
     with opened(own_database) as store:
         store.register(["a"], NOON)

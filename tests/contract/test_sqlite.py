@@ -15,6 +15,7 @@ import pytest
 
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
+from pulse.runstores import sqlite
 from pulse.runstores.sql import TRIM_EVERY
 from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 from pulse.testing import ManualClock
@@ -187,6 +188,59 @@ def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
 
     assert max(rows.values()) <= 10 + TRIM_EVERY
     assert len(store.history("a")) == 10
+
+
+def test_the_history_is_trimmed_by_processes_that_live_too_briefly_to_fill_it(store, path):
+    store.close()
+    for second in range(1, 5 * TRIM_EVERY):
+        brief = SqliteRunStore(path, history=10)
+        brief.finish(replace(claim(brief, second).run, finished=NOON + second * SECOND, outcome=Outcome.SUCCESS))
+        brief.close()
+
+    with sqlite3.connect(path) as file:
+        (rows,) = file.execute("SELECT count(*) FROM records").fetchone()
+    file.close()
+
+    assert rows <= 10 + TRIM_EVERY
+
+
+def test_a_step_that_breaks_leaves_nothing_behind(store):
+    def broken(_cursor):
+        raise ZeroDivisionError("a fault of Pulse")
+
+    fire = Fire(task="a", due=NOON + SECOND)
+    with pytest.raises(ZeroDivisionError):
+        store.dismiss(fire, outcome=Outcome.SKIPPED, reason="", now=fire.due, passed=broken)
+
+    assert store.history("a") == []
+    assert claim(store, 1).answer is Claim.WON
+
+
+def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(store, path, monkeypatch):
+    store.close()
+    path.unlink()
+    earlier = SqliteRunStore(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "_UPGRADES", sqlite._UPGRADES[:3])
+        earlier.register(["a"], NOON)
+    _hold_as_before(path, task="a", run_id="r1")
+
+    later = SqliteRunStore(path)
+    (held,) = later.running()
+
+    assert (held.id, held.task, held.owner, held.attempt) == ("r1", "a", "me", 1)
+    assert later.finish(replace(held, finished=NOON, outcome=Outcome.SUCCESS))
+    assert later.running() == []
+    earlier.close()
+    later.close()
+
+
+def _hold_as_before(path: Path, *, task: str, run_id: str) -> None:
+    instant = 1_800_000_000_000_000
+    row = ("", run_id, task, instant, "schedule", 1, "me", instant, instant, "", 0, "", "", None)
+    with sqlite3.connect(path) as file:
+        file.execute(f"INSERT INTO held VALUES ({', '.join('?' * len(row))})", row)
+    file.close()
 
 
 def test_a_file_that_vanished_or_was_replaced_knows_nothing_and_gives_out_nothing_old(store, path):

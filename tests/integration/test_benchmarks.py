@@ -1,11 +1,13 @@
 """The benchmarks run and leave nothing out; what their figures say is for those who run them in earnest."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -37,7 +39,18 @@ ROWS = {
         "HTTP to waitress: requests.get",
         "HTTP to waitress: curl, process start included",
     ],
-    "fires": ["heap, condition and own threads (the limit)", "APScheduler 3 as it comes", "Pulse"] * 4,
+    "fires": [
+        *[
+            "heap, condition and own threads (the limit)",
+            "APScheduler 3 as it comes",
+            "Pulse, store in memory",
+            "Pulse, durable on SQLite",
+        ]
+        * 4,
+        "Pulse, store in memory",
+        "Pulse, durable on SQLite",
+        "Pulse, shared on Redis",
+    ],
     "processes": [
         "a child behind a pipe (the limit)",
         "Pulse: Children",
@@ -52,7 +65,30 @@ ROWS = {
         "Pulse, mode celery: pulse worker, and a worker of Celery",
         "Pulse, mode threading: pulse worker on the same store",
     ],
+    "stores": [
+        "Pulse in memory",
+        "SQLite: INSERT OR IGNORE (the limit)",
+        "Pulse on SQLite",
+        "Redis: SET NX PX (the limit)",
+        "Pulse on Redis",
+        "PostgreSQL: ON CONFLICT (the limit)",
+        "Pulse on PostgreSQL",
+    ],
+    "sessions": [
+        "empty passthrough (the limit)",
+        "Pulse, in memory",
+        "Pulse, signed cookie",
+        "beaker, in memory",
+        "beaker, signed cookie",
+        "empty passthrough (the limit)",
+        "Pulse, in memory",
+        "Pulse, signed cookie",
+        "starlette, signed cookie",
+    ],
+    "events": ["redis-py Pub/Sub, JSON by hand (the limit)", "Pulse: RedisEventBus", "Pulse: MemoryEventBus"],
+    "scale": ["Pulse, store in memory", "Pulse, durable on SQLite"] * 2,
 }
+SERVED = {"Pulse on Redis", "Pulse on PostgreSQL", "Pulse: RedisEventBus", "Pulse, shared on Redis"}  # need a server
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +122,10 @@ def test_a_row_has_figures_unless_its_peer_is_not_installed(measured, name):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_limit_and_pulse_need_no_peer(measured, name):
-    rows = [row for row in measured(name) if "(the limit)" in row.name or row.name.startswith("Pulse")]
+    rows = [row for row in measured(name) if row.name.startswith(("Pulse", "empty", "environ", "heap", "a child"))]
 
     assert len(rows) >= 2
-    assert all(row.is_installed for row in rows)
+    assert all(row.is_installed for row in rows if row.name not in SERVED)
 
 
 def test_pulse_stops_every_spelling_of_a_guarded_path_and_a_set_only_one(measured):
@@ -167,3 +203,55 @@ def test_a_bound_is_that_of_a_row_and_its_figure(measured, name):
 
     assert bounds
     assert all(hasattr(rows[bound.name], bound.figure) for bound in bounds)
+
+
+@pytest.fixture(scope="module")
+def page(measured, tmp_path_factory):
+    """The folder of the page that two of the benchmarks make."""
+    measured("dispatch")
+    folder = tmp_path_factory.mktemp("results")
+    import_module("all").main(["--only", "processes,sessions", "--quick", "--check", "--to", str(folder)])
+    return folder
+
+
+def test_all_benchmarks_make_one_page_with_their_commands_tables_and_plots(page):
+    text = (page / "RESULTS.md").read_text(encoding="utf-8")
+
+    for name in ("processes", "sessions"):
+        assert f"`python benchmarks/{name}.py --quick`" in text
+        assert all(f"| {row} " in text for row in ROWS[name])
+    plots = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert plots
+    assert all((page / plot).read_text(encoding="utf-8").startswith("<svg ") for plot in plots)
+    assert "## On paper" in text
+
+
+def test_the_page_leaves_out_no_benchmark(measured):
+    measured("dispatch")
+    programs = {path.stem for path in BENCHMARKS.glob("*.py") if "--rounds" in path.read_text(encoding="utf-8")}
+
+    known = {one.name for one in import_module("all").BENCHMARKS}
+
+    assert programs - {"measure", "all"} <= known
+
+
+def test_a_benchmark_that_fails_is_on_the_page_and_ends_the_run_with_status_1(measured, monkeypatch, tmp_path, capsys):
+    measured("dispatch")
+    everything = import_module("all")
+    monkeypatch.setattr(everything, "BENCHMARKS", [everything.Benchmark("processes", quick=["--no-such-option"])])
+
+    with pytest.raises(SystemExit, match="1"):
+        everything.main(["--quick", "--to", str(tmp_path)])
+
+    assert "no-such-option" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_a_plot_is_well_formed_and_has_a_bar_for_each_figure(measured):
+    measured("dispatch")
+    bars = import_module("plot").bars
+
+    chart = ET.fromstring(bars("a < b", [("Pulse & co.", "1,250.5"), ("a peer", "2.0"), ("none", "-")]))
+
+    drawn = chart.findall(".//{http://www.w3.org/2000/svg}rect")
+    assert [round(float(bar.get("width")) * 1250.5 / 340) for bar in drawn] == [1250, 4]
+    assert bars("nothing", [("none", "-")]) == ""

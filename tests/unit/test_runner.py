@@ -388,6 +388,7 @@ def test_a_run_without_an_answer_is_worth_another_attempt(reply):
     failing(bench, **reply)
 
     assert bench.runner.run(bench.fire(60)).again_at == bench.clock.now() + timedelta(seconds=10)
+    assert bench.store.history("a")[0].again_at is None  # that it is tried again, the store holds beside its record
 
 
 def test_an_attempt_that_would_come_after_the_next_instant_is_not_made():
