@@ -623,8 +623,6 @@ _RUN: Final = tuple(field.name for field in fields(Run))
 _PRESS: Final = tuple(field.name for field in fields(Press))
 # What a script passes on, and does not look at.
 _LONG: Final = frozenset({"body", "errors", "reason", "request", "headers", "log"})
-    {"body", "errors", "reason", "request", "headers", "log"}
-)  # what a script passes on, and does not look at
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("due", "started", "expires", "finished", "first_due", "again_at"), _instant),
     **dict.fromkeys(("body", "errors", "log"), b64decode),
