@@ -36,10 +36,12 @@ class Effort:
     Attributes:
         rounds: How often each way is measured.
         is_quick: Whether the figures do not matter, only that there are some.
+        is_checked: Whether a figure beyond its bound is to end the program with exit code 1.
     """
 
     rounds: int
     is_quick: bool
+    is_checked: bool = False
 
     def choose(self, real: T, quick: T) -> T:
         """*real*, or *quick* where the figures do not matter."""
@@ -53,11 +55,12 @@ def effort(description: str | None, argv: Sequence[str] | None, *, rounds: int) 
     )
     parser.add_argument("--rounds", type=int, default=None, help=f"how often each way is measured ({rounds})")
     parser.add_argument("--quick", action="store_true", help="only show that it works: the figures mean nothing")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is beyond its bound")
     given = parser.parse_args(argv)
     chosen = given.rounds or (1 if given.quick else rounds)
     if chosen < 1:
         parser.error("--rounds: want 1 or more")
-    return Effort(rounds=chosen, is_quick=given.quick)
+    return Effort(rounds=chosen, is_quick=given.quick, is_checked=given.check)
 
 
 # Measuring
@@ -116,6 +119,18 @@ def installed(ways: Mapping[str, Callable[[], T]]) -> dict[str, T]:
         except ImportError:
             continue  # its row says so
     return made
+
+
+def check(given: Effort, what: str, figure: float, *, most: float) -> None:
+    """End the program with exit code 1 if *figure* is more than *most*, and that is to be checked.
+
+    Bounds are ratios, or differences between figures of the same run: machines differ.
+
+    Raises:
+        SystemExit: it is more.
+    """
+    if given.is_checked and not figure <= most:
+        sys.exit(f"{what}: {figure:.4g}, want at most {most:g}")
 
 
 # Showing

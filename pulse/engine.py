@@ -173,7 +173,7 @@ class EngineFactory:
         runner = self._build_runner(dispatcher, clock, **more)
         if self.mode == "asyncio":
             return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
-        return ThreadWorkers(runner, workers=self._workers, clock=clock)
+        return ThreadWorkers(runner, workers=self._workers, clock=clock, is_bound=self._config.workers is not None)
 
     def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
         children = Children(self._application, clock=clock)

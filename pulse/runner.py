@@ -27,6 +27,7 @@ from pulse.schedule import Schedule
 from pulse.underway import PATIENCE, Active, UnderWay
 
 RENEWALS: Final = 3  # a lease is renewed this often in its time, so that one late beat loses nothing
+LASTING: Final = 1.0  # seconds after which a run is reported to the store
 ENDING: Final = "the process ends"
 
 _INSTANT: Final = timedelta(microseconds=1)
@@ -167,12 +168,16 @@ class Runner:
         """How many instants of *task* may wait for a free worker."""
         return 1 if self._tasks[task].coalesce else self._tasks[task].catchup_limit
 
+    def lasting(self, seconds: float) -> set[str]:
+        """The ids of the runs that have been under way for longer than that."""
+        return {active.run.id for active in self._under_way.lasting(seconds)}
+
     def report(self) -> None:
         """Tell the store how far the runs of this process have got, and stop those that are asked to.
 
         For runs that take their time: one that is over in a moment costs nothing here.
         """
-        lasting = self._under_way.lasting()
+        lasting = self._under_way.lasting(LASTING)
         if not lasting:
             return
         told = {active.run.id: active.control.progress for active in lasting}

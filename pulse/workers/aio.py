@@ -26,10 +26,11 @@ from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
 from pulse.workers.base import FireQueue, Workers
-from pulse.workers.threads import LAST_WORD, LOOK, REPORT, STUCK_LIMIT, keep_promise
+from pulse.workers.threads import LAST_WORD, REPORT, STUCK_LIMIT, keep_promise
 
 log = logging.getLogger(__name__)
 
+LOOK: Final = 0.25  # seconds from one look of the watcher to the next
 CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
 
 

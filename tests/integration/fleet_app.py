@@ -6,6 +6,7 @@ What it is comes in the environment: FLEET, a JSON object of the arguments of
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -32,8 +33,10 @@ def site(environ, start_response):
     return [b"page"]
 
 
-def wait(seconds="0", unless=""):
+def wait(seconds="0", unless="", hangs=""):
     """As long as the query of the action says; not at all once there is a file *unless*."""
+    if hangs:
+        threading.Event().wait()
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end and not (unless and Path(unless).exists()):
         time.sleep(0.01)
