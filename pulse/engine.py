@@ -20,6 +20,7 @@ from pulse.runner import RENEWALS, Runner
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler
+from pulse.within import begun
 from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
 from pulse.workers.base import Workers
 from pulse.workers.processes import Children, ProcessWorkers, application_for_children
@@ -60,10 +61,14 @@ class Engine:
         until = clock.monotonic() + seconds + 1.0
         self.scheduler.stop()
         waiting = self.workers.close(seconds)
+        left = begun(self._leave)  # the store may hang, and whoever closes is promised not to
         self.alarms.close(max(0.0, min(ALARMS_SECONDS, until - clock.monotonic())))
+        clock.wait(left, max(0.0, until - clock.monotonic()))
+        return waiting
+
+    def _leave(self) -> None:
         with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
             self.fleet.leave()
-        return waiting
 
 
 class EngineFactory:

@@ -35,7 +35,8 @@ ABANDONED_LIMIT: Final = 256  # of all tasks; each costs a stack and whatever it
 LOOK: Final = 0.05  # seconds; how late the watcher may notice that a run was begun, or lasts
 BUSY: Final = 0.5  # of one processor: with so much of it in use a process computes, and does not wait
 REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
-LAST_WORD: Final = 0.9  # seconds that a cancelled run has to say how it ended
+LAST_WORD: Final = 0.6  # seconds that a cancelled run has to say how it ended
+LAST_RECORD: Final = 0.9  # seconds after which `close` waits for the store no longer
 
 
 @dataclass(eq=False, slots=True)
@@ -100,6 +101,7 @@ class ThreadWorkers(Workers):
 
     def close(self, seconds: float) -> int:
         """See `Workers.close`."""
+        until = self._clock.monotonic() + seconds + LAST_RECORD
         with self._lock:  # from here on nothing begins: what has begun has marked itself as busy
             self._is_closing = True
         waiting = self._queue.close()
@@ -110,7 +112,7 @@ class ThreadWorkers(Workers):
             self._leave_behind(self._runner.abandon())
         self._ended.set()
         self._begun.set()
-        self._runner.record_late()
+        self._runner.record_last(max(0.0, until - self._clock.monotonic()))
         return waiting
 
     @property

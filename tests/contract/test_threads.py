@@ -1,6 +1,7 @@
 """What is particular to threads: they cannot be killed, only left behind, and that is bounded."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def test_a_task_that_timed_out_is_known_for_it_until_a_run_of_it_comes_back(make
     bench.submit("hangs")
 
     wait_until(lambda: bench.workers._queue.manner_of("hangs") in (Manner.QUICK, Manner.SLOW))
+
+
+def test_a_call_by_hand_for_which_there_is_no_thread_keeps_nobody_waiting(make, monkeypatch):
+    bench = make()
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            bench.workers.run_apart(bench.fire("ok"))
+
+    assert bench.workers.busy == 0
+    assert bench.workers._idle.is_set()  # `close` waits for it
 
 
 LASTING = ("hangs", "tells", "polite", "endless")
