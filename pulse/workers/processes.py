@@ -27,6 +27,7 @@ from pulse.errors import ClosedError, ConfigError, Fault
 from pulse.gateway import WsgiApp
 from pulse.model import Config, Outcome, Run, Task
 from pulse.runner import Runner
+from pulse.workers.base import say
 from pulse.workers.protocol import Answer, Application, Ready, Request, Startup, Told, receive, send
 from pulse.workers.threads import ThreadWorkers
 
@@ -154,7 +155,13 @@ class Children:
         try:
             return self._make()
         except (OSError, RuntimeError):  # the next run tries again, and fails if that does
-            log.exception("a child process could not be started", extra={"pulse_event": "child_failed"})
+            say(
+                log,
+                logging.ERROR,
+                "a child process could not be started",
+                extra={"pulse_event": "child_failed"},
+                exc_info=True,
+            )
             return None
 
     # One request
