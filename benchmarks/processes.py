@@ -1,6 +1,6 @@
 """What a request in a child process costs, and how soon a hung child is replaced.
 
-    python benchmarks/processes.py [--rounds N] [--quick]
+    python benchmarks/processes.py [--rounds N] [--quick] [--check]
 
 A child is ready and waiting when its round trips are measured. A replacement is measured
 from the moment at which the hung request should have ended (its deadline, and the grace
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from endpoint import BODY, HANG, PATH, app, echo, request_here
-from measure import Effort, Row, Timed, column, effort, medians, repeated, show, show_heading
+from measure import Effort, Row, Timed, check, column, effort, medians, repeated, show, show_heading
 
 from pulse.clock import SystemClock
 from pulse.config import read_config
@@ -29,6 +29,9 @@ from pulse.workers.processes import Children, application_for_children
 
 PACKAGES: Final = ("pulse", "pebble")
 SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
+
+MOST_A_TRIP: Final = 6.0  # x the limit; with `--check` more of it is a fault
+MOST_A_SUCCESSOR: Final = 1.5
 
 TIMEOUT: Final = 0.2  # seconds that the hung request may take
 GRACE: Final = 0.1  # seconds between SIGTERM and SIGKILL
@@ -84,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> list[RoundTrip | Replacement]:
         show("a request in a child", trips)
         replaced = replacements(given, peers)
         show("a child that hangs", replaced)
+    for rows, most in ((trips, MOST_A_TRIP), (replaced, MOST_A_SUCCESSOR)):
+        ratio = next(row.ratio for row in rows if row.name == PULSE)
+        check(given, f"{type(rows[0]).__name__}, x the limit", ratio or 0.0, most=most)
     return [*trips, *replaced]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import endpoints
 import pytest
-from bench import Bench, benches, wait_until
+from bench import LIMIT, Bench, benches, wait_until
 from servers import holds_for
 
+from pulse.control import Control
 from pulse.model import Outcome
 from pulse.workers.base import Manner
 from pulse.workers.threads import ABANDONED_LIMIT, CROWD, STUCK_LIMIT, _Worker
@@ -97,6 +98,19 @@ def test_a_call_by_hand_for_which_there_is_no_thread_keeps_nobody_waiting(make, 
 
     assert bench.workers.busy == 0
     assert bench.workers._idle.is_set()  # `close` waits for it
+
+
+def test_who_waits_for_the_sign_to_stop_is_woken_by_it():
+    control, woken = Control(), []
+    threads = [threading.Thread(target=lambda: woken.append(control.wait(LIMIT))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+
+    control.stop("by ada")
+
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 3
 
 
 LASTING = ("hangs", "tells", "polite", "endless")
