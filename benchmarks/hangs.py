@@ -27,6 +27,7 @@ from pulse.model import Run
 
 HANGING: Final = 200
 INTERVAL: Final = 0.25  # seconds, of the healthy task
+ENOUGH: Final = 4  # records, to say anything
 ALONE: Final = "Pulse: alone"
 BESIDE: Final = f"Pulse: beside {HANGING} that hang"
 BOUND: Final = f"Pulse: beside {HANGING} that hang, with workers = 4"
@@ -100,10 +101,12 @@ def lateness(hanging: int, workers: int | None, name: str, given: Effort) -> Lat
     pulse.start()
     try:
         time.sleep(seconds)
+        while len(pulse.run_store.history("healthy")) < ENOUGH:
+            time.sleep(INTERVAL)
         threads = threading.active_count()
-        runs = [run for run in pulse.run_store.history("healthy") if run.started]
-        missed = pulse.run_store.history("healthy")
-        return _row(name, runs[::-1], sum(run.count for run in missed if not run.started), threads)
+        records = pulse.run_store.history("healthy")[::-1]
+        missed = sum(run.count for run in records if not run.started)
+        return _row(name, [run for run in records if run.started], missed, threads)
     finally:
         site.end.set()
         pulse.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-COUNTS = {"twice"}  # of what should not happen: the only figures that may be 0
+COUNTS = {"twice", "missed"}  # of what should not happen: the only figures that may be 0
 
 ROWS = {
     "request_path": [
@@ -46,6 +46,12 @@ ROWS = {
         "a child behind a pipe (the limit)",
         "Pulse: Children",
         "pebble: ProcessPool",
+    ],
+    "awaits": ["tasks on a loop, environs by hand (the limit)", "Pulse: mode asyncio"],
+    "hangs": [
+        "Pulse: alone",
+        "Pulse: beside 200 that hang",
+        "Pulse: beside 200 that hang, with workers = 4",
     ],
 }
 
@@ -112,6 +118,17 @@ def test_a_peer_that_is_not_installed_is_listed_and_the_rest_goes_on(measured, m
     assert {row.name.partition(" ")[0] for row in rows if not row.is_installed} >= {library}
     assert "not installed" in capsys.readouterr().out
     assert [row.name for row in rows] == ROWS["request_path"]
+
+
+def test_a_figure_beyond_its_bound_ends_the_program_only_when_that_is_asked_for(measured):
+    measured("processes")
+    measure = import_module("measure")
+
+    measure.check(measure.effort("", ["--quick"], rounds=1), "x the limit", 2.0, most=1.0)
+    measure.check(measure.effort("", ["--check"], rounds=1), "x the limit", 1.0, most=1.0)
+    for figure in (2.0, float("nan")):
+        with pytest.raises(SystemExit, match=r"x the limit: .*, want at most 1"):
+            measure.check(measure.effort("", ["--check"], rounds=1), "x the limit", figure, most=1.0)
 
 
 def test_a_benchmark_is_a_program():
