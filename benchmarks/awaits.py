@@ -69,7 +69,7 @@ class Found:
 
 def main(argv: Sequence[str] | None = None) -> list[Waiting]:
     """Measure and print; the rows of the table."""
-    given = effort(__doc__, argv, rounds=5)
+    given = effort(__doc__, argv, rounds=5, has_bounds=True)
     show_heading("What runs cost that wait", ["pulse"], given)
     runs = given.choose(real=1000, quick=20)
     site = Site(given.choose(real=1.0, quick=0.05))

@@ -1,6 +1,6 @@
 """What one fire costs, from the timer to the finished call, and what the tasks cost that wait.
 
-    python benchmarks/fires.py [--rounds N] [--quick]
+    python benchmarks/fires.py [--rounds N] [--quick] [--check]
 
 A call is one to an application that only notes when it was called. The limit and
 APScheduler make its environ by hand; Pulse claims the fire, dispatches it and keeps a
@@ -19,10 +19,11 @@ from statistics import median, quantiles
 from typing import Final
 
 from endpoint import BODY, Environ, StartResponse
-from engines import APSCHEDULER, ENGINES, LIMIT, Engine, Plan, path_of
-from measure import Effort, Row, column, effort, medians, show, show_heading
+from engines import APSCHEDULER, ENGINES, LIMIT, PULSE, Engine, Plan, path_of
+from measure import Effort, Row, check, column, effort, medians, show, show_heading
 
 PACKAGES: Final = ("pulse", "APScheduler")
+MOST: Final = 2.0  # x APScheduler; with `--check` more of it is a fault
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +61,12 @@ class Lateness(Row):
 
 def main(argv: Sequence[str] | None = None) -> list[FireCost | Upkeep | Lateness]:
     """Measure and print; the rows of all tables."""
-    given = effort(__doc__, argv, rounds=7)
+    given = effort(__doc__, argv, rounds=7, has_bounds=True)
     show_heading("What one fire costs", PACKAGES, given)
     costs = [row for count in given.choose(real=(1_000, 10_000), quick=(50, 100)) for row in fire_costs(given, count)]
     show("from timer to finished call", costs)
+    worst = max(row.ratio_apscheduler or 0.0 for row in costs if row.name == PULSE)
+    check(given, "processor time of a fire, x APScheduler", worst, most=MOST)
     lateness = latenesses(given)
     show("200 fires/s", lateness)
     count = given.choose(real=10_000, quick=100)

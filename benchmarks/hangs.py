@@ -62,7 +62,7 @@ class Site:
 
 def main(argv: Sequence[str] | None = None) -> list[Lateness]:
     """Measure and print; the rows of the table."""
-    given = effort(__doc__, argv, rounds=2)
+    given = effort(__doc__, argv, rounds=2, has_bounds=True)
     show_heading("How late a healthy task is", ["pulse"], given)
     ways = {
         ALONE: partial(lateness, 0, None),

@@ -48,14 +48,23 @@ class Effort:
         return quick if self.is_quick else real
 
 
-def effort(description: str | None, argv: Sequence[str] | None, *, rounds: int) -> Effort:
-    """What the command line asks for; *rounds* by default."""
+def effort(description: str | None, argv: Sequence[str] | None, *, rounds: int, has_bounds: bool = False) -> Effort:
+    """What the command line asks for; *rounds* by default.
+
+    Args:
+        description: What is measured.
+        argv: The arguments; those of the program if not given.
+        rounds: How often.
+        has_bounds: Whether some figures have bounds, see `check`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--rounds", type=int, default=None, help=f"how often each way is measured ({rounds})")
     parser.add_argument("--quick", action="store_true", help="only show that it works: the figures mean nothing")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is beyond its bound")
+    parser.set_defaults(check=False)
+    if has_bounds:
+        parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is beyond its bound")
     given = parser.parse_args(argv)
     chosen = given.rounds or (1 if given.quick else rounds)
     if chosen < 1:

@@ -76,7 +76,7 @@ class Peer:
 
 def main(argv: Sequence[str] | None = None) -> list[RoundTrip | Replacement]:
     """Measure and print; the rows of both tables."""
-    given = effort(__doc__, argv, rounds=51)
+    given = effort(__doc__, argv, rounds=51, has_bounds=True)
     show_heading("What a child process costs", PACKAGES, given)
     with ExitStack() as stack:
         peers = {}

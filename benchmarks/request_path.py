@@ -1,6 +1,6 @@
 """What a request from outside pays for what stands in front of the application.
 
-    python benchmarks/request_path.py [--rounds N] [--quick]
+    python benchmarks/request_path.py [--rounds N] [--quick] [--check]
 
 The figures are those of a call, less those of calling the application alone. Every call
 has an environ of its own with the keys that gunicorn makes behind a proxy; its path is a
@@ -13,7 +13,7 @@ from itertools import cycle, islice
 from typing import Any, Final
 
 from endpoint import PATH, Environ, StartResponse, WsgiApp, app, ignore_response
-from measure import Effort, Figure, Row, Timed, Work, column, effort, installed, medians, show, show_heading
+from measure import Effort, Figure, Row, Timed, Work, check, column, effort, installed, medians, show, show_heading
 from webob import Request, Response
 from webob.dec import wsgify
 from webob.exc import HTTPNotFound
@@ -42,6 +42,9 @@ SPELLINGS: Final = (
     ("/sessions", "/cleanup"),
 )
 
+WITH_GUARD: Final = "Pulse, guard on: the same path again"
+PROXY_FIX: Final = "werkzeug ProxyFix"
+MOST: Final = 1.0  # x ProxyFix; with `--check` more of it is a fault
 LIMIT: Final = "empty passthrough __call__ (the limit)"
 
 
@@ -66,10 +69,13 @@ class Case:
 
 def main(argv: Sequence[str] | None = None) -> list[Layer]:
     """Measure and print; the rows of the table."""
-    given = effort(__doc__, argv, rounds=201)
+    given = effort(__doc__, argv, rounds=201, has_bounds=True)
     show_heading("What a request from outside pays", PACKAGES, given)
     rows = measure(given)
     show("what stands in front of the application", rows)
+    added = {row.name: row.added_ns for row in rows if row.added_ns}
+    if PROXY_FIX in added:
+        check(given, "with the guard on, x ProxyFix", added[WITH_GUARD] / added[PROXY_FIX], most=MOST)
     return rows
 
 
@@ -235,10 +241,10 @@ CASES: Final = (
     Case(name=LIMIT, wrap=lambda: Passthrough(app)),
     Case(name="one test in a frozenset", wrap=lambda: SetGuard(app), is_guard=True),
     Case(name="Pulse, guard off", wrap=lambda: pulse(guard=False)),
-    Case(name="Pulse, guard on: the same path again", wrap=lambda: pulse(guard=True), is_guard=True),
+    Case(name=WITH_GUARD, wrap=lambda: pulse(guard=True), is_guard=True),
     Case(name="Pulse, guard on: 10,000 paths in turn", wrap=lambda: pulse(guard=True), targets=MANY),
     Case(name="Pulse, guard on: a guarded path, answered 404", wrap=lambda: pulse(guard=True), targets=GUARDED),
-    Case(name="werkzeug ProxyFix", wrap=proxy_fix),
+    Case(name=PROXY_FIX, wrap=proxy_fix),
     Case(name="werkzeug DispatcherMiddleware", wrap=dispatcher),
     Case(name="beaker SessionMiddleware", wrap=sessions),
     Case(name="WebOb wsgify middleware", wrap=lambda: wsgify_guard(app), is_guard=True),
