@@ -212,7 +212,6 @@ class ThreadWorkers(Workers):
 
     def _retire(self, worker: _Worker) -> None:
         with self._lock:
-            worker.fire = worker.lane = None
             for workers in (self._pool, self._apart, self._abandoned):
                 workers.discard(worker)
             self._rest()

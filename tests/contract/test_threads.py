@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import endpoints
@@ -12,8 +13,9 @@ from servers import holds_for
 
 from pulse.control import Control
 from pulse.model import Outcome
+from pulse.testing import ManualClock
 from pulse.workers.base import Manner
-from pulse.workers.threads import ABANDONED_LIMIT, CROWD, STUCK_LIMIT, _Worker
+from pulse.workers.threads import ABANDONED_LIMIT, BUSY, CROWD, MOMENT, STUCK_LIMIT, Effort, _Worker
 
 
 @pytest.fixture
@@ -171,17 +173,28 @@ def test_one_worker_runs_one_after_the_other(make):
     wait_until(lambda: bench.outcomes("ok"))
 
 
-def test_a_process_that_computes_gets_no_more_runs_at_once(make):
+@pytest.mark.parametrize("is_computing", [True, False])
+def test_a_process_that_computes_gets_no_more_runs_at_once(make, is_computing):
     bench = make(workers=1, is_bound=False, timeout=90)
+    bench.workers._ended.set()  # nobody looks but this test
     bench.submit("hangs")
-    wait_until(lambda: under_way(bench))
-    bench.workers._ended.set()  # the watcher looks no more
-    wait_until(lambda: len(bench.workers._pool) == 1)
-    bench.submit("tells")
+    wait_until(lambda: bench.workers._runner.lasting(MOMENT))
+    bench.submit("tells", "polite")
 
-    bench.workers._relieve(is_computing=True)
+    bench.workers._relieve(is_computing=is_computing)
 
-    assert under_way(bench) == {"hangs"}
+    assert len(bench.workers._pool) == (1 if is_computing else 3)
+
+
+def test_the_effort_of_a_process_is_what_it_has_used_since_the_last_look():
+    clock = ManualClock(datetime(2027, 5, 1, tzinfo=UTC))
+    effort = Effort(clock)
+    sum(range(1_000_000))  # milliseconds of work in no time at all
+    assert effort.since_last() > BUSY
+
+    clock.advance(1000)
+
+    assert effort.since_last() < BUSY
 
 
 def test_in_a_crowd_of_threads_left_behind_a_task_has_one_and_new_tasks_none(make):

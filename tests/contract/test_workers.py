@@ -12,6 +12,7 @@ import pytest
 from bench import LIMIT, Bench, benches, wait_until
 
 from pulse.errors import ClosedError
+from pulse.middleware import PulseMiddleware
 from pulse.model import Fire, Outcome, Progress, Trigger
 
 
@@ -225,6 +226,22 @@ def test_a_caller_does_not_wait_for_a_store_that_hangs_at_the_end(make):
             bench.mode == "threading"
         ):  # a child is killed, so that it comes back: then it is its record that is waited for
             assert promise.result(0).outcome is Outcome.ABANDONED
+
+
+def test_a_middleware_closes_beside_a_store_that_hangs():
+    middleware = PulseMiddleware(
+        endpoints.app, task={"ok": {"interval": 3600}}, start="manual", store="memory:", shutdown_timeout=0
+    )
+    middleware.start()
+    wait_until(middleware.run_store.instances)
+
+    with silent(middleware.run_store, "leave", "close") as asked:
+        middleware.close()
+
+        assert asked.is_set()
+        assert middleware.run_store.instances()
+
+    wait_until(lambda: not middleware.run_store.instances())
 
 
 def test_what_was_taken_from_the_queue_before_it_was_closed_is_drained_or_not_run(make):
