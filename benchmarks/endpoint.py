@@ -32,9 +32,9 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     return [BODY]
 
 
-def request(application: WsgiApp, path: str) -> bytes:
-    """The body of the response to a request that is made by hand."""
-    environ: Environ = {
+def environ_of(path: str) -> Environ:
+    """What a request that is made by hand consists of."""
+    return {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
         "PATH_INFO": path,
@@ -51,7 +51,11 @@ def request(application: WsgiApp, path: str) -> bytes:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
-    return b"".join(application(environ, ignore_response))
+
+
+def request(application: WsgiApp, path: str) -> bytes:
+    """The body of the response to a request that is made by hand."""
+    return b"".join(application(environ_of(path), ignore_response))
 
 
 def ignore_response(_status: str, _headers: list[tuple[str, str]], _exc_info: object = None) -> Callable[[bytes], None]:

@@ -1,6 +1,6 @@
 """What a request in a child process costs, and how soon a hung child is replaced.
 
-    python benchmarks/processes.py [--rounds N] [--quick]
+    python benchmarks/processes.py [--rounds N] [--quick] [--check]
 
 A child is ready and waiting when its round trips are measured. A replacement is measured
 from the moment at which the hung request should have ended (its deadline, and the grace
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from endpoint import BODY, HANG, PATH, app, echo, request_here
-from measure import Effort, Row, Timed, column, effort, medians, repeated, show, show_heading
+from measure import Bound, Effort, Row, Timed, check, column, effort, medians, repeated, show, show_heading
 
 from pulse.clock import SystemClock
 from pulse.config import read_config
@@ -30,11 +30,14 @@ from pulse.workers.processes import Children, application_for_children
 PACKAGES: Final = ("pulse", "pebble")
 SPAWN: Final = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
 
+
 TIMEOUT: Final = 0.2  # seconds that the hung request may take
 GRACE: Final = 0.1  # seconds between SIGTERM and SIGKILL
 
 LIMIT: Final = "a child behind a pipe (the limit)"
 PULSE: Final = "Pulse: Children"
+A_TRIP: Final = Bound(name=PULSE, figure="ratio", most=6.0)
+A_SUCCESSOR: Final = Bound(name=PULSE, figure="ratio", most=1.5)
 EXECUTOR: Final = "ProcessPoolExecutor"
 PEBBLE: Final = "pebble: ProcessPool"
 NAMES: Final = (LIMIT, PULSE, EXECUTOR, PEBBLE)
@@ -73,7 +76,7 @@ class Peer:
 
 def main(argv: Sequence[str] | None = None) -> list[RoundTrip | Replacement]:
     """Measure and print; the rows of both tables."""
-    given = effort(__doc__, argv, rounds=51)
+    given = effort(__doc__, argv, rounds=51, bounds=[A_TRIP, A_SUCCESSOR])
     show_heading("What a child process costs", PACKAGES, given)
     with ExitStack() as stack:
         peers = {}
@@ -84,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> list[RoundTrip | Replacement]:
         show("a request in a child", trips)
         replaced = replacements(given, peers)
         show("a child that hangs", replaced)
+    check(trips, [A_TRIP], given)
+    check(replaced, [A_SUCCESSOR], given)
     return [*trips, *replaced]
 
 

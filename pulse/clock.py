@@ -23,6 +23,11 @@ class Clock(Protocol):
         """Block until *event* is set, at most *seconds*; whether it is set."""
 
 
+def processor_time() -> float:
+    """Seconds for which this process has had a processor, with all its threads."""
+    return time.process_time()
+
+
 class SystemClock:
     """The clock of the machine."""
 

@@ -1,7 +1,7 @@
 """The line between a run and who watches it: in one direction `stop`, in the other progress."""
 
 from math import isfinite
-from threading import Event
+from threading import Condition, Event, Lock
 from typing import Final
 
 from pulse.model import Progress
@@ -12,17 +12,50 @@ LARGEST: Final = 2**53  # above it whole numbers and floats are no longer the sa
 class Control(Event):
     """Set when the run is to stop; an endpoint finds it as `pulse.cancelled`.
 
-    Safe to use from any thread.
+    Safe to use from any thread. All that an `Event` does is done here, since it makes a
+    lock and a condition at once, for which every run would pay; few are ever waited for.
 
     Attributes:
         reason: Why it is to stop; empty if it is not.
         progress: What the run last told of itself.
     """
 
+    _making: Final = Lock()
+
     def __init__(self) -> None:
-        super().__init__()
+        """Nobody has asked for anything yet."""
         self.reason = ""
         self.progress: Progress | None = None
+        self._is_set = False
+        self._changed: Condition | None = None  # once somebody waits
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {'set' if self._is_set else 'unset'}>"
+
+    def is_set(self) -> bool:
+        """Whether the run is to stop."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Ask the run to stop, without a reason."""
+        self._is_set = True
+        changed = self._changed
+        if changed is not None:
+            with changed:
+                changed.notify_all()
+
+    def clear(self) -> None:
+        """Take that back."""
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the run is to stop, at most *timeout* seconds; whether it is."""
+        if self._is_set:
+            return True
+        with self._making:
+            changed = self._changed = self._changed or Condition()
+        with changed:  # `set` may have come before it was there: so look again
+            return changed.wait_for(self.is_set, timeout)
 
     def stop(self, reason: str) -> None:
         """Ask the run to stop; the first reason stays."""

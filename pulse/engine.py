@@ -23,6 +23,7 @@ from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler
+from pulse.within import begun
 from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
 from pulse.workers.attendant import Attendant
 from pulse.workers.base import Workers
@@ -64,10 +65,14 @@ class Engine:
         until = clock.monotonic() + seconds + 1.0
         self.scheduler.stop()
         waiting = self.workers.close(seconds)
+        left = begun(self._leave)  # the store may hang, and whoever closes is promised not to
         self.alarms.close(max(0.0, min(ALARMS_SECONDS, until - clock.monotonic())))
+        clock.wait(left, max(0.0, until - clock.monotonic()))
+        return waiting
+
+    def _leave(self) -> None:
         with suppress(StoreUnavailableError):  # then the others will notice that it is not heard of any more
             self.fleet.leave()
-        return waiting
 
 
 class EngineFactory:
@@ -197,7 +202,7 @@ class EngineFactory:
         runner = self._build_runner(dispatcher, clock, **more)
         if self.mode == "asyncio":
             return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
-        return ThreadWorkers(runner, workers=self._workers, clock=clock)
+        return ThreadWorkers(runner, workers=self._workers, clock=clock, is_bound=self._config.workers is not None)
 
     def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
         from pulse.workers.processes import Children, ProcessWorkers  # noqa: PLC0415 - as above

@@ -27,6 +27,7 @@ from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
 from pulse.start import StartRule, StartState
 from pulse.status.controls import Ringing
+from pulse.within import within
 from pulse.workers.attendant import Attendant
 from pulse.wsgi.lazy import note_built
 
@@ -147,11 +148,12 @@ class PulseMiddleware:
 
     def close_within(self, seconds: float) -> None:
         """As `close`, with another limit for what is running."""
+        until = self._clock.monotonic() + seconds + 1.0
         self._seconds = seconds
         self._rule.close()
         self._silence()
-        if self._given_store is None:
-            self.run_store.close()
+        if self._given_store is None:  # its `close` waits for whoever waits for an answer of it
+            within(max(0.0, until - self._clock.monotonic()), self.run_store.close, self._clock)
 
     def run_now(self, name: str, *, force: bool = False, again: Run | None = None) -> Run | None:
         """Run the task *name* by hand, in this process, and wait for what becomes of it.

@@ -8,6 +8,7 @@ a loop, only decides where the request runs.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,8 +26,12 @@ from pulse.runlog import say
 from pulse.runstores.base import Passed, RunStore
 from pulse.schedule import Schedule
 from pulse.underway import PATIENCE, Active, UnderWay
+from pulse.within import within
+
+log = logging.getLogger(__name__)
 
 RENEWALS: Final = 3  # a lease is renewed this often in its time, so that one late beat loses nothing
+LASTING: Final = 1.0  # seconds after which a run is reported to the store
 ENDING: Final = "the process ends"
 QUEUED: Final = timedelta(days=1)  # that a run may wait in a queue if its task knows no limit
 
@@ -195,12 +200,16 @@ class Runner:
         """How many instants of *task* may wait for a free worker."""
         return 1 if self._tasks[task].coalesce else self._tasks[task].catchup_limit
 
+    def lasting(self, seconds: float) -> set[str]:
+        """The ids of the runs that have been under way for longer than that."""
+        return {active.run.id for active in self._under_way.lasting(seconds)}
+
     def report(self) -> None:
         """Tell the store how far the runs of this process have got, and stop those that are asked to.
 
         For runs that take their time: one that is over in a moment costs nothing here.
         """
-        lasting = self._under_way.lasting()
+        lasting = self._under_way.lasting(LASTING)
         if not lasting:
             return
         told = {active.run.id: active.control.progress for active in lasting}
@@ -237,8 +246,29 @@ class Runner:
         self._under_way.stop_all(ENDING)
 
     def abandon(self) -> list[Run]:
-        """Record every run that is still under way as left behind; these records."""
-        return self._give_up(self._under_way.everything(), Outcome.ABANDONED, "it did not stop when the process ended")
+        """Give up every run that is still under way; the records, which `record_last` makes."""
+        reason = "it did not stop when the process ended"
+        records = self._without(self._under_way.everything(), Outcome.ABANDONED, reason)
+        for record in records:
+            self._recorder.keep(record)
+        return records
+
+    def record_last(self, seconds: float) -> None:
+        """Record what has ended, within *seconds*, however long the store takes for its answer.
+
+        The store may hang: what is left then is found lost by its lease, and is said in the log.
+        """
+        if not self._recorder.unrecorded:
+            return
+        within(seconds, self.record_late, self._clock)
+        if left := self._recorder.unrecorded:
+            with suppress(Exception):  # a handler of the log may be what is broken
+                log.error(
+                    "the run store does not answer: %d runs that have ended have no record yet, and are found "
+                    "lost by their leases if it does not answer before this process ends",
+                    left,
+                    extra={"pulse_event": "unrecorded_at_end"},
+                )
 
     # The steps of `run`
 
@@ -344,15 +374,21 @@ class Runner:
         )
 
     def _give_up(self, overdue: Iterable[Active], outcome: Outcome, reason: str) -> list[Run]:
-        given_up = []
-        for active in overdue:
+        records = self._without(overdue, outcome, reason)
+        for record in records:
+            self._recorder.settle(record)
+        return records
+
+    def _without(self, given_up: Iterable[Active], outcome: Outcome, reason: str) -> list[Run]:
+        """Go on without these runs; what is to be their records, of those that did not come back meanwhile."""
+        records = []
+        for active in given_up:
             now = self._clock.now()
             duration = (now - (active.run.started or now)).total_seconds()
             record = replace(active.run, finished=now, outcome=outcome, reason=reason, duration=duration)
-            if self._under_way.give_up(active, record):  # else it came back meanwhile
-                self._recorder.settle(record)
-                given_up.append(record)
-        return given_up
+            if self._under_way.give_up(active, record):
+                records.append(record)
+        return records
 
     def _paused(self, task: str, pause: Pause) -> None:
         for listener in self._hears:

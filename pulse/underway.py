@@ -13,7 +13,6 @@ from pulse.runlog import say
 # How long after its deadline a run is given up: a response that is still flowing is cut by
 # the dispatcher itself between two chunks, which keeps what was captured.
 PATIENCE: Final = 0.5
-LASTING: Final = 1.0  # seconds after which a run is reported to the store
 
 
 @dataclass(eq=False, slots=True)
@@ -72,10 +71,10 @@ class UnderWay:
         with self._lock:
             return list(self._active.values())
 
-    def lasting(self) -> list[Active]:
-        """What takes its time: a run that is over in a moment is not worth a report."""
+    def lasting(self, seconds: float) -> list[Active]:
+        """What has been under way for longer than that."""
         now = self._clock.monotonic()
-        return [active for active in self.everything() if now - active.began >= LASTING]
+        return [active for active in self.everything() if now - active.began >= seconds]
 
     def overdue(self) -> list[Active]:
         """What is to be given up; what will be PATIENCE later is told to stop by this call."""

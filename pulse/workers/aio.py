@@ -25,8 +25,8 @@ from pulse.loop import background_loop
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
-from pulse.workers.base import FireQueue, Workers
-from pulse.workers.threads import LAST_WORD, LOOK, REPORT, STUCK_LIMIT, keep_promise
+from pulse.workers.base import FireQueue, Workers, say
+from pulse.workers.threads import LAST_RECORD, LAST_WORD, REPORT, STUCK_LIMIT, keep_promise
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ SYNCHRONOUS: Final = frozenset(
         ("falcon.app", "App"),
     }
 )
+LOOK: Final = 0.25  # seconds from one look of the watcher to the next
 CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
 
 
@@ -103,6 +104,7 @@ class AioWorkers(Workers):
 
     def close(self, seconds: float) -> int:
         """See `Workers.close`."""
+        until = self._clock.monotonic() + seconds + LAST_RECORD
         with self._work:
             self._is_closing = True
         waiting = self._queue.close()
@@ -114,7 +116,7 @@ class AioWorkers(Workers):
         self._ended.set()
         with self._work:
             self._work.notify_all()
-        self._runner.record_late()
+        self._runner.record_last(max(0.0, until - self._clock.monotonic()))
         return waiting
 
     @property
@@ -151,10 +153,10 @@ class AioWorkers(Workers):
             claimed = self._runner.claim(fire) if self._count_stuck(fire) < STUCK_LIMIT else self._dismiss(fire)
         # What arrives here is a fault of Pulse or of the store; the fire stays unrecorded
         # until the next claim passes over it.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged
             keep_promise(promise, error)
             facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
-            log.exception("task=%s due=%s was not run", fire.task, fire.due, extra=facts)
+            say(log, logging.ERROR, "task=%s due=%s was not run", fire.task, fire.due, extra=facts, exc_info=error)
             claimed = None
         flight = _Flight(fire, claimed, promise) if isinstance(claimed, Active) else None
         with self._work:
@@ -166,7 +168,10 @@ class AioWorkers(Workers):
             keep_promise(promise, claimed if isinstance(claimed, Run) else None)
             self._rest()
             return False
-        self._loop.call_soon_threadsafe(self._take_off, flight)
+        try:
+            self._loop.call_soon_threadsafe(self._take_off, flight)
+        except RuntimeError as error:  # the loop was closed, as at the end of the process
+            self._land(flight, Reply(outcome=Outcome.FAILED, reason=f"it could not be begun: {error}"))
         return True
 
     def _dismiss(self, fire: Fire) -> Run | None:
@@ -196,11 +201,15 @@ class AioWorkers(Workers):
             reason = "cancelled before it had sent all of its response"
             reply = Reply(outcome=Outcome.CANCELLED, reason=reason, duration=self._clock.monotonic() - started)
         # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged
             facts = {"pulse_event": "run_broke", "pulse_task": active.run.task, "pulse_run": active.run.id}
-            log.exception("task=%s broke", active.run.task, extra=facts)
+            say(log, logging.ERROR, "task=%s broke", active.run.task, extra=facts, exc_info=error)
             reason = f"a fault of Pulse: {type(error).__name__}"
             reply = Reply(outcome=Outcome.FAILED, reason=reason, duration=self._clock.monotonic() - started)
+        self._land(flight, reply)
+
+    def _land(self, flight: _Flight, reply: Reply) -> None:
+        """Have *flight* recorded; from any thread."""
         with self._work:
             self._landed.append((flight, reply))
             self._work.notify_all()
@@ -221,10 +230,11 @@ class AioWorkers(Workers):
             try:
                 keep_promise(flight.promise, self._runner.finish(flight.active, reply))
             # A fault of Pulse, which must not end the thread that all others need.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is logged
                 keep_promise(flight.promise, error)
                 facts = {"pulse_event": "run_broke", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
-                log.exception("task=%s could not be recorded", flight.fire.task, extra=facts)
+                message = "task=%s could not be recorded"
+                say(log, logging.ERROR, message, flight.fire.task, extra=facts, exc_info=error)
             self._free(flight)
 
     def _free(self, flight: _Flight) -> None:
@@ -260,8 +270,9 @@ class AioWorkers(Workers):
                     renewed = self._clock.monotonic()
                     self._runner.renew()
             # The store may be out of reach for a while; the deadlines must be watched on.
-            except Exception:
-                log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
+            except Exception as error:  # noqa: BLE001 - it is logged
+                extra = {"pulse_event": "renewal_failed"}
+                say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
             self._clock.wait(self._ended, LOOK)
 
     def _cancel_asked(self) -> None:
@@ -285,9 +296,8 @@ class AioWorkers(Workers):
             with self._work:
                 self._abandoned.add(flight)
             facts = {"pulse_event": "task_abandoned", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
-            log.error(
-                "task=%s run=%s does not let itself be cancelled", flight.fire.task, flight.fire.run_id, extra=facts
-            )
+            message = "task=%s run=%s does not let itself be cancelled"
+            say(log, logging.ERROR, message, flight.fire.task, flight.fire.run_id, extra=facts)
 
 
 def known_as_synchronous(app: WsgiApp) -> bool:

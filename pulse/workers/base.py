@@ -4,11 +4,15 @@ Workers never claim by themselves: they hand each fire to `Runner.run` just befo
 dispatched. A fire that waits in a queue holds no lease, and the idle process wins.
 """
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
+from enum import Enum
+from typing import Any, Final
 
 from pulse.errors import ClosedError
 from pulse.model import Fire, Run
@@ -60,18 +64,46 @@ class Workers(ABC):
         return 0
 
 
+class Manner(Enum):
+    """How the last run of a task came back, as far as this process knows."""
+
+    QUICK = "quick"  # in a moment
+    SLOW = "slow"
+    TROUBLED = "troubled"  # it did not
+    UNKNOWN = "unknown"
+
+
+_LANES: Final = {
+    Manner.QUICK: Manner.QUICK,
+    Manner.SLOW: Manner.SLOW,
+    Manner.UNKNOWN: Manner.SLOW,
+    Manner.TROUBLED: Manner.TROUBLED,
+}
+# Neither of the first two may starve the other one.
+_TURNS: Final = (
+    (Manner.QUICK, Manner.SLOW, Manner.TROUBLED),
+    (Manner.SLOW, Manner.QUICK, Manner.TROUBLED),
+)
+
+
+def _anything(_lane: Manner) -> bool:
+    return True
+
+
 class FireQueue:
-    """Waiting fires by task, first come first served; bounded by the number of tasks.
+    """Waiting fires by task, bounded by the number of tasks.
 
     A task that cannot keep up has its older fires dropped here, so a slow pool never
-    builds up a backlog of instants that nobody wants any more.
+    builds up a backlog of instants that nobody wants any more. Tasks wait in three lanes,
+    by their manner; within a lane first come is first served.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, deque[Fire]] = {}
-        self._troubled: set[str] = set()
+        self._lanes: dict[Manner, dict[str, deque[Fire]]] = {lane: {} for lane in _TURNS[0]}
+        self._manners: dict[str, Manner] = {}
         self._changed = threading.Condition()
         self._is_closed = False
+        self._turn = 0
 
     def put(self, fires: Iterable[Fire], *, keep: int) -> None:
         """Append *fires* of one task, of which at most *keep* stay.
@@ -83,63 +115,82 @@ class FireQueue:
             if self._is_closed:
                 raise ClosedError("the workers were closed")
             for fire in fires:
-                waiting = self._waiting.setdefault(fire.task, deque())
+                waiting = self._lane_of(fire.task).setdefault(fire.task, deque())
                 waiting.append(fire)
                 while len(waiting) > keep:
                     waiting.popleft()
-            self._tell()
+            self._changed.notify()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
         """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
         with self._changed:
-            waiting = self._waiting.setdefault(fire.task, deque())
+            waiting = self._lane_of(fire.task).setdefault(fire.task, deque())
             if self._is_closed or len(waiting) >= keep:
                 return
             waiting.appendleft(fire)
-            self._tell()
+            self._changed.notify()
 
-    def get(self, *, is_spare: bool = False) -> list[Fire]:
-        """The fires of the task that waits longest; blocks. Empty when the queue was closed.
+    def get(self, admits: Callable[[Manner], bool] = _anything) -> list[Fire]:
+        """The fires of the task whose turn it is; blocks. Empty when the queue was closed.
 
-        Tasks in trouble come last.
+        Quick tasks and others take turns; tasks in trouble come last.
 
         Args:
-            is_spare: Whether who asks is kept free for tasks that are not in trouble.
+            admits: Whether a task of that lane, `QUICK`, `SLOW` or `TROUBLED`, may be
+                begun now; what it admits is handed out. Asked again after `stir`.
         """
         with self._changed:
             while not self._is_closed:
-                task = self._next(is_spare=is_spare)
-                if task is not None:
-                    return list(self._waiting.pop(task))
+                fires = self._next(admits)
+                if fires:
+                    return fires
                 self._changed.wait()
             return []
 
-    def mark(self, task: str, *, is_troubled: bool) -> None:
-        """Note whether the last run of *task* came back in time: many that hang must not keep out the others."""
-        if is_troubled == (task in self._troubled):
+    def count(self, *lanes: Manner) -> int:
+        """How many tasks wait in *lanes*."""
+        return sum(len(self._lanes[lane]) for lane in lanes)
+
+    def manner_of(self, task: str) -> Manner:
+        """That of the last run of *task* in this process."""
+        return self._manners.get(task, Manner.UNKNOWN)
+
+    def mark(self, task: str, manner: Manner) -> None:
+        """Note how the last run of *task* came back: many that hang must not keep out the others."""
+        if manner is self.manner_of(task):
             return
         with self._changed:
-            (self._troubled.add if is_troubled else self._troubled.discard)(task)
-            self._changed.notify_all()
+            waiting = self._lane_of(task).pop(task, None)
+            self._manners[task] = manner
+            if waiting:
+                self._lane_of(task)[task] = waiting
+                self._changed.notify_all()
 
-    def _next(self, *, is_spare: bool) -> str | None:
-        troubled = None
-        for task in self._waiting:
-            if task not in self._troubled:
-                return task
-            troubled = troubled or task
-        return None if is_spare else troubled
-
-    def _tell(self) -> None:
-        # One is enough, unless it may be the spare one, which passes over tasks in trouble.
-        if self._troubled:
+    def stir(self) -> None:
+        """Have those who wait ask again what they may begin."""
+        with self._changed:
             self._changed.notify_all()
-        else:
-            self._changed.notify()
 
     def close(self) -> int:
         """Hand out nothing more; how many fires were waiting."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            return sum(len(fires) for fires in self._waiting.values())
+            return sum(len(fires) for lane in self._lanes.values() for fires in lane.values())
+
+    def _lane_of(self, task: str) -> dict[str, deque[Fire]]:
+        return self._lanes[_LANES[self.manner_of(task)]]
+
+    def _next(self, admits: Callable[[Manner], bool]) -> list[Fire]:
+        for lane in _TURNS[self._turn]:
+            waiting = self._lanes[lane]
+            if waiting and admits(lane):
+                self._turn = int(lane is Manner.QUICK)
+                return list(waiting.pop(next(iter(waiting))))
+        return []
+
+
+def say(log: logging.Logger, level: int, message: str, *args: object, **more: Any) -> None:
+    """`log.log`, but for what a handler raises: it must not end a thread that all tasks share."""
+    with suppress(Exception):
+        log.log(level, message, *args, **more)

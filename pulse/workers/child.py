@@ -41,43 +41,51 @@ def main(connection: Connection, lifeline: int, stopper: int) -> int:
         send(connection, Ready(problem=traceback.format_exc()))
         return 1
     send(connection, Ready())
+    line = _Line(connection)
     while not stop.is_asked:
         try:
             run: Run = receive(connection).run
         except (EOFError, ConnectionResetError):
             return 0
-        stop.control = control = _Control(connection, run)
+        stop.control = control = _Control(line, run)
         reply = dispatch(application.config.tasks[run.task], run, control)
         control.answer(Answer(run_id=run.id, attempt=run.attempt, reply=reply))
     return 0
 
 
+class _Line:
+    """The way to the parent, which all threads of an endpoint share."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.clock = SystemClock()
+        self.lock = threading.Lock()
+
+
 class _Control(Control):
     """The control of one run, which passes on to the parent what the endpoint tells."""
 
-    def __init__(self, connection: Connection, run: Run) -> None:
+    def __init__(self, line: _Line, run: Run) -> None:
         super().__init__()
-        self._connection = connection
+        self._line = line
         self._run = run
-        self._clock = SystemClock()
         self._told = -TELL_EVERY
-        self._pipe = threading.Lock()  # the endpoint may tell from any of its threads, and after its answer
 
     def tell(self, done: float, total: float | None = None, text: str = "") -> None:
         super().tell(done, total, text)
         assert self.progress is not None
-        with self._pipe:
-            now = self._clock.monotonic()
+        with self._line.lock:
+            now = self._line.clock.monotonic()
             if now - self._told >= TELL_EVERY:
                 self._told = now
                 told = Told(run_id=self._run.id, attempt=self._run.attempt, progress=self.progress)
-                send(self._connection, told)
+                send(self._line.connection, told)
 
     def answer(self, answer: Answer) -> None:
         """Send the answer; what is told later stays here."""
-        with self._pipe:
+        with self._line.lock:
             self._told = float("inf")
-            send(self._connection, answer)
+            send(self._line.connection, answer)
 
 
 class _Stop:

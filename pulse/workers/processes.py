@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import pickletools
+import select
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pulse.errors import ClosedError, ConfigError, Fault
 from pulse.gateway import WsgiApp
 from pulse.model import Config, Outcome, Run, Task
 from pulse.runner import Runner
+from pulse.workers.base import say
 from pulse.workers.protocol import Answer, Application, Ready, Request, Startup, Told, receive, send
 from pulse.workers.threads import ThreadWorkers
 
@@ -47,6 +49,11 @@ class ProcessWorkers(ThreadWorkers):
         """*children*: those that *runner* dispatches to; they are closed with the pool."""
         super().__init__(runner, workers=workers, clock=clock)
         self._children = children
+
+    @property
+    def _most(self) -> int:
+        """One more process for each of the usual ones: each loads the application."""
+        return 1 if self._size == 1 else 2 * self._size
 
     def close(self, seconds: float) -> int:
         """See `Workers.close`."""
@@ -112,13 +119,11 @@ class Children:
         with self._lock:
             if self._is_closed:
                 raise ClosedError("the workers were closed")
-            idle, self._idle = self._idle, []
-            alive = [child for child in idle if child.is_alive()]
-            child = alive.pop() if alive else None
-            self._idle = alive
-        for other in idle:
-            if other is not child and other not in alive:
-                other.kill()  # it has ended, and left what it was held by
+            child = self._idle.pop() if self._idle else None
+        while child is not None and not child.is_alive():
+            child.kill()  # it has ended, and left what it was held by
+            with self._lock:
+                child = self._idle.pop() if self._idle else None
         child = child or self._make()
         with self._lock:
             self._busy.add(child)
@@ -131,10 +136,7 @@ class Children:
 
     def _give_back(self, child: "_Child") -> None:
         """Keep *child* for the next run, or begin to make its successor."""
-        kept: _Child | None = child
-        if not child.is_alive():
-            child.kill()
-            kept = self._successor()
+        kept = child if child.is_usable else self._successor()
         with self._lock:
             self._busy.discard(child)
             if kept is not None and not self._is_closed:
@@ -149,7 +151,13 @@ class Children:
         try:
             return self._make()
         except (OSError, RuntimeError):  # the next run tries again, and fails if that does
-            log.exception("a child process could not be started", extra={"pulse_event": "child_failed"})
+            say(
+                log,
+                logging.ERROR,
+                "a child process could not be started",
+                extra={"pulse_event": "child_failed"},
+                exc_info=True,
+            )
             return None
 
     # One request
@@ -176,7 +184,7 @@ class Children:
         seconds = task.timeout.total_seconds() + PATIENCE if task.timeout else float("inf")
         while True:
             left = seconds - (self._clock.monotonic() - started)
-            if child.connection.poll(max(0.0, min(LOOK, left))) and (reply := child.receive(run, control)):
+            if child.has_said(min(LOOK, left)) and (reply := child.receive(run, control)):
                 return reply
             if control.is_set():
                 return Outcome.CANCELLED
@@ -198,7 +206,7 @@ class Children:
         """What *child* still answers within *seconds*; None if it does not."""
         end = self._clock.monotonic() + seconds
         with suppress(Exception):  # what it can still say is welcome, and no more than that
-            while child.connection.poll(max(0.0, end - self._clock.monotonic())):
+            while child.has_said(end - self._clock.monotonic()):
                 if reply := child.receive(run, Control()):
                     return reply
         return None
@@ -211,6 +219,8 @@ class _Child:
         """Start it; it loads the application while the parent goes on."""
         self.run: Run | None = None  # what it is doing, for those who read its output
         self.connection, theirs = Pipe()
+        self._ear = select.poll()  # kept: `Connection.poll` makes one each time, which costs more than the look
+        self._ear.register(self.connection, select.POLLIN)
         their_lifeline, self._lifeline = os.pipe()
         their_stopper, self._stopper = os.pipe()
         try:
@@ -246,7 +256,7 @@ class _Child:
             return ""
         end = clock.monotonic() + LOAD_LIMIT
         try:
-            while not self.connection.poll(LOOK):
+            while not self.has_said(LOOK):
                 if control.is_set():
                     return "it was cancelled while its process was loading the application"
                 if clock.monotonic() > end:
@@ -256,6 +266,10 @@ class _Child:
             return f"the application could not be loaded: {self.ending()}"
         self._is_ready = not ready.problem
         return ready.problem
+
+    def has_said(self, seconds: float) -> bool:
+        """Whether there is something to receive, now or within *seconds*."""
+        return bool(self._ear.poll(max(0.0, seconds) * 1000))
 
     def receive(self, run: Run, control: Control) -> Reply | None:
         """Its answer to the request of *run*; None if it was only a word about its progress.
@@ -279,9 +293,14 @@ class _Child:
         self._stopper = -1
         self.signal(signal.SIGTERM)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it was not killed."""
+        return not self.connection.closed
+
     def is_alive(self) -> bool:
         """Whether it runs and can be asked."""
-        return self._process.poll() is None and not self.connection.closed
+        return self.is_usable and self._process.poll() is None
 
     def signal(self, number: int) -> None:
         """Send a signal to it and to all that it started."""

@@ -1,13 +1,19 @@
 """What a parent and its child processes say to each other, pickled, over a pipe of their own."""
 
 import pickle
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import Enum
 from multiprocessing.connection import Connection
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeVar
 
 from pulse.dispatch import Reply
 from pulse.gateway import WsgiApp
-from pulse.model import Config, Progress, Run
+from pulse.model import Config, Outcome, Progress, Run, Trigger
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,13 +82,60 @@ class Answer:
     reply: Reply
 
 
-def send(connection: Connection, message: object) -> None:
-    """Send *message*; `Connection.send` does the same with a pickler that costs more than a request.
+class _Form(Generic[T]):
+    """Takes values of one dataclass apart and puts them together again, past its `__init__`.
+
+    A pickle of the dataclass itself costs ten times as much: it names the classes of all
+    that is in it, which are looked up again, and has its fields listed at either end.
+    """
+
+    def __init__(self, kind: type[T], *, instants: Iterable[str] = (), **enumerations: type[Enum]) -> None:
+        """Which fields are an instant, or a member of an enumeration; all of them may be None."""
+        names = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+        self._kind = kind
+        self._values = attrgetter(*names)
+        self._setters = [getattr(kind, name).__set__ for name in names]
+        self._ways: list[tuple[int, Callable[[Any], Any], Callable[[Any], Any]]] = [
+            (names.index(name), datetime.isoformat, datetime.fromisoformat) for name in instants
+        ]
+        for name, members in enumerations.items():
+            self._ways.append((names.index(name), attrgetter("value"), members))
+
+    def apart(self, one: T) -> list[Any]:
+        """Its values, all of them plain."""
+        values = list(self._values(one))
+        for place, said, _ in self._ways:
+            if values[place] is not None:
+                values[place] = said(values[place])
+        return values
+
+    def together(self, values: list[Any]) -> T:
+        """What had these values."""
+        for place, _, read in self._ways:
+            if values[place] is not None:
+                values[place] = read(values[place])
+        one = object.__new__(self._kind)
+        for give, value in zip(self._setters, values, strict=True):
+            give(one, value)
+        return one
+
+
+_RUN: Final = _Form(
+    Run,
+    instants=("due", "started", "expires", "finished", "first_due", "again_at"),
+    trigger=Trigger,
+    outcome=Outcome,
+)
+_REPLY: Final = _Form(Reply, outcome=Outcome)
+
+
+def send(connection: Connection, message: Startup | Ready | Request | Told | Answer) -> None:
+    """Send *message*.
 
     Raises:
         OSError: the other side is gone.
     """
-    connection.send_bytes(pickle.dumps(message))
+    connection.send_bytes(pickle.dumps(_apart(message)))
 
 
 def receive(connection: Connection) -> Any:
@@ -92,4 +145,25 @@ def receive(connection: Connection) -> Any:
         EOFError, OSError: the other side is gone.
         Exception: what came is no message.
     """
-    return pickle.loads(connection.recv_bytes())  # noqa: S301 - between a parent and its own child
+    return _together(pickle.loads(connection.recv_bytes()))  # noqa: S301 - between a parent and its own child
+
+
+def _apart(message: object) -> object:
+    """What is pickled: of the two messages of each run only the values."""
+    match message:
+        case Request(run=run):
+            return ["run", _RUN.apart(run)]
+        case Answer(run_id=run_id, attempt=attempt, reply=reply):
+            return ["reply", _REPLY.apart(reply), run_id, attempt]
+        case _:
+            return message
+
+
+def _together(said: Any) -> Any:
+    match said:
+        case ["run", values]:
+            return Request(run=_RUN.together(values))
+        case ["reply", values, run_id, attempt]:
+            return Answer(run_id=run_id, attempt=attempt, reply=_REPLY.together(values))
+        case _:
+            return said

@@ -4,6 +4,10 @@ A thread cannot be killed. A run that does not come back by its deadline is give
 record says `timeout`, its thread is left behind and replaced, so that the other tasks go
 on. How many may be left behind is bounded, a task and altogether. The threads are daemons,
 and are no `concurrent.futures`: neither may ever keep the interpreter from ending.
+
+Until its deadline nobody knows whether a run hangs or only takes its time. So one that has
+lasted for more than a `MOMENT` keeps nobody waiting: threads join the pool for what is not
+known to last, too.
 """
 
 import logging
@@ -12,22 +16,27 @@ from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from pulse.clock import Clock
+from pulse.clock import Clock, processor_time
 from pulse.errors import ClosedError
-from pulse.model import Fire, Outcome, Run
+from pulse.model import MOST_THREADS, Fire, Outcome, Run
 from pulse.runner import Runner
-from pulse.workers.base import FireQueue, Workers
+from pulse.workers.base import FireQueue, Manner, Workers, say
 
 log = logging.getLogger(__name__)
 
 IN_TROUBLE: Final = frozenset({Outcome.TIMEOUT, Outcome.ABANDONED})
-STUCK_LIMIT: Final = 2  # of one task; a third thread would most likely go the same way
-ABANDONED_LIMIT: Final = 32  # of all tasks; each costs a stack and whatever its endpoint holds
-LOOK: Final = 0.25  # seconds; how late the watcher may notice that a run was begun
+MOMENT: Final = 0.1  # seconds; a run that lasts longer keeps nobody waiting, and a shorter one is quick
+STUCK_LIMIT: Final = 2  # threads of one task; a third one would most likely go the same way
+CROWD: Final = 32  # threads left behind; with more of them the second one of a task is too many
+ABANDONED_LIMIT: Final = 256  # of all tasks; each costs a stack and whatever its endpoint holds
+LOOK: Final = 0.05  # seconds; how late the watcher may notice that a run was begun, or lasts
+BUSY: Final = 0.5  # of one processor: with so much of it in use a process computes, and does not wait
 REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
-LAST_WORD: Final = 0.9  # seconds that a cancelled run has to say how it ended
+LAST_WORD: Final = 0.6  # seconds that a cancelled run has to say how it ended
+LAST_RECORD: Final = 0.9  # seconds after which `close` waits for the store no longer
 
 
 @dataclass(eq=False, slots=True)
@@ -35,24 +44,31 @@ class _Worker:
     """One thread; the lock of `ThreadWorkers` guards its fields."""
 
     fire: Fire | None = None
-    is_spare: bool = False  # of each pool one thread is kept free for tasks whose runs come back
+    lane: Manner | None = None  # of the task that it has been handed
+    is_held: bool = False  # by a run that has lasted for more than a moment
     is_abandoned: bool = False
     promise: Future[Run | None] | None = None  # of a thread beside the pool
 
 
 class ThreadWorkers(Workers):
-    """Runs at most *workers* fires at once in threads of this process."""
+    """Runs fires in threads of this process: *workers* at once, and more as long as these last.
 
-    def __init__(self, runner: Runner, *, workers: int, clock: Clock) -> None:
-        """Wire the pool; `start` makes its threads."""
+    Who has set *workers* wants a bound: then only tasks that are known to be quick pass by
+    runs that last, and none at all where *workers* is 1. Else any task does whose last run
+    came back, up to `MOST_THREADS` runs at once.
+    """
+
+    def __init__(self, runner: Runner, *, workers: int, clock: Clock, is_bound: bool = True) -> None:
+        """Wire the pool; `start` makes its threads. *is_bound*: whether somebody has set *workers*."""
         self._runner = runner
         self._size = workers
+        self._is_bound = is_bound
         self._clock = clock
         self._queue = FireQueue()
         self._pool: set[_Worker] = set()
         self._apart: set[_Worker] = set()
         self._abandoned: set[_Worker] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # taken within that of the queue, never the other way round
         self._begun = threading.Event()  # something is being run: the watcher has to look
         self._idle = threading.Event()
         self._idle.set()
@@ -85,6 +101,7 @@ class ThreadWorkers(Workers):
 
     def close(self, seconds: float) -> int:
         """See `Workers.close`."""
+        until = self._clock.monotonic() + seconds + LAST_RECORD
         with self._lock:  # from here on nothing begins: what has begun has marked itself as busy
             self._is_closing = True
         waiting = self._queue.close()
@@ -95,7 +112,7 @@ class ThreadWorkers(Workers):
             self._leave_behind(self._runner.abandon())
         self._ended.set()
         self._begun.set()
-        self._runner.record_late()
+        self._runner.record_last(max(0.0, until - self._clock.monotonic()))
         return waiting
 
     @property
@@ -115,27 +132,61 @@ class ThreadWorkers(Workers):
 
     # The pool
 
-    def _fill(self) -> None:
-        """Make the threads that are missing, as far as the abandoned ones leave room."""
+    @property
+    def _most(self) -> int:
+        """How many threads the pool may have; each holds a run."""
+        return 1 if self._is_bound and self._size == 1 else max(self._size, MOST_THREADS)
+
+    def _fill(self, wanted: int = 0) -> None:
+        """Make the threads that are missing, to *wanted* of them or at least the usual number."""
         with self._lock:
-            missing = 0 if self._is_closing else self._size - len(self._pool)
-            # Past the limit the pool shrinks instead: the number of threads stays bounded.
-            missing = min(missing, ABANDONED_LIMIT + self._size - len(self._abandoned) - len(self._pool))
+            missing = 0 if self._is_closing else max(self._size, min(wanted, self._most)) - len(self._pool)
             workers = [_Worker() for _ in range(missing)]
-            if workers and self._size > 1 and not any(worker.is_spare for worker in self._pool):
-                workers[0].is_spare = True
             self._pool.update(workers)
         for worker in workers:
             try:
                 threading.Thread(target=self._work, args=(worker,), name="pulse-worker", daemon=True).start()
             except RuntimeError:  # the system has no thread left: the pool is smaller until it has
                 self._retire(worker)
-                log.exception("a worker could not be started", extra={"pulse_event": "worker_failed"})
+                say(log, logging.ERROR, "a worker could not be started", extra={"pulse_event": "worker_failed"})
+
+    def _relieve(self, *, is_computing: bool) -> None:
+        """Have threads join the pool for what waits for runs that last.
+
+        Args:
+            is_computing: Whether this process has kept a processor busy. Then runs wait for
+                that, as requests do, and more of them at once would make it worse.
+        """
+        lasting = self._runner.lasting(MOMENT)
+        with self._lock:
+            for worker in self._pool:
+                worker.is_held = worker.fire is not None and worker.fire.run_id in lasting
+            held = self._count_held()
+        if not held:
+            return
+        if not (self._is_bound or is_computing):
+            # All in one step: hundreds of endpoints may hang from one instant on, and what is
+            # due in the same instant, behind them, is not to miss it.
+            self._fill(held + max(self._size, self._queue.count(Manner.QUICK, Manner.SLOW)))
+        elif self._queue.count(Manner.QUICK):
+            self._fill(held + self._size)
+
+    def _admits(self, worker: _Worker, lane: Manner) -> bool:
+        """Hand *worker* a task of that lane, if there may be one more of them."""
+        with self._lock:
+            handed = [one.lane for one in self._pool if one.lane is not None]
+            if lane is not Manner.QUICK and self._is_bound and len(handed) >= self._size:
+                return False
+            # Many that hang must not keep out the others: one thread is left to these.
+            if lane is Manner.TROUBLED and handed.count(lane) >= max(1, self._size - 1):
+                return False
+            worker.lane = lane
+            return True
 
     def _work(self, worker: _Worker) -> None:
         """The outermost frame of a worker thread."""
         try:
-            while not worker.is_abandoned and (fires := self._queue.get(is_spare=worker.is_spare)):
+            while not self._is_surplus(worker) and (fires := self._queue.get(partial(self._admits, worker))):
                 for fire in fires:
                     if worker.is_abandoned or not self._begin(worker, fire):
                         break  # the rest is recorded as missed when a later instant is claimed
@@ -143,6 +194,14 @@ class ThreadWorkers(Workers):
         finally:
             self._retire(worker)
             self._fill()
+            self._queue.stir()
+
+    def _is_surplus(self, worker: _Worker) -> bool:
+        """Whether *worker* is not needed any more; if it is, it has nothing in hand."""
+        with self._lock:
+            worker.lane = None
+            is_needed = len(self._pool) - self._count_held() <= self._size
+        return worker.is_abandoned or not (is_needed or self._queue.count(Manner.QUICK, Manner.SLOW))
 
     def _work_apart(self, worker: _Worker, fire: Fire) -> None:
         """The outermost frame of a thread beside the pool."""
@@ -155,6 +214,7 @@ class ThreadWorkers(Workers):
         with self._lock:
             for workers in (self._pool, self._apart, self._abandoned):
                 workers.discard(worker)
+            self._rest()
 
     def _begin(self, worker: _Worker, fire: Fire) -> bool:
         """Mark *worker* as busy with *fire*; False if the pool is closing."""
@@ -167,32 +227,49 @@ class ThreadWorkers(Workers):
         return True
 
     def _run(self, worker: _Worker, fire: Fire) -> None:
-        with self._lock:
-            stuck = self._count_stuck(fire.task)
         try:
-            if stuck < STUCK_LIMIT:
+            why_not = self._why_not(fire.task)
+            if why_not:
+                run = self._runner.dismiss(fire, Outcome.SKIPPED, why_not)
+            else:
                 run = self._runner.run(fire)
                 # What comes back from the dead says nothing of how the task is doing now.
                 if run is not None and run.started and not worker.is_abandoned:
-                    self._queue.mark(fire.task, is_troubled=run.outcome in IN_TROUBLE)
-            else:
-                reason = f"{stuck} earlier runs never came back from their threads"
-                run = self._runner.dismiss(fire, Outcome.SKIPPED, reason)
+                    self._queue.mark(fire.task, _manner_of(run))
             keep_promise(worker.promise, run)
         # The endpoint's exceptions are its run's; what arrives here is a fault of Pulse or of
         # the store. The fire stays unrecorded until the next claim passes over it.
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is told and logged
             keep_promise(worker.promise, error)
-            with suppress(Exception):  # a handler of the log may be what is broken
-                log.exception("task=%s due=%s was not run", fire.task, fire.due, extra=_facts(fire, "run_broke"))
+            facts = _facts(fire, "run_broke")
+            say(log, logging.ERROR, "task=%s due=%s was not run", fire.task, fire.due, extra=facts, exc_info=error)
         finally:
             with self._lock:
                 worker.fire = None
-                if not self._count_busy():
-                    self._idle.set()
+                worker.is_held = False
+                self._rest()
+
+    def _why_not(self, task: str) -> str:
+        """Why a run of *task* would only be one more that is left behind; empty if it would not."""
+        with self._lock:
+            stuck, left = self._count_stuck(task), len(self._abandoned)
+        if stuck >= (STUCK_LIMIT if left < CROWD else 1):
+            return f"{stuck} earlier runs never came back from their threads"
+        if left >= ABANDONED_LIMIT and self._queue.manner_of(task) in (Manner.TROUBLED, Manner.UNKNOWN):
+            return f"{left} runs never came back from their threads, and no run of this task has yet"
+        return ""
+
+    # With the lock
+
+    def _rest(self) -> None:
+        if not self._count_busy():
+            self._idle.set()
 
     def _count_busy(self) -> int:
         return sum(worker.fire is not None for worker in self._pool | self._apart)
+
+    def _count_held(self) -> int:
+        return sum(worker.is_held for worker in self._pool)
 
     def _count_stuck(self, task: str) -> int:
         return sum(worker.fire is not None and worker.fire.task == task for worker in self._abandoned)
@@ -200,14 +277,16 @@ class ThreadWorkers(Workers):
     # The watcher
 
     def _watch(self) -> None:
-        """Renew leases, and replace the threads whose runs were given up."""
+        """Renew leases, see to runs that last, and replace the threads whose runs were given up."""
         renewed = reported = self._clock.monotonic()
+        effort = Effort(self._clock)
         while not self._ended.is_set():
             self._clock.wait(self._begun, self._runner.beat)
             self._begun.clear()
             if self.busy or self._runner.is_awaited:
                 self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
             try:
+                self._relieve(is_computing=effort.since_last() > BUSY)
                 self._leave_behind(self._runner.give_up_overdue())
                 self._fill()
                 for fire in self._runner.due_again():
@@ -219,8 +298,9 @@ class ThreadWorkers(Workers):
                     renewed = self._clock.monotonic()
                     self._runner.renew()
             # The store may be out of reach for a while; the deadlines must be watched on.
-            except Exception:
-                log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
+            except Exception as error:  # noqa: BLE001 - it is logged
+                extra = {"pulse_event": "renewal_failed"}
+                say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
             self._clock.wait(self._ended, LOOK)
 
     def _leave_behind(self, given_up: Iterable[Run]) -> None:
@@ -234,19 +314,22 @@ class ThreadWorkers(Workers):
             self._pool.difference_update(stuck)
             self._apart.difference_update(stuck)
             self._abandoned.update(stuck)
-            if not self._count_busy():
-                self._idle.set()
+            self._rest()
         for worker, fire in stuck.items():
-            self._queue.mark(fire.task, is_troubled=True)
+            self._queue.mark(fire.task, Manner.TROUBLED)
             keep_promise(worker.promise, records[fire.run_id])
             self._say_left_behind(fire)
-        self._fill()
+        if stuck:
+            self._fill()
+            self._queue.stir()
 
     def _say_left_behind(self, fire: Fire) -> None:
         with self._lock:
             stuck = self._count_stuck(fire.task)
-        what = "the task is suspended until one comes back" if stuck >= STUCK_LIMIT else "its thread is replaced"
-        log.error(
+        what = "the task is suspended until one comes back" if self._why_not(fire.task) else "its thread is replaced"
+        say(
+            log,
+            logging.ERROR,
             "task=%s run=%s did not come back, %d of its runs did not: %s",
             fire.task,
             fire.run_id,
@@ -254,6 +337,23 @@ class ThreadWorkers(Workers):
             what,
             extra=_facts(fire, "thread_abandoned"),
         )
+
+
+class Effort:
+    """How much of a processor this process uses."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin to measure."""
+        self._clock = clock
+        self._now = clock.monotonic()
+        self._used = processor_time()
+
+    def since_last(self) -> float:
+        """Processors that were busy, since this was last asked."""
+        now, used = self._clock.monotonic(), processor_time()
+        share = (used - self._used) / max(now - self._now, 0.001)
+        self._now, self._used = now, used
+        return share
 
 
 def keep_promise(promise: Future[Run | None] | None, result: Run | BaseException | None) -> None:
@@ -265,6 +365,12 @@ def keep_promise(promise: Future[Run | None] | None, result: Run | BaseException
             promise.set_exception(result)
         else:
             promise.set_result(result)
+
+
+def _manner_of(run: Run) -> Manner:
+    if run.outcome in IN_TROUBLE:
+        return Manner.TROUBLED
+    return Manner.QUICK if (run.duration or 0.0) <= MOMENT else Manner.SLOW
 
 
 def _facts(fire: Fire, event: str) -> dict[str, object]:

@@ -41,7 +41,7 @@ class Recorder:
 class Bench:
     """Workers of one mode, with a task for each endpoint."""
 
-    def __init__(self, mode: str, *, workers: int = 2, options: dict | None = None, **task) -> None:
+    def __init__(self, mode: str, *, workers: int = 2, is_bound: bool = True, options=None, **task) -> None:
         task = {"interval": 3600, "timeout": 0.3, **task}
         config = read_config(
             tasks={name.rpartition("/")[2]: task for name in endpoints.ENDPOINTS},
@@ -60,7 +60,7 @@ class Bench:
             runner = Runner(
                 config.tasks, schedules, dispatch=Dispatcher(endpoints.app, config, clock=self.clock), **more
             )
-            self.workers = ThreadWorkers(runner, workers=workers, clock=self.clock)
+            self.workers = ThreadWorkers(runner, workers=workers, clock=self.clock, is_bound=is_bound)
         else:
             children = Children(application_for_children(endpoints.app, config), clock=self.clock)
             runner = Runner(config.tasks, schedules, dispatch=children, patience=60.0, **more)

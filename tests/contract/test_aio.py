@@ -1,6 +1,7 @@
 """mode = asyncio: runs that wait cost no thread."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -205,6 +206,42 @@ def test_closing_lets_runs_end_and_then_cancels_them(site, serve):
 
     assert time.monotonic() - begun < 20
     assert middleware.run_store.history("waits")[0].outcome is Outcome.CANCELLED
+
+
+def test_a_run_whose_loop_was_closed_is_recorded_and_keeps_nobody_waiting(serve):
+    middleware = serve()
+    workers = middleware._engine.workers
+    loop, workers._loop = workers._loop, asyncio.new_event_loop()
+    workers._loop.close()
+
+    run = middleware.run_now("ok")
+    workers._loop = loop
+
+    assert run.outcome is Outcome.FAILED
+    assert "loop" in run.reason
+    assert workers.busy == 0
+    assert workers._idle.is_set()
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("step", ["claim", "finish"])
+def test_a_log_that_cannot_be_written_ends_no_thread(serve, monkeypatch, step):
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise ValueError("I/O operation on closed file")
+
+    middleware = serve(tasks=["ok", "ok1", "ok2", "ok3"])
+    workers, asked = middleware._engine.workers, []
+    monkeypatch.setattr(logging.getLogger("pulse"), "handlers", [Broken()])
+    with monkeypatch.context() as patch:
+        patch.setattr(middleware.run_store, step, lambda *args, **more: asked.append(args) or 1 / 0)
+        for count in (1, 2, 3):  # more than there are threads that claim
+            task = middleware.config.tasks[f"ok{count}"]
+            workers.submit([middleware._engine.scheduler._fire(task, middleware._clock.now(), is_last=True)])
+            wait_until(lambda count=count: len(asked) == count and workers.busy == 0)
+
+    assert workers._idle.is_set()
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
 
 
 def test_a_synchronous_application_is_refused_with_the_mode_that_fits(serve):

@@ -1,15 +1,21 @@
 """What is particular to threads: they cannot be killed, only left behind, and that is bounded."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import endpoints
 import pytest
-from bench import Bench, benches, wait_until
+from bench import LIMIT, Bench, benches, wait_until
+from servers import holds_for
 
+from pulse.control import Control
 from pulse.model import Outcome
-from pulse.workers.threads import ABANDONED_LIMIT, STUCK_LIMIT
+from pulse.testing import ManualClock
+from pulse.workers.base import Manner
+from pulse.workers.threads import ABANDONED_LIMIT, BUSY, CROWD, MOMENT, STUCK_LIMIT, Effort, _Worker
 
 
 @pytest.fixture
@@ -54,12 +60,16 @@ def test_hung_runs_are_replaced_up_to_a_limit_and_the_task_recovers_when_they_co
     wait_until(lambda: bench.outcomes("hangs")[-1] is Outcome.SUCCESS)
 
 
+def under_way(bench: Bench) -> set[str]:
+    return {run.task for run in bench.store.running()}
+
+
 def test_tasks_that_hang_leave_a_worker_to_those_that_do_not(make):
     bench = make(workers=2, timeout=90)
     for task in ("hangs", "tells"):
-        bench.workers._queue.mark(task, is_troubled=True)  # as after a run that timed out
+        bench.workers._queue.mark(task, Manner.TROUBLED)  # as after a run that timed out
     bench.submit("hangs", "tells")
-    wait_until(lambda: any(run.task in ("hangs", "tells") for run in bench.store.running()))
+    wait_until(lambda: under_way(bench))
 
     bench.submit("ok")
 
@@ -70,8 +80,134 @@ def test_a_task_that_timed_out_is_known_for_it_until_a_run_of_it_comes_back(make
     bench = make(timeout=0.3)
 
     bench.run("hangs")
-    wait_until(lambda: "hangs" in bench.workers._queue._troubled)
+    wait_until(lambda: bench.workers._queue.manner_of("hangs") is Manner.TROUBLED)
     bench.release()
     bench.submit("hangs")
 
-    wait_until(lambda: "hangs" not in bench.workers._queue._troubled)
+    wait_until(lambda: bench.workers._queue.manner_of("hangs") in (Manner.QUICK, Manner.SLOW))
+
+
+def test_a_call_by_hand_for_which_there_is_no_thread_keeps_nobody_waiting(make, monkeypatch):
+    bench = make()
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            bench.workers.run_apart(bench.fire("ok"))
+
+    assert bench.workers.busy == 0
+    assert bench.workers._idle.is_set()  # `close` waits for it
+
+
+def test_who_waits_for_the_sign_to_stop_is_woken_by_it():
+    control, woken = Control(), []
+    threads = [threading.Thread(target=lambda: woken.append(control.wait(LIMIT))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+
+    control.stop("by ada")
+
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 3
+
+
+LASTING = ("hangs", "tells", "polite", "endless")
+
+
+def test_runs_that_last_keep_nobody_waiting_where_nobody_has_set_a_bound(make):
+    bench = make(workers=1, is_bound=False, timeout=90)
+
+    bench.submit(*LASTING, "slow", "ok")
+
+    wait_until(lambda: bench.outcomes("ok") + bench.outcomes("slow") == [Outcome.SUCCESS] * 2)
+    assert under_way(bench) == set(LASTING)
+
+
+def test_the_threads_that_joined_leave_when_they_are_not_needed_any_more(make):
+    bench = make(workers=1, is_bound=False, timeout=90)
+    bench.submit("hangs", "tells", "slow", "ok")
+    wait_until(lambda: bench.outcomes("ok") and len(bench.workers._pool) > 1)
+
+    bench.release()
+    wait_until(lambda: not under_way(bench))
+    for _ in range(9):  # those that have had nothing to do leave after their first run
+        bench.submit("ok")
+
+    def is_as_before() -> bool:
+        bench.submit("ok")
+        return len(bench.workers._pool) == 1
+
+    wait_until(is_as_before)
+
+
+def test_a_bound_lets_only_tasks_that_are_known_to_be_quick_pass_by_runs_that_last(make):
+    bench = make(workers=2, timeout=90)
+    bench.run("ok")
+    bench.workers._queue.mark("ok", Manner.QUICK)  # whatever this machine takes for it
+    bench.submit("hangs", "tells")
+    wait_until(lambda: under_way(bench) == {"hangs", "tells"})
+
+    bench.submit("where", "ok")
+
+    wait_until(lambda: len(bench.outcomes("ok")) == 2)
+    assert under_way(bench) == {"hangs", "tells"}
+    assert bench.outcomes("where") == []
+    bench.release()
+    wait_until(lambda: bench.outcomes("where"))
+
+
+def test_one_worker_runs_one_after_the_other(make):
+    bench = make(workers=1, timeout=90)
+    bench.workers._queue.mark("ok", Manner.QUICK)
+    bench.submit("hangs")
+    wait_until(lambda: any(worker.is_held for worker in bench.workers._pool))
+
+    bench.submit("ok")
+
+    assert holds_for(0.5, lambda: bench.outcomes("ok") == [])
+    bench.release()
+    wait_until(lambda: bench.outcomes("ok"))
+
+
+@pytest.mark.parametrize("is_computing", [True, False])
+def test_a_process_that_computes_gets_no_more_runs_at_once(make, is_computing):
+    bench = make(workers=1, is_bound=False, timeout=90)
+    bench.workers._ended.set()  # nobody looks but this test
+    bench.submit("hangs")
+    wait_until(lambda: bench.workers._runner.lasting(MOMENT))
+    bench.submit("tells", "polite")
+
+    bench.workers._relieve(is_computing=is_computing)
+
+    assert len(bench.workers._pool) == (1 if is_computing else 3)
+
+
+def test_the_effort_of_a_process_is_what_it_has_used_since_the_last_look():
+    clock = ManualClock(datetime(2027, 5, 1, tzinfo=UTC))
+    effort = Effort(clock)
+    sum(range(1_000_000))  # milliseconds of work in no time at all
+    assert effort.since_last() > BUSY
+
+    clock.advance(1000)
+
+    assert effort.since_last() < BUSY
+
+
+def test_in_a_crowd_of_threads_left_behind_a_task_has_one_and_new_tasks_none(make):
+    bench = make(workers=1)
+    bench.run("hangs")
+    wait_until(lambda: bench.workers.abandoned == 1)
+    bench.workers._queue.mark("ok", Manner.SLOW)
+    crowd = {_Worker(fire=bench.fire("raises"), is_abandoned=True) for _ in range(CROWD)}
+
+    bench.workers._abandoned |= crowd
+    hung = bench.workers._why_not("hangs")
+    bench.workers._abandoned |= {_Worker(fire=bench.fire("raises")) for _ in range(ABANDONED_LIMIT)}
+
+    assert hung == "1 earlier runs never came back from their threads"
+    assert "no run of this task has yet" in bench.workers._why_not("where")
+    assert bench.workers._why_not("ok") == ""

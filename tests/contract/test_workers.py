@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from bench import LIMIT, Bench, benches, wait_until
 
 from pulse.errors import ClosedError
+from pulse.middleware import PulseMiddleware
 from pulse.model import Fire, Outcome, Progress, Trigger
 
 
@@ -191,6 +193,73 @@ def test_draining_makes_no_threads(make, monkeypatch):
     bench.workers.close(LIMIT)
 
     assert made == []
+
+
+@contextmanager
+def silent(store, *names: str) -> Iterator[threading.Event]:
+    """Calls of *store* do not come back in this block; set when one is waited for."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def blocking(call):
+        def wait(*args, **more):
+            asked.set()
+            answer.wait(LIMIT)
+            return call(*args, **more)
+
+        return wait
+
+    for name in names:
+        setattr(store, name, blocking(getattr(store, name)))
+    try:
+        yield asked
+    finally:
+        answer.set()
+
+
+@pytest.mark.parametrize("task", ["hangs", "polite"])
+def test_closing_does_not_wait_for_a_store_that_hangs(make, caplog, task):
+    bench = make(workers=2, timeout=60)
+    bench.submit(task)
+    wait_until(bench.store.running)
+
+    with silent(bench.store, "finish", "renew", "reap"):
+        bench.workers.close(0)
+
+        assert bench.outcomes(task) == []
+        (line,) = [line for line in caplog.records if getattr(line, "pulse_event", "") == "unrecorded_at_end"]
+        assert "1 runs that have ended have no record yet" in line.getMessage()
+
+    wait_until(lambda: bench.outcomes(task))  # it answers while the process still lives
+
+
+def test_a_caller_does_not_wait_for_a_store_that_hangs_at_the_end(make):
+    bench = make(workers=1, timeout=60)
+    promise = bench.workers.run_apart(bench.fire("hangs", trigger=Trigger.MANUAL))
+    wait_until(bench.store.running)
+
+    with silent(bench.store, "finish"):
+        bench.workers.close(0)
+
+        if (
+            bench.mode == "threading"
+        ):  # a child is killed, so that it comes back: then it is its record that is waited for
+            assert promise.result(0).outcome is Outcome.ABANDONED
+
+
+def test_a_middleware_closes_beside_a_store_that_hangs():
+    middleware = PulseMiddleware(
+        endpoints.app, task={"ok": {"interval": 3600}}, start="manual", store="memory:", shutdown_timeout=0
+    )
+    middleware.start()
+    wait_until(middleware.run_store.instances)
+
+    with silent(middleware.run_store, "leave", "close") as asked:
+        middleware.close()
+
+        assert asked.is_set()
+        assert middleware.run_store.instances()
+
+    wait_until(lambda: not middleware.run_store.instances())
 
 
 def test_what_was_taken_from_the_queue_before_it_was_closed_is_drained_or_not_run(make):

@@ -6,6 +6,7 @@ What it is comes in the environment: FLEET, a JSON object of the arguments of
 
 import json
 import os
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,8 +34,10 @@ def site(environ, start_response):
     return [b"page"]
 
 
-def wait(seconds="0", unless="", stubborn=""):
+def wait(seconds="0", unless="", stubborn="", hangs=""):
     """As long as the query of the action says, *stubborn* whatever happens; not at all once there is a file *unless*."""
+    if hangs:
+        threading.Event().wait()
     end = time.monotonic() + float(seconds)
     while time.monotonic() < end and not (unless and Path(unless).exists()):
         with suppress(Exception if stubborn else ()):

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-COUNTS = {"twice"}  # of what should not happen: the only figures that may be 0
+COUNTS = {"twice", "missed"}  # of what should not happen: the only figures that may be 0
 
 ROWS = {
     "request_path": [
@@ -87,6 +87,12 @@ ROWS = {
     ],
     "events": ["redis-py Pub/Sub, JSON by hand (the limit)", "Pulse: RedisEventBus", "Pulse: MemoryEventBus"],
     "scale": ["Pulse, store in memory", "Pulse, durable on SQLite"] * 2,
+    "awaits": ["tasks on a loop, environs by hand (the limit)", "Pulse: mode asyncio"],
+    "hangs": [
+        "Pulse: alone",
+        "Pulse: beside 200 that hang",
+        "Pulse: beside 200 that hang, with workers = 4",
+    ],
 }
 SERVED = {"Pulse on Redis", "Pulse on PostgreSQL", "Pulse: RedisEventBus", "Pulse, shared on Redis"}  # need a server
 
@@ -153,6 +159,18 @@ def test_a_peer_that_is_not_installed_is_listed_and_the_rest_goes_on(measured, m
     assert {row.name.partition(" ")[0] for row in rows if not row.is_installed} >= {library}
     assert "not installed" in capsys.readouterr().out
     assert [row.name for row in rows] == ROWS["request_path"]
+
+
+def test_a_figure_beyond_its_bound_ends_the_program_only_when_that_is_asked_for(measured):
+    measured("processes")
+    measure = import_module("measure")
+    checked = measure.effort("", ["--check"], rounds=1, has_bounds=True)
+
+    measure.check(measure.effort("", [], rounds=1, has_bounds=True), "x the limit", 2.0, most=1.0)
+    measure.check(checked, "x the limit", 1.0, most=1.0)
+    for figure in (2.0, float("nan")):
+        with pytest.raises(SystemExit, match=r"x the limit: .*, want at most 1"):
+            measure.check(checked, "x the limit", figure, most=1.0)
 
 
 def test_a_benchmark_is_a_program():

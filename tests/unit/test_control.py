@@ -1,5 +1,7 @@
 """The line between a run and who watches it."""
 
+from threading import Event
+
 import pytest
 
 from pulse.control import Control
@@ -44,3 +46,19 @@ def test_what_is_no_progress_is_refused(arguments, error):
         control.tell(*arguments)
 
     assert control.progress is None
+
+
+def test_it_is_an_event_as_those_of_threading_are():
+    control = Control()
+    assert isinstance(control, Event)
+    assert repr(control) == "<Control: unset>"
+    assert not control.is_set()
+    assert not control.wait(0)
+
+    control.set()
+
+    assert control.is_set()
+    assert control.wait()
+    assert repr(control) == "<Control: set>"
+    control.clear()
+    assert not control.wait(0)

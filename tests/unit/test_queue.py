@@ -1,4 +1,4 @@
-"""Who waits, who is handed out first, and what a pool that hangs leaves free."""
+"""Who waits, and who is handed out first."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,7 +6,7 @@ import pytest
 
 from pulse.errors import ClosedError
 from pulse.model import Fire
-from pulse.workers.base import FireQueue
+from pulse.workers.base import FireQueue, Manner
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
@@ -49,23 +49,41 @@ def test_a_fire_that_had_to_wait_comes_before_later_ones_where_there_is_room(que
     assert queue.get() == [fire("a", 1), fire("a", 2)]
 
 
-def test_tasks_in_trouble_come_last(queue):
-    queue.mark("hangs", is_troubled=True)
+def test_quick_tasks_and_others_take_turns(queue):
+    for task in ("a", "b", "quick 1", "quick 2"):
+        queue.mark(task, Manner.QUICK if "quick" in task else Manner.SLOW)
+        queue.put([fire(task)], keep=1)
+
+    assert [queue.get()[0].task for _ in range(4)] == ["quick 1", "a", "quick 2", "b"]
+
+
+@pytest.mark.parametrize("manner", [Manner.QUICK, Manner.SLOW, Manner.UNKNOWN])
+def test_tasks_in_trouble_come_last(queue, manner):
+    queue.mark("ok", manner)
+    queue.mark("hangs", Manner.TROUBLED)
     for task in ("hangs", "ok"):
         queue.put([fire(task)], keep=1)
 
     assert [queue.get(), queue.get()] == [[fire("ok")], [fire("hangs")]]
 
 
-def test_the_spare_worker_never_takes_a_task_in_trouble(queue):
-    queue.mark("hangs", is_troubled=True)
-    queue.put([fire("hangs")], keep=1)
-    queue.put([fire("ok")], keep=1)
-    assert queue.get(is_spare=True) == [fire("ok")]
+def test_what_may_not_be_begun_now_is_passed_over(queue):
+    queue.mark("hangs", Manner.TROUBLED)
+    queue.mark("quick", Manner.QUICK)
+    for task in ("hangs", "new", "quick"):
+        queue.put([fire(task)], keep=1)
 
-    queue.mark("hangs", is_troubled=False)
+    assert queue.get(lambda lane: lane is Manner.SLOW) == [fire("new")]
+    assert queue.get(lambda lane: lane is not Manner.QUICK) == [fire("hangs")]
 
-    assert queue.get(is_spare=True) == [fire("hangs")]
+
+def test_a_task_that_waits_goes_on_waiting_in_the_lane_that_fits_it_now(queue):
+    queue.put([fire("a")], keep=1)
+    assert queue.count(Manner.QUICK, Manner.TROUBLED) == 0
+
+    queue.mark("a", Manner.TROUBLED)
+
+    assert (queue.count(Manner.TROUBLED), queue.count(Manner.SLOW)) == (1, 0)
 
 
 def test_a_closed_queue_hands_out_and_takes_nothing(queue):

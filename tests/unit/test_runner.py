@@ -198,6 +198,7 @@ def test_what_does_not_stop_at_the_end_is_recorded_as_abandoned():
         bench.runner.cancel()
         assert cancelled.is_set()
         assert [one.outcome for one in bench.runner.abandon()] == [Outcome.ABANDONED]
+        bench.runner.record_late()
 
     bench.during = hang
 
@@ -648,6 +649,7 @@ def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time
     def hang(run, cancelled):
         flaky.store.is_down = True
         flaky.runner.abandon()
+        flaky.runner.record_late()
 
     flaky.during = hang
     for minute in (1, 2, 3):
