@@ -45,7 +45,7 @@ BENCHMARKS: Final = (
     Benchmark("stores", ("--rounds", "9")),
     Benchmark("sessions", ("--rounds", "31")),
     Benchmark("events", ("--rounds", "5")),
-    Benchmark("fires", ("--rounds", "2")),
+    Benchmark("fires", ("--rounds", "1")),
     Benchmark("scale"),
     Benchmark("fleet", ("--seconds", "12"), quick=("--seconds", "2", "--stores", "sqlite")),
 )
