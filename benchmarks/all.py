@@ -42,10 +42,12 @@ BENCHMARKS: Final = (
     Benchmark("dispatch", ("--rounds", "31")),
     Benchmark("processes", ("--rounds", "11")),
     Benchmark("hangs"),
+    Benchmark("awaits"),
+    Benchmark("celery_fires"),
     Benchmark("stores", ("--rounds", "9")),
     Benchmark("sessions", ("--rounds", "31")),
     Benchmark("events", ("--rounds", "5")),
-    Benchmark("fires", ("--rounds", "2")),
+    Benchmark("fires", ("--rounds", "1")),
     Benchmark("scale"),
     Benchmark("fleet", ("--seconds", "12"), quick=("--seconds", "2", "--stores", "sqlite")),
 )

@@ -117,7 +117,8 @@ class DurableEngine(PulseEngine):
 
     def add(self) -> None:
         """Read the configuration and wire the middleware."""
-        self._folder = TemporaryDirectory(prefix="pulse-")
+        # The thread that watches runs may look into the file once more while it is being taken away.
+        self._folder = TemporaryDirectory(prefix="pulse-", ignore_cleanup_errors=True)
         super().add()
 
     def stop(self) -> None:

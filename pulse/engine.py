@@ -178,7 +178,7 @@ class EngineFactory:
         tracks = {name: track_of(name, place) for name, place in self._places().items()}
         # A task of a place is known by its own name, too, since that is what people pause and purge.
         for name, first in self._first_dues(now).items():
-            self._store.register([tracks[name]], first - _INSTANT)
+            self._store.register([tracks[name]], now, since=first - _INSTANT)
         cursors = self._store.register({*tracks, *tracks.values()}, now)
         return {name: cursors[track] for name, track in tracks.items()}
 

@@ -276,7 +276,7 @@ class Rehearsal:
             if task.run_at_startup and task.enabled and (due := self._schedules[name].previous_due(now))
         }
         for name, first in firsts.items():
-            self.run_store.register([tracks[name]], first - _INSTANT)
+            self.run_store.register([tracks[name]], now, since=first - _INSTANT)
         cursors = self.run_store.register({*tracks, *tracks.values()}, now)
         self._scheduler.plan({name: cursors[track] for name, track in tracks.items()}, firsts)
 

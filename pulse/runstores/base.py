@@ -48,11 +48,14 @@ class RunStore(ABC):
     """Where claims, runs, pauses and totals are kept; see the module for the rules."""
 
     @abstractmethod
-    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+    def register(
+        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
+    ) -> Mapping[str, datetime]:
         """Make *tracks* known (`Fire.track`, mostly the names of tasks); the cursor of each.
 
-        One that the store does not know yet begins at *now*: nothing that was due before
-        is ever run, so a first start catches up nothing.
+        One that the store does not know yet begins at *now*, by its own clock if it has one:
+        nothing that was due before is ever run, so a first start catches up nothing. Where it
+        is to, the new ones begin at *since* instead, which lies before *now*.
         """
 
     @abstractmethod

@@ -130,14 +130,16 @@ class PostgresRunStore(SqlStore):
 
     # RunStore
 
-    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+    def register(
+        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
+    ) -> Mapping[str, datetime]:
         """See `RunStore.register`; all at once, since each statement is a way there and back."""
         # Sorted, so that two processes that start at once do not wait for each other.
         names = sorted(tracks)
         with self._step():
             self._run(
                 "INSERT INTO tracks (app, name, cursor) SELECT ?, unnest(?::text[]), ? ON CONFLICT DO NOTHING",
-                self._app, names, number_of(self._judged_at(now)),
+                self._app, names, number_of(since or self._judged_at(now)),
             )  # fmt: skip
             self._forget_places(now)
             rows = self._run(

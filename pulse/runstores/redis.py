@@ -91,7 +91,9 @@ class RedisRunStore(RunStore):
 
     # Claims
 
-    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+    def register(
+        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
+    ) -> Mapping[str, datetime]:
         """See `RunStore.register`; also forgets the tracks of hosts and processes that are long gone."""
         named = sorted(tracks)
         terms = {
@@ -99,6 +101,7 @@ class RedisRunStore(RunStore):
             "seen": max(self._seen.values(), key=int, default=None),
             "forget_after": FORGET_AFTER // MICROSECOND,
             "now": _text(now),
+            "since": since and _text(since),
         }
         cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held"), terms)
         self._seen.update(zip(named, map(bytes.decode, cursors), strict=True))

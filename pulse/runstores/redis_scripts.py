@@ -583,7 +583,7 @@ for number = 1, #fields, 2 do
 end
 local cursors = {}
 for number, track in ipairs(terms.tracks) do
-    call('HSETNX', LEDGER, 'cursor ' .. track, text(now))
+    call('HSETNX', LEDGER, 'cursor ' .. track, terms.since or text(now))
     cursors[number] = call('HGET', LEDGER, 'cursor ' .. track)
 end
 return cursors

@@ -454,9 +454,11 @@ class SqlStore(LedgerStore):
 
     # The primitives of LedgerStore; all are called within a step
 
-    def register(self, tracks: Iterable[str], now: datetime) -> Mapping[str, datetime]:
+    def register(
+        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
+    ) -> Mapping[str, datetime]:
         """See `RunStore.register`; also forgets the tracks of hosts and processes that are long gone."""
-        cursors = super().register(tracks, now)
+        cursors = super().register(tracks, now, since=since)
         with self._reading():
             self._forget_places(now)
         return cursors

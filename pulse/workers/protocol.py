@@ -126,7 +126,6 @@ _RUN: Final = _Form(
     trigger=Trigger,
     outcome=Outcome,
 )
-_REPLY: Final = _Form(Reply, outcome=Outcome)
 
 
 def send(connection: Connection, message: Startup | Ready | Request | Told | Answer) -> None:
@@ -154,7 +153,7 @@ def _apart(message: object) -> object:
         case Request(run=run):
             return ["run", _RUN.apart(run)]
         case Answer(run_id=run_id, attempt=attempt, reply=reply):
-            return ["reply", _REPLY.apart(reply), run_id, attempt]
+            return ["reply", [reply.outcome.value, *reply[1:]], run_id, attempt]
         case _:
             return message
 
@@ -164,6 +163,6 @@ def _together(said: Any) -> Any:
         case ["run", values]:
             return Request(run=_RUN.together(values))
         case ["reply", values, run_id, attempt]:
-            return Answer(run_id=run_id, attempt=attempt, reply=_REPLY.together(values))
+            return Answer(run_id=run_id, attempt=attempt, reply=Reply(Outcome(values[0]), *values[1:]))
         case _:
             return said

@@ -463,6 +463,15 @@ def test_a_fire_that_is_due_within_the_tolerance_is_won(address):
         assert claim_at(store, store.now() + 5 * SECOND).answer is Claim.WON
 
 
+def test_a_first_start_may_run_what_was_due_before_it(address):
+    with opened(address, tolerance=10 * SECOND) as store:
+        now = store.now()
+
+        assert store.register(["a"], now, since=now - 60 * SECOND) == {"a": now - 60 * SECOND}
+        assert store.register(["a"], now) == {"a": now - 60 * SECOND}
+        assert claim_at(store, now - 30 * SECOND).answer is Claim.WON
+
+
 @pytest.mark.parametrize("error", [-HOUR, HOUR])
 def test_a_host_whose_clock_is_wrong_begins_leases_by_that_of_the_server(address, error):
     with opened(address, tolerance=SECOND) as store:

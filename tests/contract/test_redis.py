@@ -688,6 +688,14 @@ def test_a_fire_that_is_due_within_the_tolerance_runs(timed):
     assert claim_fire(timed, soon).answer is Claim.WON
 
 
+def test_a_first_start_may_run_what_was_due_before_it(timed):
+    now = timed.now()
+
+    assert timed.register(["new"], now, since=now - 60 * SECOND) == {"new": now - 60 * SECOND}
+    assert timed.register(["new"], now) == {"new": now - 60 * SECOND}
+    assert claim_fire(timed, Fire(task="new", due=now - 30 * SECOND)).answer is Claim.WON
+
+
 def test_a_fire_that_is_refused_before_its_instant_is_not_given_out_then(timed):
     soon = Fire(task="a", due=timed.now() + 10 * SECOND)
     timed.purge([])
