@@ -8,12 +8,6 @@ import pytest
 from services import Postgres, Valkey, postgres, valkey
 
 
-def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Load the plugin of this checkout where it was installed before it had one, and pytest does not know it."""
-    if not pluginmanager.hasplugin("pulse"):
-        pluginmanager.import_plugin("pulse.pytest_plugin")
-
-
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A Valkey for tests that leave it running; each takes a name or prefix of its own."""

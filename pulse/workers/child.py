@@ -6,13 +6,14 @@ that its parent gave it. It never rings, and it dies with its parent, whatever i
 
 import os
 import pickle
+import runpy
 import select
 import signal
 import sys
 import threading
 import traceback
 from multiprocessing.connection import Connection
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Final
 
 from pulse.clock import SystemClock
@@ -112,11 +113,26 @@ class _Stop:
 
 def _loaded(startup: Startup) -> tuple[Application, Dispatcher]:
     sys.path[:] = startup.sys_path
+    if startup.module or startup.script:
+        _load_script(startup)
     application: Application = pickle.loads(startup.body)  # noqa: S301 - from the parent that made this process
     if application.wrapped is not None:
         return application, Dispatcher(application.wrapped, application.config)
     wrapped, middleware = _load(application)
     return application, Dispatcher(wrapped, application.config, middleware=middleware)
+
+
+def _load_script(startup: Startup) -> None:
+    """Load what was started in the parent, as `multiprocessing` does: as a module of another name.
+
+    Hence what stands behind `if __name__ == "__main__"` is left out.
+    """
+    main = ModuleType("__mp_main__")
+    if startup.module:
+        main.__dict__.update(runpy.run_module(startup.module, run_name=main.__name__, alter_sys=True))
+    else:
+        main.__dict__.update(runpy.run_path(startup.script, run_name=main.__name__))
+    sys.modules["__main__"] = sys.modules[main.__name__] = main
 
 
 def _load(application: Application) -> tuple[WsgiApp, object]:

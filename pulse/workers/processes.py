@@ -74,7 +74,8 @@ class Children:
 
     def __init__(self, application: bytes, *, clock: Clock) -> None:
         """Wire the pool; nothing is started. *application*: of `application_for_children`."""
-        self._startup = pickle.dumps(Startup(sys_path=tuple(sys.path), body=application))
+        script = _started_script() if _is_of_script(application) else {}
+        self._startup = pickle.dumps(Startup(sys_path=tuple(sys.path), body=application, **script))
         self._clock = clock
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
@@ -345,9 +346,9 @@ def application_for_children(wrapped: WsgiApp, config: Config) -> bytes:
         return pickle.dumps(Application(specification=config.application, config=config))
     try:
         body = pickle.dumps(Application(wrapped=wrapped, config=config))
-        if not any(name == "__main__" for _, name, _ in pickletools.genops(pickle.dumps(wrapped))):
+        if not _is_of_script(body) or _started_script():
             return body
-        problem = "it is defined in the script that was started, which is not there in another process"
+        problem = "it is defined at a prompt, which is not there in another process"
     except Exception as error:  # noqa: BLE001 - an object may refuse in any way it likes
         problem = str(error)
     wanted = "set pulse.config.application = module:object or config:file.ini, or wrap a LazyWsgi"
@@ -360,6 +361,20 @@ def application_for_children(wrapped: WsgiApp, config: Config) -> bytes:
             )
         ]
     )
+
+
+def _is_of_script(pickled: bytes) -> bool:
+    """Whether something in it is defined in what was started, which is `__main__` only here."""
+    return any(name == "__main__" for _, name, _ in pickletools.genops(pickled))
+
+
+def _started_script() -> dict[str, str]:
+    """What was started, as another process can load it: a module, a file; nothing at a prompt."""
+    main = sys.modules["__main__"]
+    if spec := getattr(main, "__spec__", None):  # python -m
+        return {"module": spec.name}
+    path = Path(getattr(main, "__file__", None) or "")
+    return {"script": str(path.absolute())} if path.is_file() else {}
 
 
 def _copy_output(child: _Child) -> None:

@@ -23,10 +23,14 @@ class Startup:
     Attributes:
         sys_path: Where the parent finds its modules; it is set before the rest is read.
         body: A pickled `Application`: its modules may be anywhere on that path.
+        module: What `python -m` has started in the parent, if *body* needs it.
+        script: The file that was started, if *body* needs it.
     """
 
     sys_path: tuple[str, ...]
     body: bytes
+    module: str = ""
+    script: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -255,3 +255,48 @@ def test_a_lazy_application_is_sent_to_a_child_before_and_after_its_first_call()
 def test_an_application_that_cannot_reach_a_child_is_a_configuration_error_that_says_what_to_do(app):
     with pytest.raises(ConfigError, match=r"set pulse\.config\.application = module:object or config:file\.ini"):
         application_for_children(app, read_config(tasks={"a": {}}))
+
+
+SCRIPT = """
+import os
+from pulse import PulseMiddleware
+
+def application(environ, start_response):
+    start_response("200 OK", [])
+    return [f"{os.getpid()} {__name__}".encode()]
+
+middleware = PulseMiddleware(application, mode="processing", task={"a": {}}, start="manual", store="memory:")
+if __name__ == "__main__":
+    run = middleware.run_now("a")
+    print(os.getpid(), run.outcome.value, (run.body or b"").decode(), run.reason)
+    middleware.close()
+"""
+
+
+def started(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["shop.py"], ["-m", "shop"], ["-m", "market"]], ids=" ".join)
+def test_an_application_may_be_defined_in_what_was_started(tmp_path, arguments):
+    (tmp_path / "shop.py").write_text(SCRIPT)
+    (tmp_path / "market").mkdir()
+    (tmp_path / "market" / "__main__.py").write_text(SCRIPT)
+
+    done = started(*arguments, folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    parent, outcome, child, name = done.stdout.split()
+    assert (outcome, name) == ("success", "__mp_main__")
+    assert parent != child
+
+
+def test_an_application_that_is_defined_at_a_prompt_is_refused(tmp_path):
+    done = started("-c", SCRIPT, folder=tmp_path)
+
+    assert done.returncode == 1
+    assert "it is defined at a prompt, which is not there in another process" in done.stderr
