@@ -18,13 +18,16 @@ from prometheus_client.utils import floatToGoString
 
 from pulse import __version__
 from pulse.instance import short
-from pulse.model import Config, Task
+from pulse.model import Config, Outcome, Task
 from pulse.runstores.base import RunStore, Totals
 from pulse.schedule import Schedule
 from pulse.status.survey import Moment, Survey, failures
 
 _Value = Callable[[Task], float | None]
 _MICROSECOND: Final = timedelta(microseconds=1)
+# Each counter is there from the beginning: one that appears with its first run has not increased
+# in the eyes of Prometheus, and an alert would miss just that run.
+_NONE: Final = dict.fromkeys(Outcome, 0)
 
 
 def exposition(
@@ -89,7 +92,7 @@ class _Fleet:
             (
                 _sample("pulse_task_runs_total", _labels(task=name, outcome=outcome.value), count)
                 for name, totals in self._totals.items()
-                for outcome, count in totals.counts.items()
+                for outcome, count in {**_NONE, **totals.counts}.items()
             ),
         )
         yield self._by_task(

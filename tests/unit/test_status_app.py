@@ -506,6 +506,7 @@ def test_the_metrics_are_those_of_the_fleet(window):
 
     assert found["pulse_task_runs_total", "success", "cleanup"] == 1
     assert found["pulse_task_runs_total", "failed", "cleanup"] == 1
+    assert found["pulse_task_runs_total", "missed", "cleanup"] == 0  # it must be seen to grow by its first one
     assert found["pulse_task_consecutive_failures", "cleanup"] == 1
     assert found["pulse_task_last_duration_seconds", "cleanup"] == 2.5
     assert found["pulse_task_last_lateness_seconds", "cleanup"] == 0
