@@ -234,11 +234,11 @@ def a_file_that_cannot_be_used_costs_no_request_and_every_instant_is_recorded_la
     fleet.must_balance()
 
 
-@story.each(no_database=lambda path: path.write_bytes(b"garbage" * 1000), a_folder=Path.mkdir)
-def a_file_that_cannot_be_used_at_the_start_is_used_when_it_can(folder, spoil):
+@story
+def a_file_that_cannot_be_used_at_the_start_is_used_when_it_can(folder):
     store = folder / "runs.db"
     fleet = Fleet(folder, task={"often": OFTEN}, store=f"sqlite:{store}")
-    spoil(store)
+    store.write_bytes(b"garbage" * 1000)
     with gunicorn(APP, "-w", "2", env=fleet.env, cwd=fleet.home) as server:
         wait_until(lambda: server.output.count("could not start") == 2)
         assert server.get() == (200, b"page")
