@@ -149,7 +149,7 @@ def test_an_application_is_served_and_its_tasks_run_without_any_request(write, s
         assert code == 0
         banner = rf"^Pulse \S+ · development\.ini#main · {address}\n1 task, guard on$"
         assert re.search(banner, server.output, re.MULTILINE)
-        assert re.search(r"^\S+ \S+ INFO pulse\.runner task=tidy .*outcome=success", server.output, re.MULTILINE)
+        assert re.search(r"^\S+ \S+ INFO pulse\.runlog task=tidy .*outcome=success", server.output, re.MULTILINE)
 
 
 def test_a_signal_lets_a_running_task_end_while_nobody_is_served_any_more(write, serve, notes):
