@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def _now() -> float:
-    return SystemClock().now().timestamp()
+    return SystemClock().time()
 
 
 @dataclass
@@ -146,7 +146,7 @@ class CallbackRegistry:
         }
 
     def _time(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 def is_async(callback: Callable[..., object]) -> bool:

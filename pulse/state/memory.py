@@ -120,7 +120,7 @@ class MemoryWidgetStore(WidgetStore):
             return self._widgets.sweep()
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 class MemoryConnectionRouter(ConnectionRouter):
@@ -199,7 +199,7 @@ class MemoryConnectionRouter(ConnectionRouter):
         _unlist(self._worker_connections, connection.worker_id, widget_id)
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 @dataclass(slots=True)
@@ -308,7 +308,7 @@ class MemorySessionStore(SessionStore):
         _unlist(self._user_sessions, kept.session.user_id, session_id)
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 def create_memory_stores(

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 URL: Final = "redis://localhost:6379/0"
+MICROSECONDS: Final = 1_000_000  # a second: as exact as the TIME of Redis is
 
 
 class RedisWidgetStore(WidgetStore):
@@ -58,7 +59,7 @@ class RedisWidgetStore(WidgetStore):
         Raises:
             ValueError: *widget_ttl* is not more than 0, or there is no such kind of address.
         """
-        self._span = _milliseconds(checked_ttl(widget_ttl, "widget_ttl"))
+        self._span = _microseconds(checked_ttl(widget_ttl, "widget_ttl"))
         self._link = link or RedisLink(redis_url, pool_size)
         self._keys = Keys(prefix)
 
@@ -84,7 +85,7 @@ class RedisWidgetStore(WidgetStore):
             widget_id,
             record["html"],
             record.get("token"),
-            int(record["created"]) / 1000,
+            int(record["created"]) / MICROSECONDS,
             record.get("owner"),
             loads(record["metadata"]),
         )
@@ -157,7 +158,7 @@ class RedisConnectionRouter(ConnectionRouter):
         Raises:
             ValueError: *connection_ttl* is not more than 0, or there is no such kind of address.
         """
-        self._span = _milliseconds(checked_ttl(connection_ttl, "connection_ttl"))
+        self._span = _microseconds(checked_ttl(connection_ttl, "connection_ttl"))
         self._link = link or RedisLink(redis_url, pool_size)
         self._keys = Keys(prefix)
 
@@ -178,8 +179,8 @@ class RedisConnectionRouter(ConnectionRouter):
         record = _record(await self._link.ask("HGETALL", self._keys.connection(widget_id)))
         if not record:
             return None
-        connected = int(record["created"]) / 1000
-        beat = int(record["beat"]) / 1000 if "beat" in record else connected
+        connected = int(record["created"]) / MICROSECONDS
+        beat = int(record["beat"]) / MICROSECONDS if "beat" in record else connected
         return ConnectionInfo(widget_id, record["worker"], connected, beat, record.get("user"), record.get("session"))
 
     async def get_owner(self, widget_id: str) -> str | None:
@@ -241,7 +242,7 @@ class RedisSessionStore(SessionStore):
         metadata: dict[str, Any] | None = None,
     ) -> UserSession:
         """See `SessionStore.create_session`."""
-        span = _milliseconds(self._ttl if checked_ttl(ttl) is None else ttl)
+        span = _microseconds(self._ttl if checked_ttl(ttl) is None else ttl)
         key = self._keys.session(session_id)
         record = {
             "id": session_id,
@@ -270,7 +271,7 @@ class RedisSessionStore(SessionStore):
 
     async def refresh_session(self, session_id: str, extend_ttl: int | None = None) -> bool:
         """See `SessionStore.refresh_session`."""
-        span = _milliseconds(checked_ttl(extend_ttl, "extend_ttl"))
+        span = _microseconds(checked_ttl(extend_ttl, "extend_ttl"))
         key = self._keys.session(session_id)
         return bool(await self._link.run(REFRESH, [key], key, span))
 
@@ -331,15 +332,15 @@ def create_redis_stores(
 
 
 def _session(record: Mapping[str, str]) -> UserSession:
-    created = int(record["created"]) / 1000
-    since = int(record["since"]) / 1000 if "since" in record else created
+    created = int(record["created"]) / MICROSECONDS
+    since = int(record["since"]) / MICROSECONDS if "since" in record else created
     span = record["span"]
     return UserSession(
         record["id"],
         record["user"],
         loads(record["roles"]),
         created,
-        since + int(span) / 1000 if span else None,
+        since + int(span) / MICROSECONDS if span else None,
         loads(record["metadata"]),
     )
 
@@ -365,5 +366,5 @@ def _record(answer: list[bytes]) -> dict[str, str]:
     return {text(name): text(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
 
 
-def _milliseconds(ttl: float | None) -> int | str:
-    return "" if ttl is None else max(1, round(ttl * 1000))
+def _microseconds(ttl: float | None) -> int | str:
+    return "" if ttl is None else max(1, round(ttl * MICROSECONDS))

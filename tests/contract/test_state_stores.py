@@ -5,12 +5,14 @@ import inspect
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from pulse.clock import Clock, SystemClock
 from pulse.state import UserSession, WidgetData
 from pulse.state.memory import MemoryConnectionRouter, MemorySessionStore, MemoryWidgetStore
 from pulse.state.redis import create_redis_stores
@@ -25,7 +27,7 @@ class Backend:
 
     url: str | None
     prefix: str
-    clock: ManualClock
+    clock: Clock
 
     def widgets(self, ttl: float | None = None):
         return self._redis(widget_ttl=ttl)[0] if self.url else MemoryWidgetStore(ttl, clock=self.clock)
@@ -645,3 +647,53 @@ async def test_concurrent_updates_of_many_tasks_all_count(backend):
 
     assert all(changed)
     assert await store.count() == 100
+
+
+# Times
+
+
+@run
+async def test_the_times_of_records_lie_within_the_calls_that_set_them(backend):
+    backend = replace(backend, clock=SystemClock())
+    widgets, router, sessions = backend.widgets(), backend.router(), backend.sessions()
+
+    for _ in range(100):
+        moments = [time.time()]
+        await widgets.register("w", "x")
+        moments += [(await widgets.get("w")).created_at, time.time()]
+        await router.register_connection("w", "worker")
+        moments += [(await router.get_connection_info("w")).connected_at, time.time()]
+        assert await router.refresh_heartbeat("w")
+        moments += [(await router.get_connection_info("w")).last_heartbeat, time.time()]
+        moments += [(await sessions.create_session("s", "u")).created_at, time.time()]
+
+        assert moments == sorted(moments)
+
+
+@run
+async def test_a_second_heartbeat_is_later_than_the_first(backend):
+    router = replace(backend, clock=SystemClock()).router()
+    await router.register_connection("w", "worker")
+    beats = [(await router.get_connection_info("w")).last_heartbeat]
+
+    for _ in range(100):
+        await router.refresh_heartbeat("w")
+        beats.append((await router.get_connection_info("w")).last_heartbeat)
+
+    assert all(earlier < later for earlier, later in pairwise(beats))
+
+
+@pytest.mark.parametrize("ttl", [60, 70.0725, 50.0004])
+@run
+async def test_a_session_lasts_no_less_than_it_was_told_to(backend, ttl):
+    sessions = replace(backend, clock=SystemClock()).sessions()
+
+    for _ in range(30):
+        before = time.time()
+        made = await sessions.create_session("s", "u", ttl=ttl)
+        between = time.time()
+        assert await sessions.refresh_session("s")
+        again = await sessions.get_session("s")
+
+        assert made.expires_at == made.created_at + ttl
+        assert before + ttl <= made.expires_at <= between + ttl <= again.expires_at <= time.time() + ttl

@@ -1,6 +1,7 @@
 import asyncio
 import inspect
 import threading
+import time
 from contextvars import ContextVar
 from functools import partial, wraps
 
@@ -108,6 +109,20 @@ async def test_successes_are_counted_and_calls_are_timed(registry, clock):
 
     assert registration.invoke_count == 1
     assert registration.last_invoked == clock.now().timestamp()
+
+
+@run
+async def test_the_times_of_a_registration_lie_within_the_calls_that_set_them():
+    registry = CallbackRegistry()
+
+    for _ in range(300):
+        before = time.time()
+        await registry.register("w1", "click", awaited)
+        between = time.time()
+        await registry.invoke("w1", "click", {"x": 1})
+        registration = await registry.get("w1", "click")
+        assert before <= registration.created_at <= between <= registration.last_invoked <= time.time()
+        assert between <= CallbackRegistration("w1", "click", awaited).created_at <= time.time()
 
 
 @run
