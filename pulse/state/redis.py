@@ -13,6 +13,10 @@ from pulse.state.base import (
     ConnectionRouter,
     SessionStore,
     WidgetStore,
+    check_optional_texts,
+    check_texts,
+    checked_permissions,
+    checked_roles,
     checked_ttl,
     grants,
 )
@@ -72,6 +76,8 @@ class RedisWidgetStore(WidgetStore):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """See `WidgetStore.register`."""
+        check_texts(widget_id=widget_id, html=html)
+        check_optional_texts(token=token, owner_worker_id=owner_worker_id)
         fields = {"html": html, "token": token, "owner": owner_worker_id, "metadata": dumps(metadata or {})}
         keys = [self._keys.widget(widget_id), self._keys.widgets]
         await self._link.run(PUT, keys, widget_id, self._span, *_pairs(fields))
@@ -112,10 +118,12 @@ class RedisWidgetStore(WidgetStore):
 
     async def update_html(self, widget_id: str, html: str) -> bool:
         """See `WidgetStore.update_html`."""
+        check_texts(html=html)
         return await self._update(widget_id, "html", html)
 
     async def update_token(self, widget_id: str, token: str) -> bool:
         """See `WidgetStore.update_token`."""
+        check_texts(token=token)
         return await self._update(widget_id, "token", token)
 
     async def count(self) -> int:
@@ -170,6 +178,8 @@ class RedisConnectionRouter(ConnectionRouter):
         session_id: str | None = None,
     ) -> None:
         """See `ConnectionRouter.register_connection`."""
+        check_texts(widget_id=widget_id, worker_id=worker_id)
+        check_optional_texts(user_id=user_id, session_id=session_id)
         fields = {"worker": worker_id, "user": user_id, "session": session_id}
         keys = [self._keys.connection(widget_id), self._keys.worker(worker_id)]
         await self._link.run(PUT, keys, widget_id, self._span, *_pairs(fields))
@@ -242,12 +252,13 @@ class RedisSessionStore(SessionStore):
         metadata: dict[str, Any] | None = None,
     ) -> UserSession:
         """See `SessionStore.create_session`."""
+        check_texts(session_id=session_id, user_id=user_id)
         span = _microseconds(self._ttl if checked_ttl(ttl) is None else ttl)
         key = self._keys.session(session_id)
         record = {
             "id": session_id,
             "user": user_id,
-            "roles": dumps(list(roles or ())),
+            "roles": dumps(checked_roles(roles)),
             "metadata": dumps(metadata or {}),
             "ttl": str(span),
             "span": str(span),
@@ -293,8 +304,12 @@ class RedisSessionStore(SessionStore):
         return grants(loads(text(metadata)), resource_type, resource_id, permission)
 
     async def set_role_permissions(self, role: str, permissions: set[str]) -> None:
-        """Say what a role may do, for all workers and from now on; in place of what it might before."""
-        await self._link.ask("HSET", self._keys.roles, role, dumps(set(permissions)))
+        """Say what a role may do, for all workers and from now on; in place of what it might before.
+
+        Raises:
+            TypeError: *permissions* is no set of texts, or *role* is no text.
+        """
+        await self._link.ask("HSET", self._keys.roles, role, dumps(checked_permissions(role, permissions)))
 
     async def sweep(self) -> int:
         """See `Sweepable.sweep`; the records Redis has freed itself, so this counts what pointed at them."""
