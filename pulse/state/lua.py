@@ -171,6 +171,16 @@ return number
     common="",
 )
 
+# KEYS: the stream of a bell; it ends by itself when nobody rings any more.
+RING: Final = _script(
+    """
+redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'r', '1')
+redis.call('PEXPIRE', KEYS[1], 60000)
+return 1
+""",
+    common="",
+)
+
 # KEYS: stream. Id and number of its last entry, without what that carries.
 LAST: Final = _script(
     """
