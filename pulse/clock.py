@@ -16,6 +16,9 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """The wall clock, aware UTC. It may step in either direction."""
 
+    def time(self) -> float:
+        """The same as a Unix timestamp, as exact as the clock is: a datetime has no less than microseconds."""
+
     def monotonic(self) -> float:
         """Seconds since some fixed moment; never steps back. For durations and deadlines."""
 
@@ -34,6 +37,10 @@ class SystemClock:
     def now(self) -> datetime:
         """The wall clock, aware UTC."""
         return datetime.now(UTC)
+
+    def time(self) -> float:
+        """Seconds of `time.time`."""
+        return time.time()
 
     def monotonic(self) -> float:
         """Seconds of `time.monotonic`."""

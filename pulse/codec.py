@@ -1,8 +1,8 @@
 """The one serialiser: JSON that also carries what Python programs put into sessions and events.
 
-Beside the types of JSON it keeps `datetime`, `date`, `timedelta`, `bytes`, `set` and `tuple`, each
-as an object whose one key is a tag: `{"~t":[1,2]}`. An object of the user whose one key could be
-read as a tag gets one more `~`, which reading takes off again.
+Beside the types of JSON it keeps `datetime`, `date`, `timedelta`, `bytes`, `set`, `frozenset`,
+`tuple`, `Decimal` and `UUID`, each as an object whose one key is a tag: `{"~t":[1,2]}`. An object
+of the user whose one key could be read as a tag gets one more `~`, which reading takes off again.
 """
 
 import json
@@ -10,7 +10,9 @@ import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 
 def dumps(value: object) -> str:
@@ -61,6 +63,10 @@ def _plain_items(value: Iterable[Any], path: str) -> list[Any]:
     return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
 
+def _plain_set(value: Iterable[Any], path: str) -> list[Any]:
+    return sorted(_plain_items(value, path), key=repr)  # equal sets, equal text
+
+
 def _plain_dict(value: dict[Any, Any], path: str) -> dict[str, Any]:
     for key in value:
         # JSON would make text of a number, and give another dict back.
@@ -84,8 +90,14 @@ def _from_tag(value: dict[str, Any]) -> Any:
         return {key[1:]: item}
     try:
         return _READERS[key](item)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{key!r} with {item!r:.80} is nothing that was kept") from error
+
+
+def _text(item: object) -> str:
+    if not isinstance(item, str):
+        raise TypeError("want text")
+    return item
 
 
 def _refuse(constant: str) -> None:
@@ -106,18 +118,24 @@ _WRITERS: Final[dict[type, Callable[[Any, str], Any]]] = {
     float: _plain_float,
     list: _plain_items,
     tuple: lambda value, path: {"~t": _plain_items(value, path)},
-    set: lambda value, path: {"~s": sorted(_plain_items(value, path), key=repr)},  # equal sets, equal text
+    set: lambda value, path: {"~s": _plain_set(value, path)},
+    frozenset: lambda value, path: {"~z": _plain_set(value, path)},
     bytes: lambda value, _path: {"~b": b64encode(value).decode("ascii")},
     datetime: lambda value, _path: {"~d": value.isoformat()},  # before date, which it is too
     date: lambda value, _path: {"~a": value.isoformat()},
     timedelta: lambda value, _path: {"~i": [value.days, value.seconds, value.microseconds]},
+    Decimal: lambda value, _path: {"~n": str(value)},
+    UUID: lambda value, _path: {"~u": value.hex},
 }
 _READERS: Final[dict[str, Callable[[Any], object]]] = {
     "~f": float,
     "~t": tuple,
     "~s": set,
+    "~z": frozenset,
     "~b": lambda text: b64decode(text, validate=True),
     "~d": datetime.fromisoformat,
     "~a": date.fromisoformat,
     "~i": lambda parts: timedelta(*parts),
+    "~n": lambda item: Decimal(_text(item)),
+    "~u": lambda item: UUID(_text(item)),
 }

@@ -41,6 +41,10 @@ class FleetClock:
         """The instant by the store's clock, as far as that is known."""
         return self._clock.now() + self.offset
 
+    def time(self) -> float:
+        """The same as a Unix timestamp."""
+        return self._clock.time() + self.offset.total_seconds()
+
 
 class Fleet:
     """What this process tells the others and learns from them; used by one thread at a time.

@@ -15,9 +15,10 @@ from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-LAST_WORD: Final = 1.0  # seconds that a cancelled coroutine has to clean up before its caller goes on
+LAST_WORD: Final = 0.2  # seconds that a cancelled coroutine has to clean up before its caller goes on
 CANCELS: Final = 10  # within `CLOSING`
 CLOSING: Final = 2.0  # seconds that all of them have when the process ends
+JOINING: Final = 1.0  # that the loop has on top to end itself
 
 _log = logging.getLogger(__name__)
 
@@ -41,14 +42,17 @@ def run_async(
 
     Args:
         coro: Closed if it cannot be run.
-        timeout: Seconds; then the coroutine is cancelled. None to wait for ever.
+        timeout: Seconds; then the coroutine is cancelled, and has 0.2 s to clean up before this
+            raises. None to wait for ever.
         loop: A running loop to use instead.
 
     Raises:
+        TypeError: *coro* is no coroutine, but perhaps the function that makes one.
         TimeoutError: it did not end in *timeout*.
         RuntimeError: the caller is itself run by the loop, which would wait for itself for ever.
         concurrent.futures.CancelledError: it was cancelled, by itself or because the process ends.
     """
+    _check(coro)
     if is_on_background_loop() or (loop is not None and _own().loop is not loop and _is_running_here(loop)):
         coro.close()
         raise RuntimeError("run_async was called on the event loop that it would wait for; use await there")
@@ -63,8 +67,18 @@ def run_soon(coro: Coroutine[Any, Any, object], *, loop: asyncio.AbstractEventLo
     Args:
         coro: What nobody waits for.
         loop: A running loop to use instead.
+
+    Raises:
+        TypeError: *coro* is no coroutine, but perhaps the function that makes one.
     """
+    _check(coro)
     _Call(coro, loop or background_loop(), is_awaited=False)
+
+
+def _check(coro: object) -> None:
+    # Otherwise only the loop would learn of it, while the caller waits for what never begins.
+    if not isinstance(coro, Coroutine):
+        raise TypeError(f"{coro!r}: want a coroutine, such as `work()` of an `async def work()`")
 
 
 class _Call(Generic[T]):
@@ -80,6 +94,7 @@ class _Call(Generic[T]):
         self._loop = loop
         self._is_awaited = is_awaited
         self._task: asyncio.Task[T] | None = None
+        self._refusal: Exception | None = None
         self._is_given_up = False
         self._ended = threading.Event()
         self._held.add(self)
@@ -103,7 +118,13 @@ class _Call(Generic[T]):
         raise TimeoutError(f"not finished after {timeout:g} s; it was cancelled")
 
     def _start(self) -> None:
-        self._task = self._loop.create_task(self._coro)
+        try:
+            self._task = self._loop.create_task(self._coro)
+        except Exception as error:  # noqa: BLE001 - of the loop's own making of tasks; the caller's to deal with
+            self._coro.close()
+            self._refusal = error
+            self._finish(error)
+            return
         self._task.add_done_callback(self._end)
 
     def _give_up(self) -> None:
@@ -112,14 +133,18 @@ class _Call(Generic[T]):
             self._task.cancel()
 
     def _end(self, task: asyncio.Task[T]) -> None:
+        self._finish(None if task.cancelled() else task.exception())
+
+    def _finish(self, error: BaseException | None) -> None:
         is_unheard = self._is_given_up or not self._is_awaited
-        error = None if task.cancelled() or not is_unheard else task.exception()
-        if error is not None:
+        if error is not None and is_unheard:
             _log.error("a coroutine that nobody waits for failed", exc_info=error, extra={"pulse_event": "loop_failed"})
         self._held.discard(self)
         self._ended.set()
 
     def _outcome(self) -> T:
+        if self._refusal is not None:
+            raise self._refusal
         task = self._task
         assert task is not None
         if task.cancelled():
@@ -140,9 +165,14 @@ class _Background:
         """The loop; begins to run it if it does not yet."""
         with self._lock:
             if self.loop is None:
-                self.loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._serve, args=(self.loop,), name="pulse-loop", daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._serve, args=(loop,), name="pulse-loop", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: the next call tries again, or it would wait for a dead loop
+                    loop.close()
+                    raise
+                self.loop, self._thread = loop, thread
             return self.loop
 
     def is_here(self) -> bool:
@@ -156,7 +186,7 @@ class _Background:
             self.loop = self._thread = None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.join(CLOSING + LAST_WORD)
+            thread.join(CLOSING + JOINING)
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         self._ident = threading.get_ident()

@@ -71,6 +71,10 @@ class ManualClock:
         with self._changed:
             return self._now
 
+    def time(self) -> float:
+        """The same as a Unix timestamp."""
+        return self.now().timestamp()
+
     def monotonic(self) -> float:
         """Seconds that the test has advanced; steps of the wall clock do not count."""
         with self._changed:

@@ -7,7 +7,7 @@ forked child. What is stored and what is returned are copies. Values must be suc
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 from pulse.state.types import ConnectionInfo, EventMessage, UserSession, WidgetData
@@ -52,7 +52,8 @@ class WidgetStore(Sweepable, ABC):
             metadata: Title, kind, theme and so on.
 
         Raises:
-            TypeError: *metadata* holds something that cannot be kept.
+            TypeError: *metadata* holds something that cannot be kept, or what is said to be
+                text is none.
         """
 
     @abstractmethod
@@ -81,11 +82,19 @@ class WidgetStore(Sweepable, ABC):
 
     @abstractmethod
     async def update_html(self, widget_id: str, html: str) -> bool:
-        """Change the content of a widget, and nothing else; whether there is one."""
+        """Change the content of a widget, and nothing else; whether there is one.
+
+        Raises:
+            TypeError: *html* is no text.
+        """
 
     @abstractmethod
     async def update_token(self, widget_id: str, token: str) -> bool:
-        """Change the token of a widget, and nothing else; whether there is one."""
+        """Change the token of a widget, and nothing else; whether there is one.
+
+        Raises:
+            TypeError: *token* is no text; a widget without a token is registered so.
+        """
 
     @abstractmethod
     async def count(self) -> int:
@@ -144,6 +153,9 @@ class ConnectionRouter(Sweepable, ABC):
             worker_id: The worker that holds the connection.
             user_id: Whose it is, if known.
             session_id: Of which user session, if known.
+
+        Raises:
+            TypeError: one of them is no text.
         """
 
     @abstractmethod
@@ -190,7 +202,8 @@ class SessionStore(Sweepable, ABC):
 
         Raises:
             ValueError: *ttl* is not more than 0.
-            TypeError: *metadata* holds something that cannot be kept.
+            TypeError: *metadata* holds something that cannot be kept, *roles* is no list of
+                texts (a single text is none), or an id is no text.
         """
 
     @abstractmethod
@@ -239,7 +252,7 @@ def grants(metadata: dict[str, Any], resource_type: str, resource_id: str, permi
     resources = metadata.get("permissions")
     rights = resources.get(f"{resource_type}:{resource_id}") if isinstance(resources, dict) else None
     # In a text, "read" would also be found in "no-read".
-    return isinstance(rights, list | tuple | set) and permission in rights
+    return isinstance(rights, list | tuple | set | frozenset) and permission in rights
 
 
 def checked_ttl(ttl: float | None, name: str = "ttl") -> float | None:
@@ -251,3 +264,58 @@ def checked_ttl(ttl: float | None, name: str = "ttl") -> float | None:
     if ttl is not None and not 0 < ttl < float("inf"):
         raise ValueError(f"{name} = {ttl!r}: want more than 0 seconds, or None")
     return ttl
+
+
+def check_texts(**texts: object) -> None:
+    """Refuse by its name what is no text: one backend would keep it, another stumble or give text back.
+
+    Raises:
+        TypeError: one is not. Its value is not told, which may be secret.
+    """
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{name} is of type {type(text).__name__}: want text")
+
+
+def check_optional_texts(**texts: object) -> None:
+    """The same, where None is for nothing.
+
+    Raises:
+        TypeError: one is neither text nor None.
+    """
+    for name, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{name} is of type {type(text).__name__}: want text, or None")
+
+
+def checked_roles(roles: Iterable[str] | None) -> list[str]:
+    """*roles* as a new list; none for None.
+
+    Raises:
+        TypeError: they are no list of texts. A single text would be a list of its letters.
+    """
+    given = [] if roles is None else _texts(roles)
+    if given is None:
+        raise TypeError(f"roles = {roles!r}: want a list of texts, such as ['viewer']")
+    return given
+
+
+def checked_permissions(role: str, permissions: Iterable[str]) -> set[str]:
+    """*permissions* of *role* as a new set.
+
+    Raises:
+        TypeError: they are no set of texts, or *role* is no text.
+    """
+    check_texts(role=role)
+    given = _texts(permissions)
+    if given is None:
+        raise TypeError(f"permissions = {permissions!r}: want a set of texts, such as {{'read'}}")
+    return set(given)
+
+
+def _texts(given: object) -> list[str] | None:
+    """The texts of a collection; None if it is no such."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return None
+    texts = list(given)
+    return texts if all(isinstance(text, str) for text in texts) else None

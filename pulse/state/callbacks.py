@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def _now() -> float:
-    return SystemClock().now().timestamp()
+    return SystemClock().time()
 
 
 @dataclass
@@ -91,19 +91,21 @@ class CallbackRegistry:
     async def invoke(self, widget_id: str, event_type: str, data: dict[str, Any]) -> tuple[bool, Any]:
         """Call what is registered: whether it succeeded, and what it returned.
 
-        A missing or failing callback gives `(False, None)`; the failure is logged.
+        A missing or failing callback gives `(False, None)`; the failure is logged, whatever a
+        synchronous callback raises. Cancelling who calls this is no failure.
         """
         registration = await self.get(widget_id, event_type)
         if registration is None:
             return False, None
         registration.last_invoked = self._time()
-        try:
-            result = await _call(registration, data)
-        except Exception:  # noqa: BLE001 - the callback's own failure, which must not end whoever serves it
-            _log.exception(
+        call = partial(registration.callback, data, widget_id, event_type)
+        result, error = await (_awaited(call) if registration.is_async else _in_thread(call))
+        if error is not None:
+            _log.error(
                 "the callback of widget %s for %s failed",
                 widget_id,
                 event_type,
+                exc_info=error,
                 extra={"pulse_event": "callback_failed"},
             )
             return False, None
@@ -146,7 +148,7 @@ class CallbackRegistry:
         }
 
     def _time(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 def is_async(callback: Callable[..., object]) -> bool:
@@ -156,13 +158,32 @@ def is_async(callback: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
 
 
-async def _call(registration: CallbackRegistration, data: dict[str, Any]) -> Any:
-    callback, widget_id, event_type = registration.callback, registration.widget_id, registration.event_type
-    if registration.is_async:
-        return await callback(data, widget_id, event_type)
-    # In a thread, so that a slow one does not stop the loop; the context goes with it.
-    result = await asyncio.to_thread(callback, data, widget_id, event_type)
-    return await result if inspect.isawaitable(result) else result
+async def _in_thread(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What a callback returned, and what it raised; a slow one does not stop the loop, and the context goes with it."""
+    result, error = await asyncio.to_thread(_tried, call)
+    return await _awaited(lambda: result) if inspect.isawaitable(result) else (result, error)
+
+
+async def _awaited(call: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
+    """The same, of one that is awaited here."""
+    try:
+        return await call(), None
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # who calls was cancelled, and not only what the callback waited for
+        return None, error
+    except Exception as error:  # noqa: BLE001 - the callback's own failure, which must not end whoever serves it
+        return None, error
+
+
+def _tried(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return call(), None
+    # A future takes no StopIteration, and who waits would wait for ever; SystemExit would end the
+    # loop that waits. The thread runs nothing else, so that both can only be the callback's own.
+    except BaseException as error:  # noqa: BLE001
+        return None, error
 
 
 _lock = ProcessLock()

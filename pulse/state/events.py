@@ -28,7 +28,7 @@ def encode(event: EventMessage, clock: Clock) -> str:
     """
     whole = replace(
         event,
-        timestamp=event.timestamp or clock.now().timestamp(),
+        timestamp=event.timestamp or clock.time(),
         message_id=event.message_id or uuid.uuid4().hex,
     )
     return dumps(list(astuple(whole)))

@@ -43,6 +43,10 @@ class Keys:
         """The events of a channel."""
         return f"{self.prefix}:events:{_part(channel)}"
 
+    def bell(self, name: str) -> str:
+        """What wakes a reader of events."""
+        return f"{self.prefix}:bell:{_part(name)}"
+
     def every(self, kind: str) -> str:
         """A pattern of all keys of *kind*, `worker` or `user`."""
         literal = "".join(f"\\{letter}" if letter in "*?[]\\^-" else letter for letter in self.prefix)

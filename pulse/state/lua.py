@@ -2,7 +2,7 @@
 
 An index is a sorted set of what it points at, by the millisecond when that expires; it is
 trimmed by every use, and expires itself with the last thing that it points at. All times are
-those of the Redis server, so that the clocks of hosts do not matter.
+those of the Redis server, so that the clocks of hosts do not matter; records hold microseconds.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,16 @@ class Script:
 
 _COMMON: Final = """
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local past = time[1] * 1000 + math.floor(time[2] / 1000)  -- milliseconds, as expiries are
+-- Microseconds, which no call is as short as: in milliseconds a record would seem older than the call that made it.
+local now = time[1] * 1000000 + time[2]
 
 local function whole(number)  -- Lua would write large ones as 1.7e+15
   return string.format('%.0f', number)
 end
 
 local function tidy(index)  -- how many it pointed at that have expired
-  local gone = redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. whole(now))
+  local gone = redis.call('ZREMRANGEBYSCORE', index, '-inf', '(' .. whole(past))
   local last = redis.call('ZRANGE', index, -1, -1, 'WITHSCORES')[2]
   if last == 'inf' then
     redis.call('PERSIST', index)
@@ -37,12 +39,12 @@ local function tidy(index)  -- how many it pointed at that have expired
   return gone
 end
 
-local function keep(key, index, member, span)  -- for so many milliseconds; '' for ever
+local function keep(key, index, member, span)  -- for so many microseconds; '' for ever
   if span == '' then
     redis.call('PERSIST', key)
     redis.call('ZADD', index, '+inf', member)
   else
-    local ends = whole(now + span)
+    local ends = whole(math.ceil((now + span) / 1000))  -- a record does not end before it says so
     redis.call('PEXPIREAT', key, ends)
     redis.call('ZADD', index, ends, member)
   end
@@ -165,6 +167,16 @@ end
 redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[3], '*', 'n', string.format('%.0f', number), 't', ARGV[1], 'e', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return number
+""",
+    common="",
+)
+
+# KEYS: the stream of a bell; it ends by itself when nobody rings any more.
+RING: Final = _script(
+    """
+redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'r', '1')
+redis.call('PEXPIRE', KEYS[1], 60000)
+return 1
 """,
     common="",
 )

@@ -11,6 +11,10 @@ from pulse.state.base import (
     ConnectionRouter,
     SessionStore,
     WidgetStore,
+    check_optional_texts,
+    check_texts,
+    checked_permissions,
+    checked_roles,
     checked_ttl,
     grants,
 )
@@ -56,6 +60,8 @@ class MemoryWidgetStore(WidgetStore):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """See `WidgetStore.register`."""
+        check_texts(widget_id=widget_id, html=html)
+        check_optional_texts(token=token, owner_worker_id=owner_worker_id)
         now = self._now()
         widget = WidgetData(widget_id, html, token, now, owner_worker_id, _kept(metadata or {}))
         with self._lock:
@@ -95,6 +101,7 @@ class MemoryWidgetStore(WidgetStore):
 
     async def update_html(self, widget_id: str, html: str) -> bool:
         """See `WidgetStore.update_html`."""
+        check_texts(html=html)
         with self._lock:
             widget = self._widgets.get(widget_id)
             if widget is not None:
@@ -103,6 +110,7 @@ class MemoryWidgetStore(WidgetStore):
 
     async def update_token(self, widget_id: str, token: str) -> bool:
         """See `WidgetStore.update_token`."""
+        check_texts(token=token)
         with self._lock:
             widget = self._widgets.get(widget_id)
             if widget is not None:
@@ -120,7 +128,7 @@ class MemoryWidgetStore(WidgetStore):
             return self._widgets.sweep()
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 class MemoryConnectionRouter(ConnectionRouter):
@@ -151,6 +159,8 @@ class MemoryConnectionRouter(ConnectionRouter):
         session_id: str | None = None,
     ) -> None:
         """See `ConnectionRouter.register_connection`."""
+        check_texts(widget_id=widget_id, worker_id=worker_id)
+        check_optional_texts(user_id=user_id, session_id=session_id)
         now = self._now()
         with self._lock:
             connection = ConnectionInfo(widget_id, worker_id, now, now, user_id, session_id)
@@ -199,7 +209,7 @@ class MemoryConnectionRouter(ConnectionRouter):
         _unlist(self._worker_connections, connection.worker_id, widget_id)
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 @dataclass(slots=True)
@@ -240,9 +250,10 @@ class MemorySessionStore(SessionStore):
         metadata: dict[str, Any] | None = None,
     ) -> UserSession:
         """See `SessionStore.create_session`."""
+        check_texts(session_id=session_id, user_id=user_id)
         span = self._ttl if checked_ttl(ttl) is None else ttl
         now = self._now()
-        session = UserSession(session_id, user_id, list(roles or ()), now, _end(now, span), _kept(metadata or {}))
+        session = UserSession(session_id, user_id, checked_roles(roles), now, _end(now, span), _kept(metadata or {}))
         with self._lock:
             self._sessions.put(session_id, _Kept(session, span), session.expires_at)
             self._user_sessions.setdefault(user_id, {})[session_id] = None
@@ -295,9 +306,14 @@ class MemorySessionStore(SessionStore):
             return grants(kept.session.metadata, resource_type, resource_id, permission)
 
     def set_role_permissions(self, role: str, permissions: set[str]) -> None:
-        """Say what a role may do, from now on; in place of what it might before."""
+        """Say what a role may do, from now on; in place of what it might before.
+
+        Raises:
+            TypeError: *permissions* is no set of texts, or *role* is no text.
+        """
+        given = checked_permissions(role, permissions)
         with self._lock:
-            self._role_permissions[role] = set(permissions)
+            self._role_permissions[role] = given
 
     async def sweep(self) -> int:
         """See `Sweepable.sweep`."""
@@ -308,7 +324,7 @@ class MemorySessionStore(SessionStore):
         _unlist(self._user_sessions, kept.session.user_id, session_id)
 
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.time()
 
 
 def create_memory_stores(

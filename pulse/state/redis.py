@@ -13,6 +13,10 @@ from pulse.state.base import (
     ConnectionRouter,
     SessionStore,
     WidgetStore,
+    check_optional_texts,
+    check_texts,
+    checked_permissions,
+    checked_roles,
     checked_ttl,
     grants,
 )
@@ -32,6 +36,7 @@ __all__ = [
 ]
 
 URL: Final = "redis://localhost:6379/0"
+MICROSECONDS: Final = 1_000_000  # a second: as exact as the TIME of Redis is
 
 
 class RedisWidgetStore(WidgetStore):
@@ -58,7 +63,7 @@ class RedisWidgetStore(WidgetStore):
         Raises:
             ValueError: *widget_ttl* is not more than 0, or there is no such kind of address.
         """
-        self._span = _milliseconds(checked_ttl(widget_ttl, "widget_ttl"))
+        self._span = _microseconds(checked_ttl(widget_ttl, "widget_ttl"))
         self._link = link or RedisLink(redis_url, pool_size)
         self._keys = Keys(prefix)
 
@@ -71,6 +76,8 @@ class RedisWidgetStore(WidgetStore):
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """See `WidgetStore.register`."""
+        check_texts(widget_id=widget_id, html=html)
+        check_optional_texts(token=token, owner_worker_id=owner_worker_id)
         fields = {"html": html, "token": token, "owner": owner_worker_id, "metadata": dumps(metadata or {})}
         keys = [self._keys.widget(widget_id), self._keys.widgets]
         await self._link.run(PUT, keys, widget_id, self._span, *_pairs(fields))
@@ -84,7 +91,7 @@ class RedisWidgetStore(WidgetStore):
             widget_id,
             record["html"],
             record.get("token"),
-            int(record["created"]) / 1000,
+            int(record["created"]) / MICROSECONDS,
             record.get("owner"),
             loads(record["metadata"]),
         )
@@ -111,10 +118,12 @@ class RedisWidgetStore(WidgetStore):
 
     async def update_html(self, widget_id: str, html: str) -> bool:
         """See `WidgetStore.update_html`."""
+        check_texts(html=html)
         return await self._update(widget_id, "html", html)
 
     async def update_token(self, widget_id: str, token: str) -> bool:
         """See `WidgetStore.update_token`."""
+        check_texts(token=token)
         return await self._update(widget_id, "token", token)
 
     async def count(self) -> int:
@@ -157,7 +166,7 @@ class RedisConnectionRouter(ConnectionRouter):
         Raises:
             ValueError: *connection_ttl* is not more than 0, or there is no such kind of address.
         """
-        self._span = _milliseconds(checked_ttl(connection_ttl, "connection_ttl"))
+        self._span = _microseconds(checked_ttl(connection_ttl, "connection_ttl"))
         self._link = link or RedisLink(redis_url, pool_size)
         self._keys = Keys(prefix)
 
@@ -169,6 +178,8 @@ class RedisConnectionRouter(ConnectionRouter):
         session_id: str | None = None,
     ) -> None:
         """See `ConnectionRouter.register_connection`."""
+        check_texts(widget_id=widget_id, worker_id=worker_id)
+        check_optional_texts(user_id=user_id, session_id=session_id)
         fields = {"worker": worker_id, "user": user_id, "session": session_id}
         keys = [self._keys.connection(widget_id), self._keys.worker(worker_id)]
         await self._link.run(PUT, keys, widget_id, self._span, *_pairs(fields))
@@ -178,8 +189,8 @@ class RedisConnectionRouter(ConnectionRouter):
         record = _record(await self._link.ask("HGETALL", self._keys.connection(widget_id)))
         if not record:
             return None
-        connected = int(record["created"]) / 1000
-        beat = int(record["beat"]) / 1000 if "beat" in record else connected
+        connected = int(record["created"]) / MICROSECONDS
+        beat = int(record["beat"]) / MICROSECONDS if "beat" in record else connected
         return ConnectionInfo(widget_id, record["worker"], connected, beat, record.get("user"), record.get("session"))
 
     async def get_owner(self, widget_id: str) -> str | None:
@@ -241,12 +252,13 @@ class RedisSessionStore(SessionStore):
         metadata: dict[str, Any] | None = None,
     ) -> UserSession:
         """See `SessionStore.create_session`."""
-        span = _milliseconds(self._ttl if checked_ttl(ttl) is None else ttl)
+        check_texts(session_id=session_id, user_id=user_id)
+        span = _microseconds(self._ttl if checked_ttl(ttl) is None else ttl)
         key = self._keys.session(session_id)
         record = {
             "id": session_id,
             "user": user_id,
-            "roles": dumps(list(roles or ())),
+            "roles": dumps(checked_roles(roles)),
             "metadata": dumps(metadata or {}),
             "ttl": str(span),
             "span": str(span),
@@ -270,7 +282,7 @@ class RedisSessionStore(SessionStore):
 
     async def refresh_session(self, session_id: str, extend_ttl: int | None = None) -> bool:
         """See `SessionStore.refresh_session`."""
-        span = _milliseconds(checked_ttl(extend_ttl, "extend_ttl"))
+        span = _microseconds(checked_ttl(extend_ttl, "extend_ttl"))
         key = self._keys.session(session_id)
         return bool(await self._link.run(REFRESH, [key], key, span))
 
@@ -292,8 +304,12 @@ class RedisSessionStore(SessionStore):
         return grants(loads(text(metadata)), resource_type, resource_id, permission)
 
     async def set_role_permissions(self, role: str, permissions: set[str]) -> None:
-        """Say what a role may do, for all workers and from now on; in place of what it might before."""
-        await self._link.ask("HSET", self._keys.roles, role, dumps(set(permissions)))
+        """Say what a role may do, for all workers and from now on; in place of what it might before.
+
+        Raises:
+            TypeError: *permissions* is no set of texts, or *role* is no text.
+        """
+        await self._link.ask("HSET", self._keys.roles, role, dumps(checked_permissions(role, permissions)))
 
     async def sweep(self) -> int:
         """See `Sweepable.sweep`; the records Redis has freed itself, so this counts what pointed at them."""
@@ -331,15 +347,15 @@ def create_redis_stores(
 
 
 def _session(record: Mapping[str, str]) -> UserSession:
-    created = int(record["created"]) / 1000
-    since = int(record["since"]) / 1000 if "since" in record else created
+    created = int(record["created"]) / MICROSECONDS
+    since = int(record["since"]) / MICROSECONDS if "since" in record else created
     span = record["span"]
     return UserSession(
         record["id"],
         record["user"],
         loads(record["roles"]),
         created,
-        since + int(span) / 1000 if span else None,
+        since + int(span) / MICROSECONDS if span else None,
         loads(record["metadata"]),
     )
 
@@ -365,5 +381,5 @@ def _record(answer: list[bytes]) -> dict[str, str]:
     return {text(name): text(value) for name, value in zip(answer[::2], answer[1::2], strict=True)}
 
 
-def _milliseconds(ttl: float | None) -> int | str:
-    return "" if ttl is None else max(1, round(ttl * 1000))
+def _microseconds(ttl: float | None) -> int | str:
+    return "" if ttl is None else max(1, round(ttl * MICROSECONDS))

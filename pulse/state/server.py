@@ -76,12 +76,18 @@ class ServerStateManager:
 
     @property
     def server_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that `run_async` uses: what a server has set here while it runs, or that of Pulse."""
+        """The loop that `run_async` uses: what a server has set here while it runs, or that of Pulse.
+
+        Raises:
+            TypeError: what is set is no event loop.
+        """
         loop = self._server_loop if self._pid == os.getpid() else None  # a parent's loop does not run in its child
         return loop if loop is not None and loop.is_running() else background_loop()
 
     @server_loop.setter
     def server_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        if loop is not None and not isinstance(loop, asyncio.AbstractEventLoop):
+            raise TypeError(f"server_loop = {loop!r}: want an event loop, or None")
         self._heed_fork()
         self._server_loop = loop
 

@@ -16,15 +16,14 @@ from pulse.errors import StoreUnavailableError
 from pulse.state.base import EventBus
 from pulse.state.events import BACKLOG, BACKLOG_SIZE, Listeners, Subscription, decode, encode
 from pulse.state.keys import Keys
-from pulse.state.link.redis import Entry, RedisLink
+from pulse.state.link.reader import START, Entry, order
+from pulse.state.link.redis import RedisLink
 from pulse.state.lua import LAST, PUBLISH
 from pulse.state.types import EventMessage
 
 UNUSED_SECONDS: Final = 600  # after the last event of a channel; a subscriber may be cut off for so long
-BATCH: Final = 512
 REPEATS: Final = 1024  # events back in which a repeated one is known again
 RECONNECT_SECONDS: Final = 0.1, 2.0  # the first pause between attempts, and the longest
-START: Final = b"0-0"
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +45,14 @@ class RedisEventBus(EventBus):
         Args:
             redis_url: `redis://`, `rediss://` or `unix://`.
             prefix: What all keys begin with.
-            pool_size: Connections an event loop that publish; a subscriber that waits has its own.
+            pool_size: Connections an event loop that publish; all subscribers that wait share one more.
             link: The connections of another store, instead.
             clock: For tests.
         """
         self._link = link or RedisLink(redis_url, pool_size)
         self._keys = Keys(prefix)
         self._clock = clock or SystemClock()
+        self._bell = self._keys.bell(uuid.uuid4().hex)
         self._listeners: Listeners[RedisSubscription] = Listeners()
 
     async def publish(self, channel: str, event: EventMessage) -> None:
@@ -68,7 +68,8 @@ class RedisEventBus(EventBus):
 
     def subscribe(self, channel: str) -> "RedisSubscription":
         """See `EventBus.subscribe`."""
-        subscription = RedisSubscription(channel, self._link, self._keys.stream(channel), self._listeners)
+        stream = self._keys.stream(channel)
+        subscription = RedisSubscription(channel, self._link, stream, self._bell, self._listeners)
         self._listeners.add(subscription)
         return subscription
 
@@ -79,13 +80,16 @@ class RedisEventBus(EventBus):
 
 
 class RedisSubscription(Subscription):
-    """A place in a stream; it holds no connection but while somebody waits for the next event."""
+    """A place in a stream; it is read only while somebody waits for the next event."""
 
-    def __init__(self, channel: str, link: RedisLink, stream: str, listeners: Listeners["RedisSubscription"]) -> None:
+    def __init__(
+        self, channel: str, link: RedisLink, stream: str, bell: str, listeners: Listeners["RedisSubscription"]
+    ) -> None:
         """Looks up at once where the stream ends now, if an event loop is running here."""
         super().__init__(channel)
         self._link = link
         self._stream = stream
+        self._bell = bell
         self._listeners = listeners
         self._arrived: deque[EventMessage] = deque()
         self._last: bytes | None = None
@@ -164,7 +168,7 @@ class RedisSubscription(Subscription):
                 if is_lost:
                     await self._find_place()
                     is_lost = False
-                entries = await self._link.read(self._stream, self._last or START, BATCH)
+                entries = await self._link.read(self._stream, self._last or START, self._bell)
                 self._take(entries)
                 if not entries:  # also after an outage so short that the link got over it
                     await self._find_place()
@@ -195,7 +199,7 @@ class RedisSubscription(Subscription):
     async def _find_place(self) -> None:
         """In a server that lost its memory, or part of it, new entries may have lower ids than the last one read."""
         last, _ = await self._end_of_stream()
-        if self._last is None or _order(last) >= _order(self._last):
+        if self._last is None or order(last) >= order(self._last):
             return
         place = START
         for entry_id, fields in await self._link.newest(self._stream, REPEATS):
@@ -255,8 +259,3 @@ def _begin(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, None]) -> 
 
 def _whole(text: bytes) -> int:
     return int(text) if text.isdigit() else 0
-
-
-def _order(entry_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return int(milliseconds), int(sequence)

@@ -20,6 +20,7 @@ def run_async(coro: Coroutine[Any, Any, T], timeout: float | None = 5.0) -> T:
         timeout: Seconds; then the coroutine is cancelled. None to wait for ever.
 
     Raises:
+        TypeError: *coro* is no coroutine, but perhaps the function that makes one.
         TimeoutError: it did not end in *timeout*.
         RuntimeError: the caller is itself run by that loop, and has to use await.
     """
@@ -27,5 +28,9 @@ def run_async(coro: Coroutine[Any, Any, T], timeout: float | None = 5.0) -> T:
 
 
 def run_async_fire_and_forget(coro: Coroutine[Any, Any, object]) -> None:
-    """Run *coro* on the same loop, and go on at once; a failure is logged."""
+    """Run *coro* on the same loop, and go on at once; a failure is logged.
+
+    Raises:
+        TypeError: *coro* is no coroutine.
+    """
     loop.run_soon(coro, loop=get_server_state().server_loop)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+import time
 import uuid
 from functools import wraps
 
@@ -120,6 +121,17 @@ async def test_a_time_and_an_id_are_filled_in_for_the_receivers(bus):
     assert all(message.timestamp > 0 for message in found)
     assert len({message.message_id for message in found} - {""}) == 50
     assert (sent.timestamp, sent.message_id) == (0.0, "")
+
+
+@run
+async def test_the_time_that_is_filled_in_lies_within_the_publishing(bus):
+    subscription = bus.subscribe("c")
+
+    for _ in range(100):
+        before = time.time()
+        await bus.publish("c", event())
+        after = time.time()
+        assert before <= (await asyncio.wait_for(anext(subscription), LIMIT)).timestamp <= after
 
 
 @run

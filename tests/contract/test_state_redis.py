@@ -100,6 +100,91 @@ def test_many_operations_share_few_connections(stores, server):
     assert 1 <= most <= 10
 
 
+@run
+async def test_subscribers_that_wait_share_a_connection(stores, server):
+    before, bus = clients(server), stores[1]
+    found: list[int] = []
+
+    async def consume(number):
+        async for message in bus.subscribe(f"c{number}"):
+            found.append(message.data["number"])
+            if message.data["number"] >= 1000:
+                return
+
+    waiting = [asyncio.create_task(consume(number)) for number in range(50)]
+    await asyncio.sleep(0.05)
+    for number in range(50):
+        await bus.publish(f"c{number}", event(number))
+    await until(lambda: len(found) == 50)
+    await asyncio.sleep(0.05)
+    most = len(clients(server) - before)
+    for number in range(50):
+        await bus.publish(f"c{number}", event(1000 + number))
+    await asyncio.gather(*waiting)
+
+    assert most <= 12
+    assert sorted(found) == [*range(50), *range(1000, 1050)]
+
+
+@run
+async def test_a_newcomer_waits_for_nobody_who_waits_already(stores):
+    bus = stores[1]
+    waiting = asyncio.create_task(anext(bus.subscribe("quiet")))
+    await asyncio.sleep(0.2)
+
+    for number in range(30):  # would take a second each
+        subscription = bus.subscribe("busy")
+        taking = asyncio.create_task(anext(subscription))
+        await subscription.ready()
+        await asyncio.sleep(0.02)
+        await bus.publish("busy", event(number))
+        assert (await asyncio.wait_for(taking, LIMIT)).data["number"] == number
+        await subscription.aclose()
+    await bus.publish("quiet", event(-1))
+
+    assert (await waiting).data["number"] == -1
+
+
+@run
+async def test_what_is_no_stream_spoils_nothing_for_other_subscribers(stores, prefix, server):
+    bus = stores[1]
+    good, bad = bus.subscribe("good"), bus.subscribe("bad")
+    taking = [asyncio.create_task(anext(one)) for one in (good, bad)]
+    await asyncio.sleep(0.1)
+
+    server.set(f"{prefix}:events:bad", "x")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        await asyncio.wait_for(taking[1], LIMIT)
+    await bus.publish("good", event(1))
+
+    assert (await asyncio.wait_for(taking[0], LIMIT)).data["number"] == 1
+
+
+@run
+async def test_two_subscribers_of_one_channel_read_it_from_different_places(stores):
+    bus = stores[1]
+    slow, quick = bus.subscribe("c"), bus.subscribe("c")
+    await slow.ready()
+    for number in range(1200):
+        await bus.publish("c", event(number))
+        assert (await anext(quick)).data["number"] == number
+
+    both = await asyncio.gather(*(numbers(one, 1200) for one in (slow,)), read_on(bus, quick))
+
+    assert both == [list(range(1200)), [5000]]
+
+
+async def numbers(subscription, count):
+    return [(await asyncio.wait_for(anext(subscription), LIMIT)).data["number"] for _ in range(count)]
+
+
+async def read_on(bus, subscription):
+    taking = asyncio.create_task(numbers(subscription, 1))
+    await asyncio.sleep(0)
+    await bus.publish("c", event(5000))
+    return await taking
+
+
 def test_no_connection_outlives_its_event_loop(stores, server):
     before = clients(server)
 

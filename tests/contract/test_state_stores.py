@@ -5,12 +5,15 @@ import inspect
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import wraps
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from pulse.clock import Clock, SystemClock
 from pulse.state import UserSession, WidgetData
 from pulse.state.memory import MemoryConnectionRouter, MemorySessionStore, MemoryWidgetStore
 from pulse.state.redis import create_redis_stores
@@ -25,7 +28,7 @@ class Backend:
 
     url: str | None
     prefix: str
-    clock: ManualClock
+    clock: Clock
 
     def widgets(self, ttl: float | None = None):
         return self._redis(widget_ttl=ttl)[0] if self.url else MemoryWidgetStore(ttl, clock=self.clock)
@@ -536,12 +539,17 @@ async def test_what_a_role_may_do_can_be_said_anew(backend):
 @run
 async def test_metadata_may_grant_rights_to_single_resources(backend):
     store = backend.sessions()
-    await store.create_session("s1", "u1", metadata={"permissions": {"widget:w1": ["read"], "user:w1": ("write",)}})
+    await store.create_session(
+        "s1",
+        "u1",
+        metadata={"permissions": {"widget:w1": ["read"], "user:w1": ("write",), "app:a": frozenset({"read"})}},
+    )
 
     assert await store.check_permission("s1", "widget", "w1", "read") is True
     assert await store.check_permission("s1", "widget", "w1", "write") is False
     assert await store.check_permission("s1", "widget", "w2", "read") is False
     assert await store.check_permission("s1", "user", "w1", "write") is True
+    assert await store.check_permission("s1", "app", "a", "read") is True
 
 
 @pytest.mark.parametrize("permissions", ["read", ["read"], {"widget:w": "read-only"}, {"widget:w": 1}, None])
@@ -645,3 +653,172 @@ async def test_concurrent_updates_of_many_tasks_all_count(backend):
 
     assert all(changed)
     assert await store.count() == 100
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("wrong", [None, b"x", 5, ["x"]], ids=repr)
+@run
+async def test_what_is_no_text_is_refused_as_text_of_a_widget(backend, wrong):
+    store = backend.widgets()
+    await store.register("w", "x", "t")
+    before = await store.get("w")
+
+    with pytest.raises(TypeError, match=r"widget_id is of type .*: want text"):
+        await store.register(wrong, "y")
+    with pytest.raises(TypeError, match=r"html is of type .*: want text"):
+        await store.register("w", wrong)
+    with pytest.raises(TypeError, match=r"html is of type .*: want text"):
+        await store.update_html("w", wrong)
+    with pytest.raises(TypeError, match=r"token is of type .*: want text"):
+        await store.update_token("w", wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match=r"token is of type .*: want text, or None"):
+            await store.register("w", "y", wrong)
+        with pytest.raises(TypeError, match=r"owner_worker_id is of type .*: want text, or None"):
+            await store.register("w", "y", None, wrong)
+
+    assert await store.get("w") == before
+    assert await store.list_active() == ["w"]
+
+
+@pytest.mark.parametrize("wrong", [None, b"x", 5], ids=repr)
+@run
+async def test_what_is_no_text_is_refused_as_text_of_a_connection(backend, wrong):
+    router = backend.router()
+
+    with pytest.raises(TypeError, match=r"widget_id is of type .*: want text"):
+        await router.register_connection(wrong, "worker")
+    with pytest.raises(TypeError, match=r"worker_id is of type .*: want text"):
+        await router.register_connection("w", wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match=r"user_id is of type .*: want text, or None"):
+            await router.register_connection("w", "worker", wrong)
+        with pytest.raises(TypeError, match=r"session_id is of type .*: want text, or None"):
+            await router.register_connection("w", "worker", None, wrong)
+
+    assert await router.get_owner("w") is None
+
+
+@pytest.mark.parametrize("wrong", [None, b"x", 5], ids=repr)
+@run
+async def test_what_is_no_text_is_refused_as_text_of_a_session(backend, wrong):
+    store = backend.sessions()
+
+    with pytest.raises(TypeError, match=r"session_id is of type .*: want text"):
+        await store.create_session(wrong, "u")
+    with pytest.raises(TypeError, match=r"user_id is of type .*: want text"):
+        await store.create_session("s", wrong)
+
+    assert await store.get_session("s") is None
+
+
+@pytest.mark.parametrize("roles", ["admin", b"admin", 5, [5], [None], [["admin"]]], ids=repr)
+@run
+async def test_roles_that_are_no_list_of_texts_are_refused(backend, roles):
+    store = backend.sessions()
+
+    with pytest.raises(TypeError, match=r"roles = .*: want a list of texts"):
+        await store.create_session("s", "u", roles)
+
+    assert await store.get_session("s") is None
+
+
+@pytest.mark.parametrize("permissions", ["read", b"read", 5, [5], None], ids=repr)
+@run
+async def test_permissions_of_a_role_that_are_no_set_of_texts_are_refused(backend, permissions):
+    store = backend.sessions()
+    await store.create_session("s", "u", ["viewer"])
+
+    with pytest.raises(TypeError, match=r"permissions = .*: want a set of texts"):
+        await settled(store.set_role_permissions("viewer", permissions))
+    with pytest.raises(TypeError, match=r"role is of type .*: want text"):
+        await settled(store.set_role_permissions(5, {"read"}))
+
+    assert await store.check_permission("s", "widget", "w", "read") is True
+
+
+async def settled(done):
+    """Synchronous in memory, awaited on Redis."""
+    if inspect.isawaitable(done):
+        await done
+
+
+@run
+async def test_roles_may_come_as_any_collection_of_texts(backend):
+    for roles in (("admin", "viewer"), iter(["admin", "viewer"]), {"admin": 1, "viewer": 2}.keys()):
+        made = await backend.sessions().create_session("s", "u", roles)
+
+        assert made.roles == ["admin", "viewer"]
+
+
+@run
+async def test_metadata_keep_what_programs_put_there(backend):
+    metadata = {"id": uuid.UUID(int=5), "price": Decimal("12.50"), "tags": frozenset({"a", ("b", 1)}), "at": {1}}
+    widgets, sessions = backend.widgets(), backend.sessions()
+
+    await widgets.register("w", "x", metadata=metadata)
+    await sessions.create_session("s", "u", metadata=metadata)
+
+    for found in (await widgets.get("w"), await sessions.get_session("s")):
+        assert found.metadata == metadata
+        assert [type(value) for value in found.metadata.values()] == [uuid.UUID, Decimal, frozenset, set]
+
+
+@run
+async def test_metadata_with_keys_that_are_no_text_are_refused(backend):
+    with pytest.raises(TypeError, match="has the key 1; want text as keys"):
+        await backend.widgets().register("w", "x", metadata={"by": {1: "x"}})
+    with pytest.raises(TypeError, match="has the key 1; want text as keys"):
+        await backend.sessions().create_session("s", "u", metadata={1: "x"})
+
+
+# Times
+
+
+@run
+async def test_the_times_of_records_lie_within_the_calls_that_set_them(backend):
+    backend = replace(backend, clock=SystemClock())
+    widgets, router, sessions = backend.widgets(), backend.router(), backend.sessions()
+
+    for _ in range(100):
+        moments = [time.time()]
+        await widgets.register("w", "x")
+        moments += [(await widgets.get("w")).created_at, time.time()]
+        await router.register_connection("w", "worker")
+        moments += [(await router.get_connection_info("w")).connected_at, time.time()]
+        assert await router.refresh_heartbeat("w")
+        moments += [(await router.get_connection_info("w")).last_heartbeat, time.time()]
+        moments += [(await sessions.create_session("s", "u")).created_at, time.time()]
+
+        assert moments == sorted(moments)
+
+
+@run
+async def test_a_second_heartbeat_is_later_than_the_first(backend):
+    router = replace(backend, clock=SystemClock()).router()
+    await router.register_connection("w", "worker")
+    beats = [(await router.get_connection_info("w")).last_heartbeat]
+
+    for _ in range(100):
+        await router.refresh_heartbeat("w")
+        beats.append((await router.get_connection_info("w")).last_heartbeat)
+
+    assert all(earlier < later for earlier, later in pairwise(beats))
+
+
+@pytest.mark.parametrize("ttl", [60, 70.0725, 50.0004])
+@run
+async def test_a_session_lasts_no_less_than_it_was_told_to(backend, ttl):
+    sessions = replace(backend, clock=SystemClock()).sessions()
+
+    for _ in range(30):
+        before = time.time()
+        made = await sessions.create_session("s", "u", ttl=ttl)
+        between = time.time()
+        assert await sessions.refresh_session("s")
+        again = await sessions.get_session("s")
+
+        assert made.expires_at == made.created_at + ttl
+        assert before + ttl <= made.expires_at <= between + ttl <= again.expires_at <= time.time() + ttl

@@ -5,11 +5,12 @@ import queue
 import threading
 from concurrent.futures import CancelledError
 from contextvars import ContextVar
+from functools import partial
 from logging.handlers import QueueHandler
 
 import pytest
 
-from pulse.loop import background_loop, is_on_background_loop, run_async, run_soon
+from pulse.loop import LAST_WORD, _Background, background_loop, is_on_background_loop, run_async, run_soon
 from pulse.state import get_server_state, reset_server_state, sync_helpers
 
 LIMIT = 30  # seconds for what should come at once
@@ -95,6 +96,73 @@ def test_a_coroutine_that_will_not_be_cancelled_keeps_nobody_for_ever(call, monk
     with pytest.raises(TimeoutError):
         call(stubborn(), timeout=0.05)
     told.set()
+
+
+def test_a_coroutine_that_blocks_its_loop_keeps_its_caller_hardly_longer_than_the_time(call):
+    told, ended = threading.Event(), threading.Event()
+
+    async def blocks():
+        told.wait(LIMIT)
+        ended.set()
+
+    with pytest.raises(TimeoutError):
+        call(blocks(), 0.02)
+    kept = not ended.is_set()
+    told.set()
+
+    assert kept
+    assert ended.wait(LIMIT)
+    assert LAST_WORD <= 0.2
+
+
+@pytest.mark.parametrize("wrong", [None, 5, echo, lambda: None, "echo()"], ids=str)
+def test_what_is_no_coroutine_is_refused_at_once(call, soon, wrong):
+    with pytest.raises(TypeError, match="want a coroutine"):
+        call(wrong)
+    with pytest.raises(TypeError, match="want a coroutine"):
+        soon(wrong)
+
+
+def test_a_coroutine_that_cannot_be_begun_is_its_callers_error(caplog):
+    def refuse(loop, coro, **more):
+        raise LookupError("no room")
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        coros = [echo(1), echo(2)]
+        loop.set_task_factory(refuse)
+        run_soon(coros[0], loop=loop)
+        try:
+            waiting = loop.run_in_executor(None, partial(run_async, coros[1], LIMIT, loop=loop))
+            with pytest.raises(LookupError, match="no room"):
+                await waiting
+        finally:
+            loop.set_task_factory(None)
+        return coros
+
+    assert [coro.cr_frame for coro in asyncio.run(scenario())] == [None, None]
+    assert [record.pulse_event for record in caplog.records] == ["loop_failed"]
+
+
+def test_a_loop_whose_thread_cannot_start_is_an_error_each_time_and_not_a_loop(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    background = _Background()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="can't start"):
+            background.started()
+    assert background.loop is None
+
+
+def test_what_is_no_loop_cannot_be_that_of_a_server():
+    with pytest.raises(TypeError, match="server_loop = 'x': want an event loop"):
+        get_server_state().server_loop = "x"
+
+    assert get_server_state().server_loop is background_loop()
+    reset_server_state()
 
 
 def test_a_timeout_of_the_coroutine_itself_is_passed_on(call):

@@ -1,6 +1,7 @@
 import asyncio
 import inspect
 import threading
+import time
 from contextvars import ContextVar
 from functools import partial, wraps
 
@@ -95,6 +96,65 @@ async def test_a_failing_callback_is_no_success_and_is_logged(registry, callback
     assert caplog.records[0].exc_info[0] is KeyError
 
 
+def raises(error):
+    def callback(data, widget_id, event_type):
+        raise error
+
+    return callback
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StopIteration(1), StopAsyncIteration(), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError()],
+    ids=repr,
+)  # fmt: skip
+@run
+async def test_nothing_that_a_synchronous_callback_raises_ends_or_stalls_who_called(registry, error, caplog):
+    await registry.register("w1", "click", raises(error))
+
+    assert await asyncio.wait_for(registry.invoke("w1", "click", {}), 30) == (False, None)
+    assert [record.pulse_event for record in caplog.records] == ["callback_failed"]
+    assert caplog.records[0].exc_info[1] is error
+    assert (await registry.get("w1", "click")).invoke_count == 0
+
+
+@pytest.mark.parametrize("error", [StopIteration(1), asyncio.CancelledError()], ids=repr)
+@run
+async def test_nor_does_an_asynchronous_callback(registry, error, caplog):
+    async def callback(data, widget_id, event_type):
+        raise error
+
+    await registry.register("w1", "click", callback)
+
+    assert await registry.invoke("w1", "click", {}) == (False, None)
+    assert [record.pulse_event for record in caplog.records] == ["callback_failed"]
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+@run
+async def test_a_caller_that_is_cancelled_is_cancelled_whatever_it_called(registry, is_plain, caplog):
+    begun, told = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(data, widget_id, event_type):
+        loop.call_soon_threadsafe(begun.set)
+        told.wait(30)
+
+    async def sleeps(data, widget_id, event_type):
+        begun.set()
+        await asyncio.Event().wait()
+
+    await registry.register("w1", "click", slow if is_plain else sleeps)
+    calling = asyncio.create_task(registry.invoke("w1", "click", {}))
+    await begun.wait()
+
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    told.set()
+    assert caplog.records == []
+
+
 @run
 async def test_successes_are_counted_and_calls_are_timed(registry, clock):
     await registry.register("w1", "click", plain)
@@ -108,6 +168,20 @@ async def test_successes_are_counted_and_calls_are_timed(registry, clock):
 
     assert registration.invoke_count == 1
     assert registration.last_invoked == clock.now().timestamp()
+
+
+@run
+async def test_the_times_of_a_registration_lie_within_the_calls_that_set_them():
+    registry = CallbackRegistry()
+
+    for _ in range(300):
+        before = time.time()
+        await registry.register("w1", "click", awaited)
+        between = time.time()
+        await registry.invoke("w1", "click", {"x": 1})
+        registration = await registry.get("w1", "click")
+        assert before <= registration.created_at <= between <= registration.last_invoked <= time.time()
+        assert between <= CallbackRegistration("w1", "click", awaited).created_at <= time.time()
 
 
 @run

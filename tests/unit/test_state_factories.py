@@ -136,7 +136,7 @@ def test_redis_stores_are_made_as_the_environment_says(say):
         RedisWidgetStore, RedisEventBus, RedisConnectionRouter, RedisSessionStore,
     ]  # fmt: skip
     assert {store._keys.prefix for store in stores} == {"mine"}
-    assert (widgets._span, router._span, sessions._ttl) == (60_000, 5_000, 7)
+    assert (widgets._span, router._span, sessions._ttl) == (60_000_000, 5_000_000, 7)
     assert widgets._link is bus._link is router._link is sessions._link
     assert widgets._link._url == "redis://127.0.0.1:1/0"
 

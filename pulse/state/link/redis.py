@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
 from weakref import WeakSet, finalize
 
 from pulse.errors import StoreUnavailableError
-from pulse.state.lua import Script
+from pulse.state.link.reader import Entry, Reader
+from pulse.state.lua import RING, Script
 
 try:
     from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
@@ -21,12 +22,12 @@ except ImportError as error:
 
 CONNECT_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
-READERS: Final = 65_536  # at once; how many there are is the business of who subscribes
+READERS: Final = 65_536  # at once: one for each bus, unless what it shall read is no stream
 BLOCK_SECONDS: Final = 1.0  # that a reader waits in Redis; less than ANSWER_SECONDS, so that a dead line shows
+LATE_SECONDS: Final = 0.9  # that a subscriber waits at least until it looks whether Redis is still the same
+BATCH: Final = 512  # entries of each stream in one answer
 
 Argument = str | bytes | int | float
-Entry = tuple[bytes, dict[bytes, bytes]]
-"""One of a stream: its id and its fields."""
 
 
 class RedisLink:
@@ -37,7 +38,7 @@ class RedisLink:
 
         Args:
             url: `redis://`, `rediss://` or `unix://`.
-            pool_size: Connections an event loop; readers that wait have their own.
+            pool_size: Connections an event loop; those who wait for events share one more.
 
         Raises:
             ValueError: there is no such kind of address.
@@ -55,15 +56,7 @@ class RedisLink:
         Raises:
             StoreUnavailableError: Redis did not answer.
         """
-        commands = (await self._open()).commands
-        sent = [*map(_bytes, keys), *map(_bytes, arguments)]
-        try:
-            try:
-                return await commands.execute_command("EVALSHA", script.sha, len(keys), *sent)
-            except NoScriptError:
-                return await commands.execute_command("EVAL", script.text, len(keys), *sent)
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise _unavailable(error) from error
+        return await (await self._open()).run(script, keys, *arguments)
 
     async def ask(self, *command: Argument) -> Any:
         """What one command returns, as Redis sends it: numbers, bytes and lists.
@@ -78,21 +71,15 @@ class RedisLink:
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise _unavailable(error) from error
 
-    async def read(self, stream: str, after: bytes, count: int) -> list[Entry]:
-        """The entries of *stream* after an id, at most *count*; waits a second for the first.
+    async def read(self, stream: str, after: bytes, bell: str) -> list[Entry]:
+        """The first entries of *stream* after an id; waits a second or two for them.
+
+        Those who name the same *bell*, a key of their own, share a connection.
 
         Raises:
             StoreUnavailableError: Redis did not answer.
         """
-        readers = (await self._open()).readers
-        milliseconds = round(BLOCK_SECONDS * 1000)
-        try:
-            answer = await readers.execute_command(
-                b"XREAD", "COUNT", count, "BLOCK", milliseconds, "STREAMS", _bytes(stream), after
-            )
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise _unavailable(error) from error
-        return _entries(answer[0][1]) if answer else []
+        return await (await self._open()).reader(bell).read(stream, after)
 
     async def newest(self, stream: str, count: int) -> list[Entry]:
         """The last entries of *stream*, at most *count*, the newest first.
@@ -135,6 +122,34 @@ class _Lines:
         self.commands: Any = Redis(connection_pool=pool)  # Any: its answers have other types in each version
         readers = ConnectionPool.from_url(url, max_connections=READERS, retry=retry, **options)
         self.readers: Any = Redis(connection_pool=readers)
+        self._shared: dict[str, Reader] = {}
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
+        sent = [*map(_bytes, keys), *map(_bytes, arguments)]
+        try:
+            try:
+                return await self.commands.execute_command("EVALSHA", script.sha, len(keys), *sent)
+            except NoScriptError:
+                return await self.commands.execute_command("EVAL", script.text, len(keys), *sent)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise _unavailable(error) from error
+
+    def reader(self, bell: str) -> Reader:
+        reader = self._shared.get(bell)
+        if reader is None:
+            reader = self._shared[bell] = Reader(self._fetch, self._ring, bell, LATE_SECONDS)
+        return reader
+
+    async def _fetch(self, places: Mapping[str, bytes]) -> dict[str, list[Entry]]:
+        command = [b"XREAD", "COUNT", BATCH, "BLOCK", round(BLOCK_SECONDS * 1000), "STREAMS"]
+        try:
+            answer = await self.readers.execute_command(*command, *map(_bytes, places), *places.values())
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            raise _unavailable(error) from error
+        return {text(stream): _entries(found) for stream, found in answer or ()}
+
+    async def _ring(self, bell: str) -> None:
+        await self.run(RING, [bell])
 
     async def close(self) -> None:
         for client in (self.commands, self.readers):
