@@ -3,8 +3,10 @@
 import asyncio
 import io
 import pickle
+import sys
 import threading
 from asyncio import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 from wsgiref.util import setup_testing_defaults
@@ -145,6 +147,29 @@ class Lazy(LazyWsgi):
         return WsgiHandler([async_sample])
 
 
+def plain_future(environ, start_response):
+    start_response("200 OK", TEXT)
+    answer = Future()
+    answer.set_result(simple_async())
+    return answer
+
+
+def future_of_the_current_loop(environ, start_response):
+    start_response("200 OK", TEXT)
+    answer = asyncio.get_event_loop().create_future()
+    answer.set_result([b"hello World!"])
+    return answer
+
+
+def future_chunk(environ, start_response):
+    start_response("200 OK", TEXT)
+    loop = asyncio.get_event_loop()
+    done, late = Future(), Future()
+    done.set_result(b"hello ")
+    loop.call_soon_threadsafe(loop.call_later, 0, late.set_result, b"World!")
+    return [done, late]
+
+
 def in_pulse(app):
     return lambda environ, start_response: entered(app, "pulse", environ, start_response)
 
@@ -154,6 +179,11 @@ SAMPLES = {
     "a coroutine function": async_sample,
     "an asynchronous generator function": generator_sample,
     "a future": future_sample,
+    "a future without a loop": plain_future,
+    "a future of the current loop": future_of_the_current_loop,
+    "a list of futures": future_chunk,
+    "a handler of a future": WsgiHandler([plain_future]),
+    "a future inside Pulse": in_pulse(plain_future),
     "a handler": WsgiHandler([sync_sample]),
     "a handler of a coroutine function": WsgiHandler([async_sample]),
     "a handler with response middleware": WsgiHandler([async_sample], [lambda environ, response: None]),
@@ -172,6 +202,131 @@ def test_the_sample_is_served_by_either_bridge(app):
     client = of_asgi(app)
 
     assert (client.status, client.body, client.headers) == (200, b"hello World!", {b"content-type": b"text/plain"})
+
+
+@pytest.mark.parametrize("app", SAMPLES.values(), ids=SAMPLES)
+def test_the_sample_is_served_by_a_thread_of_a_server(app):
+    async def main():
+        return await asyncio.to_thread(of_wsgi, as_wsgi(app))
+
+    assert asyncio.run(main()) == b"hello World!"
+
+
+# The current loop of the caller
+
+
+def in_new_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(LIMIT)
+
+
+def generator(environ, start_response):
+    start_response("200 OK", TEXT)
+    yield b"a"
+    yield b"b"
+
+
+@pytest.mark.parametrize("app", [sync_sample, plain_future, generator])
+@pytest.mark.parametrize("run", [in_new_thread, lambda work: work()])
+def test_the_caller_keeps_its_own_loop(app, run):
+    def work():
+        own = asyncio.new_event_loop()
+        asyncio.set_event_loop(own)
+        try:
+            of_wsgi(as_wsgi(app))
+            return asyncio.get_event_loop() is own
+        finally:
+            asyncio.set_event_loop(None)
+            own.close()
+
+    assert run(work)
+
+
+@pytest.mark.parametrize("app", [sync_sample, plain_future, generator])
+def test_a_thread_without_a_loop_has_none_afterwards(app):
+    def work():
+        of_wsgi(as_wsgi(app))
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop()
+
+    in_new_thread(work)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="no loop is made when somebody asks for one")
+@pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
+def test_a_main_thread_that_never_had_a_loop_can_still_be_given_one():
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(None)  # as in a new process
+    try:
+        of_wsgi(as_wsgi(plain_future))
+        asyncio.get_event_loop().close()
+    finally:
+        asyncio.set_event_loop_policy(before)
+
+
+def test_a_loop_that_an_application_sets_is_left_to_it():
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        own.append(asyncio.new_event_loop())
+        asyncio.set_event_loop(own[0])
+        return [b"x"]
+
+    own = []
+
+    def work():
+        of_wsgi(as_wsgi(app))
+        return asyncio.get_event_loop() is own[0]
+
+    assert in_new_thread(work)
+    own[0].close()
+
+
+@pytest.mark.parametrize("door", [of_wsgi, of_asgi])
+def test_a_body_is_closed_with_the_loop_it_was_made_with(door):
+    class Closing:
+        def __iter__(self):
+            return iter([b"x"])
+
+        def close(self):
+            closed.append(Future().get_loop() is loops[0])
+
+    def app(environ, start_response):
+        loops.append(environ["pulse.connection"].loop)
+        start_response("200 OK", TEXT)
+        return Closing()
+
+    loops, closed = [], []
+    in_new_thread(lambda: door(as_wsgi(app) if door is of_wsgi else app))
+
+    assert closed == [True]
+
+
+def test_the_loop_of_a_connection_is_that_of_its_handler_whoever_calls():
+    async def main():
+        async def app(environ, start_response):
+            loops.append((environ["pulse.connection"]._loop, asyncio.get_running_loop()))
+            start_response("200 OK", TEXT)
+            return [b"x"]
+
+        def plain(environ, start_response):
+            loops.append((environ["pulse.connection"]._loop, background_loop()))
+            start_response("200 OK", TEXT)
+            return [b"x"]
+
+        def pending(environ, start_response):
+            start_response("200 OK", TEXT)
+            loop = environ["pulse.connection"]._loop
+            chunk = loop.create_future()
+            loop.call_soon_threadsafe(chunk.set_result, b"x")
+            return [chunk]
+
+        # A test of an asynchronous framework, say, which calls the application itself.
+        return [of_wsgi(as_wsgi(one)) for one in (app, plain, pending)]
+
+    loops = []
+
+    assert asyncio.run(main()) == [b"x"] * 3
+    assert [loop for loop, _ in loops] == [running for _, running in loops]
 
 
 def test_the_loop_of_a_handler_is_the_one_that_runs_it():
