@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import pickle
 import sys
 import threading
@@ -607,6 +608,22 @@ class Body:
         self.closed += 1
 
 
+class OwnSteps(Body):
+    """One that is its own iterator: whoever delegates to it closes it a second time."""
+
+    def __iter__(self):
+        self.left = iter(self.chunks)
+        return self
+
+    def __next__(self):
+        chunk = next(self.left, None)
+        if chunk is not None:
+            return chunk
+        if self.breaks:
+            raise OSError("disk")
+        raise StopIteration
+
+
 class AsyncBody(Body):
     __iter__ = None
 
@@ -633,11 +650,37 @@ def answering(body, is_async):
     return async_app if is_async else app
 
 
-BODIES = [(Body, True), (Body, False), (AsyncBody, True), (AsyncBody, False)]
+class OwnAsyncSteps(AsyncBody):
+    def __aiter__(self):
+        self.left = iter(self.chunks)
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        chunk = next(self.left, None)
+        if chunk is not None:
+            return chunk
+        if self.breaks:
+            raise OSError("disk")
+        raise StopAsyncIteration
+
+
+def unchanged(environ, response):
+    pass
+
+
+BODIES = [(kind, is_async) for kind in (Body, OwnSteps, AsyncBody, OwnAsyncSteps) for is_async in (True, False)]
+WRAPS = {
+    "as it is": lambda app: app,
+    "in Pulse": in_pulse,
+    "in a handler": lambda app: WsgiHandler([app]),
+    "in a handler with response middleware": lambda app: WsgiHandler([app], [unchanged]),
+    "in a handler in Pulse": lambda app: in_pulse(WsgiHandler([app])),
+}
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-@pytest.mark.parametrize("wrap", [lambda app: app, in_pulse, lambda app: WsgiHandler([app])])
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 def test_a_body_is_closed_once(kind, is_async, wrap):
     one, two = kind(b"a", b"b"), kind(b"a", b"b")
 
@@ -648,15 +691,16 @@ def test_a_body_is_closed_once(kind, is_async, wrap):
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-def test_a_failure_in_the_middle_aborts_and_closes_once(kind, is_async):
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_failure_in_the_middle_aborts_and_closes_once(kind, is_async, wrap):
     one, two = kind(b"half", breaks=True), kind(b"half", breaks=True)
     client = []
 
     async def ask():
         client.append(Client())
-        await client[0].ask(as_asgi(answering(two, is_async)))
+        await client[0].ask(as_asgi(wrap(answering(two, is_async))))
 
-    response = as_wsgi(answering(one, is_async))(environ_of(), started)
+    response = as_wsgi(wrap(answering(one, is_async)))(environ_of(), started)
     with pytest.raises(OSError, match="disk"):
         list(response)
     response.close()
@@ -669,38 +713,31 @@ def test_a_failure_in_the_middle_aborts_and_closes_once(kind, is_async):
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-def test_a_response_that_a_synchronous_server_leaves_is_closed_once(kind, is_async):
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_response_that_a_synchronous_server_leaves_is_closed_once(kind, is_async, wrap, count):
     body = kind(b"a", b"b", b"c")
 
-    response = as_wsgi(answering(body, is_async))(environ_of(), started)
-    next(iter(response))
+    response = as_wsgi(wrap(answering(body, is_async)))(environ_of(), started)
+    chunks = iter(response)
+    for _ in range(count):
+        next(chunks)
     response.close()
+    del chunks
     response.close()
 
     assert body.closed == 1
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-def test_a_response_whose_client_goes_away_is_closed_once(kind, is_async):
-    class Endless(kind):
-        if kind is Body:
-
-            def __iter__(self):
-                while True:
-                    yield b"x"
-
-        else:
-
-            async def __aiter__(self):
-                while True:
-                    await asyncio.sleep(0)
-                    yield b"x"
-
-    body = Endless()
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_response_whose_client_goes_away_is_closed_once(kind, is_async, wrap):
+    body = kind()
+    body.chunks = itertools.repeat(b"x")
 
     async def main():
         client = Client()
-        asking = asyncio.create_task(client.ask(as_asgi(answering(body, is_async))))
+        asking = asyncio.create_task(client.ask(as_asgi(wrap(answering(body, is_async)))))
         await client.arrived.wait()
         client.gone.set()
         await asking
