@@ -20,6 +20,7 @@ from pulse.sessions.opening import open_session_store
 from pulse.sessions.option import SessionOptions, read_filter_options, read_session_options
 from pulse.sessions.visit import Visit
 from pulse.state.types import UserSession
+from pulse.wsgi.bridge.answer import END, Pieces, close
 
 T = TypeVar("T")
 Headers = list[tuple[str, str]]
@@ -85,6 +86,8 @@ class SessionFilter:
             return body
         if inspect.isawaitable(body):
             return answer.awaited(body)  # type: ignore[return-value]
+        if hasattr(body, "__aiter__"):
+            return _AsyncBody(answer, body)  # type: ignore[return-value]
         return answer.file(body) if answer.is_file(body) else _Body(answer, body)
 
     def close(self) -> None:
@@ -298,29 +301,20 @@ class _Answer:
         """The same for an asynchronous application, whose call has given an awaitable."""
         body = await response
         if isinstance(body, list | tuple):
-            await self._begin_async()
+            await self.begin_async()
             return body
-        return self._steps(body)
+        return _AsyncBody(self, body)
 
-    async def _steps(self, body: Any) -> AsyncIterator[Any]:
-        try:
-            if hasattr(body, "__aiter__"):
-                async for chunk in body:
-                    await self._begin_async()
-                    yield chunk
-            else:
-                for chunk in body:
-                    await self._begin_async()
-                    yield chunk
-            await self._begin_async()
-            await self._session.settle(is_late=True)
-        finally:
-            _close(body)
-
-    async def _begin_async(self) -> None:
+    async def begin_async(self) -> None:
+        """As `begin`, on an event loop."""
         if self._head is not None and not self._has_begun:
             self._judge()
             self._send_head(await self._session.settle())
+
+    async def end_async(self) -> None:
+        """As `end`, on an event loop."""
+        if self._has_begun:
+            await self._session.settle(is_late=True)
 
     def _judge(self) -> None:
         # Frameworks make a response of an exception; its changes are half of what was to be.
@@ -366,10 +360,48 @@ class _Body:
         return chunk
 
     def close(self) -> None:
-        """Close the application's body, and keep what it changed last."""
-        _close(self._body)
+        """Close the application's body, once however often this is called, and keep what it changed last."""
+        body, self._body = self._body, ()
+        _close(body)
         if not self._has_failed:
             self._answer.end()
+
+
+class _AsyncBody:
+    """The same for an asynchronous response, or one with awaitable chunks."""
+
+    __slots__ = ("_answer", "_body", "_has_failed", "_pieces")
+
+    def __init__(self, answer: _Answer, body: Any) -> None:
+        self._answer = answer
+        self._body = body
+        self._pieces: Pieces | None = None
+        self._has_failed = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            if self._pieces is None:
+                self._pieces = Pieces(self._body)
+            chunk = await self._pieces.next()
+            await self._answer.begin_async()
+        except BaseException:  # as above
+            self._has_failed = True
+            await self.aclose()
+            raise
+        if chunk is END:
+            await self.aclose()
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """As `close` of the synchronous one."""
+        body, self._body = self._body, None
+        await close(body)
+        if not self._has_failed:
+            await self._answer.end_async()
 
 
 def session_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None, **local_conf: str) -> SessionFilter:

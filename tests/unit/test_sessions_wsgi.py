@@ -25,6 +25,7 @@ from pulse.sessions import (
 from pulse.state.memory import MemorySessionStore
 from pulse.state.types import UserSession
 from pulse.testing import ManualClock
+from pulse.wsgi import as_wsgi
 
 SECRET = "a-secret-of-the-tests"
 STORES = {
@@ -607,6 +608,118 @@ def test_an_asynchronous_application_may_answer_with_a_list():
 
     assert asyncio.run(serve()) == [b"all"]
     assert "Set-Cookie" in dict(heads[0][1])
+
+
+class AsyncBody:
+    """An asynchronous body that counts how often it is closed, and may break."""
+
+    def __init__(self, breaks=False):
+        self.left = [b"a", b"b"]
+        self.breaks = breaks
+        self.closed = 0
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        if self.breaks:
+            raise OSError("bad day")
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop(0)
+
+    async def aclose(self):
+        await asyncio.sleep(0)
+        self.closed += 1
+
+
+@pytest.mark.parametrize("is_awaitable", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_an_asynchronous_body_is_closed_once_however_much_of_it_is_read(is_awaitable, count):
+    def plain(environ, start_response):
+        start_response("200 OK", [])
+        return body
+
+    async def answer(environ, start_response):
+        return plain(environ, start_response)
+
+    async def serve():
+        given = SessionFilter(answer if is_awaitable else plain, InMemorySessionStore())({}, lambda *head: None)
+        given = await given if is_awaitable else given
+        chunks = aiter(given)
+        read = [await anext(chunks, None) for _ in range(count)]
+        await given.aclose()
+        await given.aclose()
+        return read
+
+    body = AsyncBody()
+
+    assert asyncio.run(serve()) == [b"a", b"b", None][:count]
+    assert body.closed == 1
+
+
+def test_an_asynchronous_body_that_fails_is_closed_once_and_keeps_nothing():
+    async def answer(environ, start_response):
+        environ["pulse.session"]["a"] = 1
+        start_response("200 OK", [])
+        return body
+
+    async def serve():
+        given = await SessionFilter(answer, store)({}, lambda *head: None)
+        with pytest.raises(OSError, match="bad day"):
+            await anext(aiter(given))
+        await given.aclose()
+
+    body, store = AsyncBody(breaks=True), InMemorySessionStore()
+    asyncio.run(serve())
+
+    assert (body.closed, len(store)) == (1, 0)
+
+
+def test_an_asynchronous_generator_has_its_session_and_may_yield_awaitables():
+    async def later():
+        return b"second"
+
+    async def answer(environ, start_response):
+        environ["pulse.session"]["early"] = 1
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first "
+        yield later()
+        environ["pulse.session"]["late"] = 1
+
+    store = InMemorySessionStore()
+    response = webtest.TestApp(as_wsgi(SessionFilter(answer, store))).get("/")
+
+    assert response.body == b"first second"
+    sid = re.match("pulse-session=([^;]+)", response.headers["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
+
+
+def test_a_body_that_is_its_own_iterator_is_closed_once():
+    class Body:
+        closed = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return b"x"
+
+        def close(self):
+            self.closed += 1
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body
+
+    body = Body()
+    given = SessionFilter(app, InMemorySessionStore())({}, lambda *head: None)
+    next(iter(given))
+    given.close()
+    given.close()
+
+    assert body.closed == 1
 
 
 # The cookie
