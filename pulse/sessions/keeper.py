@@ -138,14 +138,12 @@ class StoreKeeper(Keeper):
 
 
 class StorageKeeper(Keeper):
-    """Sessions in a `SessionStorage`, to which each use is a reason to save."""
-
-    compares = False
+    """Sessions in a `SessionStorage`, to which each use is a reason to save, unless it is known to be none."""
 
     def __init__(self, storage: SessionStorage) -> None:
         """Wrap *storage*."""
         self._storage = storage
-        self.is_immediate = type(storage) is MemorySessionStorage
+        self.is_immediate = self.compares = type(storage) is MemorySessionStorage
 
     async def find(self, value: str) -> Found | None:
         """See `Keeper.find`."""
@@ -168,8 +166,7 @@ class StorageKeeper(Keeper):
 
     async def move(self, old: str, new: str, data: Session) -> str:
         """See `Keeper.move`."""
-        await self._storage.save(new, data)
-        await self._storage.save(old, {})
+        await self._storage.rename(old, new, data)
         return new
 
     async def end(self, sid: str) -> None:

@@ -25,6 +25,11 @@ class SessionStorage(ABC):
         await self.save(key, session)
         return True
 
+    async def rename(self, old: str, new: str, session: Session) -> None:
+        """End the session *old* and go on as *new*, with the data *session*."""
+        await self.save(new, session)
+        await self.save(old, {})
+
     async def sweep(self) -> int:
         """Free what has expired; how many sessions have since the last call."""
         return 0
@@ -56,6 +61,10 @@ class StoreSessionStorage(SessionStorage):
     async def replace(self, key: str, session: Session) -> bool:
         """See `SessionStorage.replace`."""
         return await self.store.replace(key, session)
+
+    async def rename(self, old: str, new: str, session: Session) -> None:
+        """See `SessionStorage.rename`."""
+        await self.store.rename(old, new, session)
 
     async def sweep(self) -> int:
         """See `SessionStorage.sweep`."""

@@ -40,6 +40,7 @@ STORAGES = {
 def count(request):
     session = session_data(request)
     session["count"] = session.get("count", 0) + 1
+    session.setdefault("basket", [])
     return session["count"]
 
 
@@ -53,16 +54,23 @@ def fail(request):
     raise OSError("bad day")
 
 
+def fail_within(request):
+    session_data(request)["basket"].append("fig")
+    raise OSError("bad day")
+
+
 PAGES = {
     "/": lambda request: "nothing",
     "/count": count,
     "/read": lambda request: session_data(request).get("count"),
-    "/kind": lambda request: f"{type(session_data(request)).__name__} {session_data(request)}",
+    "/kind": lambda request: f"{isinstance(session_data(request), dict)} {session_data(request)}",
     "/login": login,
     "/who": lambda request: session_data(request).get("user"),
     "/logout": lambda request: session_data(request).clear(),
     "/big": lambda request: session_data(request).update({str(n): hash(str(n)) for n in range(1000)}),
     "/fail": fail,
+    "/fail-within": fail_within,
+    "/all": lambda request: dict(session_data(request)),
 }
 
 
@@ -154,7 +162,7 @@ def test_a_session_is_found_again_and_its_cookie_is_sent_once_from_the_server(ma
 
 
 def test_a_session_is_a_dict_that_is_empty_at_first(make):
-    assert Browser(make(None)).get("/kind").text == "dict {}"
+    assert Browser(make(None)).get("/kind").text == "True {}"
 
 
 def test_without_a_storage_sessions_are_kept_in_memory(make):
@@ -299,6 +307,31 @@ def test_a_failing_handler_fails_and_keeps_nothing(make):
     with pytest.raises(OSError, match="bad day"):
         Browser(make(storage)).get("/fail")
     assert len(storage) == 0
+
+
+@pytest.mark.parametrize("path", ["/fail", "/fail-within"])
+def test_a_failing_handler_changes_nothing_of_a_known_session(make, storage, path):
+    browser = Browser(make(storage))
+    browser.get("/count")
+
+    with pytest.raises(OSError, match="bad day"):
+        browser.get(path)
+
+    assert browser.get("/all").text == "{'count': 1, 'basket': []}"
+
+
+class Uncopyable:
+    def __deepcopy__(self, memo):
+        raise NotImplementedError
+
+
+def test_a_session_in_memory_may_hold_what_cannot_be_copied(make, monkeypatch):
+    held = Uncopyable()
+    monkeypatch.setitem(PAGES, "/", lambda request: session_data(request).setdefault("held", held) is held)
+    browser = Browser(make(MemorySessionStorage()))
+    texts = [browser.get(path).text for path in ("/", "/count", "/")]
+
+    assert texts == ["True", "1", "True"]
 
 
 def test_a_session_that_does_not_fit_its_cookie_is_an_error_and_the_old_one_stays(make):
@@ -480,7 +513,7 @@ def test_two_requests_of_one_session_that_set_different_keys_keep_both(make, mon
         await asyncio.gather(*(app({"type": "http", "path": path, "headers": headers}, None, send) for path in "ab"))
         return await storage.load(key)
 
-    assert asyncio.run(overlap()) == {"count": 1, "a": True, "b": True}
+    assert asyncio.run(overlap()) == {"count": 1, "basket": [], "a": True, "b": True}
 
 
 def test_a_slow_request_does_not_bring_an_ended_session_back(storage):
