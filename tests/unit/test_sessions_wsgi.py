@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from wsgiref.validate import validator
 
 import pytest
+import webob
 import webtest
 
 from pulse.context import PulseContext
@@ -17,10 +18,13 @@ from pulse.sessions import (
     CookieSessionStore,
     InMemorySessionStore,
     MemorySessionStorage,
+    NoSessionError,
     SessionFilter,
     SessionStore,
     SessionTooLarge,
     StateSessionStore,
+    renew_session,
+    session_data,
 )
 from pulse.state.memory import MemorySessionStore
 from pulse.state.types import UserSession
@@ -720,6 +724,44 @@ def test_a_body_that_is_its_own_iterator_is_closed_once():
     given.close()
 
     assert body.closed == 1
+
+
+# `session_data` and `renew_session`, as in ASGI applications
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("request_of", [dict, webob.Request, webob.BaseRequest])
+def test_the_helpers_of_asgi_know_the_session_of_an_environ(kind, request_of):
+    def app(environ, start_response):
+        request = request_of(environ)
+        session = session_data(request)
+        session["count"] = session.get("count", 0) + 1
+        if environ["PATH_INFO"] == "/login":
+            renew_session(request)
+        assert environ["pulse.session"] == session
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(session["count"]).encode()]
+
+    browser = webtest.TestApp(SessionFilter(app, STORES[kind]()))
+
+    assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+    before = browser.cookies["pulse-session"]
+    assert browser.get("/login").text == "3"
+    assert browser.cookies["pulse-session"] != before
+
+
+def test_the_helpers_of_asgi_take_the_key_of_the_filter():
+    def app(environ, start_response):
+        with pytest.raises(NoSessionError):
+            session_data(environ)
+        session_data(environ, context_key="site.session")["a"] = 1
+        start_response("200 OK", [])
+        return []
+
+    store = InMemorySessionStore()
+    SessionFilter(app, store, key="site.session")({}, lambda *head: None)
+
+    assert len(store) == 1
 
 
 # The cookie
