@@ -15,7 +15,8 @@ from pulse.middleware import PulseMiddleware
 from pulse.model import Config
 from pulse.option import shown
 from pulse.request import PulseRequest
-from pulse.sessions import CookieSessionStore, SessionFilter, SessionStorage, SessionStore, cleanup_endpoint
+from pulse.sessions import CookieSessionStore, SessionFilter, cleanup_endpoint
+from pulse.sessions.asgi import Storage
 
 P = TypeVar("P", bound=Callable[..., Any])
 
@@ -38,7 +39,7 @@ class App(PulseMiddleware):
         app: WsgiApp | None = None,
         config: Mapping[str, object] | Config | None = None,
         *,
-        session_store: SessionStore | SessionStorage | CookieSessionStore | None = None,
+        session_store: Storage | None = None,
         **options: Any,
     ) -> None:
         """Wrap *app*, or nothing.

@@ -11,7 +11,7 @@ from pulse.sessions.header import CookieForm, cookie_values
 from pulse.sessions.keeper import keeper_of
 from pulse.sessions.mapping import WsgiSession
 from pulse.sessions.memory import MemorySessionStorage
-from pulse.sessions.storage import SessionStorage
+from pulse.sessions.storage import AnyStorage, SessionStorage
 from pulse.sessions.visit import Visit
 
 Scope = MutableMapping[str, Any]
@@ -19,7 +19,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Storage = SessionStorage | SessionStore | CookieSessionStore
+Storage = SessionStorage | SessionStore | CookieSessionStore | AnyStorage
 
 SESSION_KEY: Final = "pulse.session"
 COOKIE_NAME: Final = "pulse-session"

@@ -55,6 +55,23 @@ def test_a_wrapped_application_has_sessions(kind):
     assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
 
 
+def test_a_storage_that_is_no_subclass_serves():
+    class Dicts(dict):
+        async def load(self, key):
+            return self.get(key)
+
+        async def save(self, key, session):
+            self[key] = dict(session)
+
+    storage = Dicts()
+    app = App(session_store=storage)
+    app.route("/")(counter)
+    browser = webtest.TestApp(app)
+
+    assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+    assert app.session_store is storage
+
+
 def test_a_store_of_somebody_elses_serves():
     class Dicts(SessionStore):
         def __init__(self):

@@ -5,6 +5,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
+import webtest
 from bareasgi import Application, HttpResponse
 from bareutils import text_writer
 from starlette.applications import Starlette
@@ -23,6 +24,7 @@ from pulse.sessions import (
     StateSessionStore,
     StoreSessionStorage,
     add_session_middleware,
+    cleanup_endpoint,
     renew_session,
     session_data,
 )
@@ -400,7 +402,50 @@ def test_what_a_storage_gives_every_new_session_is_kept(make):
     assert Browser(make(Greeting())).get("/count").text == "11"
 
 
-@pytest.mark.parametrize("wrong", [object(), {}, MemorySessionStorage])
+class Plain:
+    """A storage that is no subclass of anything, over a dict of the user's."""
+
+    def __init__(self):
+        self.kept = {}
+
+    async def load(self, key):
+        return self.kept.get(key)
+
+    async def save(self, key, session):
+        self.kept[key] = dict(session)
+
+
+class Subclass(Plain, SessionStorage):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Plain, Subclass])
+def test_a_storage_may_load_none_for_no_session(make, kind):
+    storage = kind()
+    browser = Browser(make(storage))
+
+    texts = [browser.get(path).text for path in ("/read", "/count", "/count", "/login", "/logout", "/read")]
+
+    assert texts == ["None", "1", "2", "None", "None", "None"]
+    assert [session for session in storage.kept.values() if session] == []
+
+
+def test_a_storage_that_is_no_subclass_is_swept_if_it_can_be():
+    class Sweeping(Plain):
+        async def sweep(self):
+            return 3
+
+    browser = webtest.TestApp(cleanup_endpoint(Sweeping(), Plain()))
+
+    assert browser.get("/").text == "removed 3 expired sessions\n"
+
+
+class Half:
+    async def load(self, key):
+        return {}
+
+
+@pytest.mark.parametrize("wrong", [object(), {}, MemorySessionStorage, Plain, Half(), [Plain()]])
 def test_what_is_no_storage_is_refused(make, wrong):
     with pytest.raises(TypeError, match="SessionStorage"):
         make(wrong)
