@@ -181,31 +181,33 @@ class MemorySessionStorage(SessionStorage):
 
     async def load(self, key: str) -> Session:
         """See `SessionStorage.load`."""
-        return Loaded(self._drawer.use(key) or {})
+        return Loaded(key, self._drawer.use(key) or {})
 
     async def save(self, key: str, session: Session) -> None:
-        """See `SessionStorage.save`; a dict that was not loaded here takes the place of what is kept."""
+        """See `SessionStorage.save`; what was not loaded as *key* takes the place of what is kept."""
         if session:
-            self._drawer.change(key, _change_by(session))
+            self._drawer.change(key, _change_of(key, session))
         else:
             self._drawer.drop(key)
 
     async def replace(self, key: str, session: Session) -> bool:
         """See `SessionStorage.replace`; in one step."""
-        return self._drawer.change(key, _change_by(session), only_known=True)
+        return self._drawer.change(key, _change_of(key, session), only_known=True)
 
     async def rename(self, old: str, new: str, session: Session) -> None:
         """See `SessionStorage.rename`; in one step."""
-        self._drawer.move(old, new, _change_by(session))
+        self._drawer.move(old, new, _change_of(old, session))
+        if isinstance(session, Loaded):
+            session.key = new
 
     async def sweep(self) -> int:
         """See `SessionStorage.sweep`."""
         return self._drawer.sweep()
 
 
-def _change_by(session: Session) -> Callable[[Session | None], Session]:
-    """What makes of what is kept what is to be kept, so that nobody can change it later on."""
-    if isinstance(session, Loaded):
+def _change_of(key: str, session: Session) -> Callable[[Session | None], Session]:
+    """What makes of what is kept as *key* what is to be kept, which nobody can change later on."""
+    if isinstance(session, Loaded) and session.key == key:
         return session.changes().merged_into
     own = copied_as_far(session)
     return lambda _kept: own

@@ -52,13 +52,17 @@ class Loaded(dict[str, Any]):
     """The data of a session for one request, and what of it was changed there.
 
     Copies of it are plain dicts.
+
+    Attributes:
+        key: As which it was kept.
     """
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "key")
 
-    def __init__(self, kept: dict[str, Any]) -> None:
+    def __init__(self, key: str, kept: dict[str, Any]) -> None:
         """A copy of *kept*, which nobody may change."""
         super().__init__(copied_as_far(kept))
+        self.key = key
         self._before = kept
 
     def changes(self) -> "Changes":

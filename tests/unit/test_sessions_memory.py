@@ -205,7 +205,7 @@ def test_what_is_changed_behind_a_save_is_not_kept():
     assert do(storage.load("key")) == {"a": 1, "list": []}
 
 
-def test_a_session_that_is_renamed_takes_along_what_others_have_set():
+def test_a_session_that_is_renamed_loses_nothing_that_others_set_before_and_after():
     storage = MemorySessionStorage()
     do(storage.save("old", {"start": 1}))
     one, other = do(storage.load("old")), do(storage.load("old"))
@@ -218,6 +218,26 @@ def test_a_session_that_is_renamed_takes_along_what_others_have_set():
     assert do(storage.load("new")) == {"start": 1, "user": "anna", "basket": ["fig"]}
     assert do(storage.load("old")) == {}
     assert len(storage) == 1
+
+    other = do(storage.load("new"))
+    other["b"] = 2
+    do(storage.save("new", other))
+    one["c"] = 3
+    do(storage.save("new", one))
+    assert do(storage.load("new")) == {"start": 1, "user": "anna", "basket": ["fig"], "b": 2, "c": 3}
+
+
+def test_what_is_saved_as_another_session_takes_its_place():
+    storage = MemorySessionStorage()
+    do(storage.save("one", {"a": 1}))
+    do(storage.save("other", {"a": 2, "b": 2}))
+
+    session = do(storage.load("one"))
+    session["c"] = 3
+    do(storage.save("other", session))
+
+    assert do(storage.load("other")) == {"a": 1, "c": 3}
+    assert do(storage.load("one")) == {"a": 1}
 
 
 class Odd:
