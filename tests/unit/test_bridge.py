@@ -253,6 +253,20 @@ def test_a_thread_without_a_loop_has_none_afterwards(app):
     in_new_thread(work)
 
 
+def test_a_thread_whose_loop_runs_has_none_when_that_has_ended():
+    async def main():
+        of_wsgi(as_wsgi(plain_future))
+        return asyncio.get_event_loop() is asyncio.get_running_loop()
+
+    def work():
+        kept = asyncio.run(main())
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop()
+        return kept
+
+    assert in_new_thread(work)
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="no loop is made when somebody asks for one")
 @pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
 def test_a_main_thread_that_never_had_a_loop_can_still_be_given_one():

@@ -601,6 +601,38 @@ def test_a_slow_request_does_not_bring_an_ended_session_back(storage):
 # More than a request and its response
 
 
+def stream(storage, late):
+    """An application that does something with its session when its headers are sent."""
+
+    async def site(scope, receive, send):
+        if scope["path"] == "/first":
+            session_data(scope)["basket"] = ["pear"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        late(session_data(scope))
+        await send({"type": "http.response.body", "body": str(session_data(scope)).encode()})
+
+    return SessionMiddleware(site, storage)
+
+
+def test_what_is_changed_within_a_session_behind_the_headers_is_kept():
+    storage = MemorySessionStorage()
+    browser = Browser(stream(storage, lambda session: session["basket"].append("fig")))
+
+    browser.get("/first")
+    browser.get("/again")
+
+    assert asyncio.run(storage.load(browser.key)) == {"basket": ["pear", "fig", "fig"]}
+
+
+def test_a_session_that_is_only_read_behind_the_headers_is_no_matter(storage, caplog):
+    browser = Browser(stream(storage, lambda session: session.get("basket")))
+
+    texts = [browser.get(path).text for path in ("/", "/first", "/")]
+
+    assert texts == ["{}", "{'basket': ['pear']}", "{'basket': ['pear']}"]
+    assert not [record for record in caplog.records if getattr(record, "pulse_event", "") == "session_too_late"]
+
+
 def test_a_response_without_headers_and_one_with_pushes_stay_what_they_are():
     app = Application()
     add_session_middleware(app, None)

@@ -681,6 +681,30 @@ def test_an_asynchronous_body_that_fails_is_closed_once_and_keeps_nothing():
     assert (body.closed, len(store)) == (1, 0)
 
 
+def test_what_is_changed_before_an_asynchronous_body_fails_in_the_middle_is_not_kept():
+    async def answer(environ, start_response):
+        environ["pulse.session"]["early"] = 1
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first"
+        environ["pulse.session"]["late"] = 1
+        raise OSError("bad day")
+
+    store = InMemorySessionStore()
+    heads = []
+
+    async def serve():
+        body = SessionFilter(answer, store)({}, lambda *head: heads.append(head))
+        chunks = aiter(body)
+        assert await anext(chunks) == b"first"
+        with pytest.raises(OSError, match="bad day"):
+            await anext(chunks)
+        await body.aclose()
+
+    asyncio.run(serve())
+    sid = re.match("pulse-session=([^;]+)", dict(heads[0][1])["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1}
+
+
 def test_an_asynchronous_generator_has_its_session_and_may_yield_awaitables():
     async def later():
         return b"second"
