@@ -15,7 +15,8 @@ from pulse.middleware import PulseMiddleware
 from pulse.model import Config
 from pulse.option import shown
 from pulse.request import PulseRequest
-from pulse.sessions import CookieSessionStore, SessionFilter, SessionStorage, SessionStore, cleanup_endpoint
+from pulse.sessions import CookieSessionStore, SessionFilter, cleanup_endpoint
+from pulse.sessions.asgi import Storage
 
 P = TypeVar("P", bound=Callable[..., Any])
 
@@ -38,7 +39,7 @@ class App(PulseMiddleware):
         app: WsgiApp | None = None,
         config: Mapping[str, object] | Config | None = None,
         *,
-        session_store: SessionStore | SessionStorage | CookieSessionStore | None = None,
+        session_store: Storage | None = None,
         **options: Any,
     ) -> None:
         """Wrap *app*, or nothing.
@@ -57,11 +58,10 @@ class App(PulseMiddleware):
         if app is not None and (problem := why_not_wsgi(app)):
             raise ConfigError([Fault(key="app", shown=shown(app), problem=problem)])
         self.session_store = CookieSessionStore() if session_store is None else session_store
-        self._pages: dict[str, WsgiApp] = {}
-        self._otherwise = not_found if app is None else app
+        self._pages = _Pages(not_found if app is None else app)
         if app is None:
-            self._pages[CLEANUP] = internal_only(cleanup_endpoint(self.session_store))
-        self._sessions = SessionFilter(self._page, self.session_store)
+            self._pages.by_path[CLEANUP] = _Internal(cleanup_endpoint(self.session_store))
+        self._sessions = SessionFilter(self._pages, self.session_store)
         super().__init__(self._sessions, config, **options)
 
     def route(self, path: str) -> Callable[[P], P]:
@@ -72,12 +72,19 @@ class App(PulseMiddleware):
 
         Raises:
             ValueError: *path* does not begin with a slash.
+            ConfigError: (a ValueError) the children of `mode = processing` would not know the page.
         """
         if not path.startswith("/"):
             raise ValueError(f"route {path!r}: want a path that begins with a slash")
+        if self.config.mode == "processing" and not self.config.application:
+            problem = (
+                "children are sent the pages that there are when the App is built, and would answer 404 for this one; "
+                "set pulse.config.application = module:object, which they load"
+            )
+            raise ConfigError([Fault(key="route", shown=shown(path), problem=problem)])
 
         def place(page: P) -> P:
-            self._pages[path] = _wsgi(page)
+            self._pages.by_path[path] = _wsgi(page)
             return page
 
         return place
@@ -87,20 +94,41 @@ class App(PulseMiddleware):
         super().close_within(seconds)
         self._sessions.close()
 
-    def _page(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        page = self._pages.get(environ.get("PATH_INFO") or "/", self._otherwise)
+
+# Classes and no functions in functions: children of `mode = processing` are sent them, pickled.
+
+
+class _Pages:
+    """The pages of an `App`, and what answers where there is none."""
+
+    def __init__(self, otherwise: WsgiApp) -> None:
+        self.by_path: dict[str, WsgiApp] = {}
+        self._otherwise = otherwise
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        page = self.by_path.get(environ.get("PATH_INFO") or "/", self._otherwise)
         return page(environ, start_response)
 
 
-def _wsgi(page: Callable[..., Any]) -> WsgiApp:
-    """*page* as a WSGI application, which takes two arguments and not one."""
-    try:
-        signature(page).bind(None)
-    except TypeError:
-        return page
+class _Internal:
+    """A page for runs alone."""
 
-    def answer(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        given = page(PulseRequest.from_environ(environ))
+    def __init__(self, page: WsgiApp) -> None:
+        self._page = page
+
+    @internal_only
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self._page(environ, start_response)
+
+
+class _Page:
+    """A function of a `PulseRequest`, as a WSGI application."""
+
+    def __init__(self, page: Callable[..., Any]) -> None:
+        self._page = page
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        given = self._page(PulseRequest.from_environ(environ))
         if callable(given):
             return cast("Iterable[bytes]", given(environ, start_response))
         body = given.encode() if isinstance(given, str) else given
@@ -109,4 +137,11 @@ def _wsgi(page: Callable[..., Any]) -> WsgiApp:
         start_response("200 OK", headers)
         return [body]
 
-    return answer
+
+def _wsgi(page: Callable[..., Any]) -> WsgiApp:
+    """*page* as a WSGI application, which takes two arguments and not one."""
+    try:
+        signature(page).bind(None)
+    except TypeError:
+        return page
+    return _Page(page)

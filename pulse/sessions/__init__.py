@@ -5,10 +5,11 @@ from pulse.sessions.bareasgi import add_session_middleware
 from pulse.sessions.base import Session, SessionStore, SessionTooLarge
 from pulse.sessions.cleanup import cleanup_endpoint
 from pulse.sessions.cookie import CookieSessionStore
+from pulse.sessions.mapping import WsgiSession
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.state import StateSessionStore
 from pulse.sessions.storage import SessionStorage, StoreSessionStorage
-from pulse.sessions.wsgi import SessionFilter, WsgiSession, session_filter_app_factory
+from pulse.sessions.wsgi import SessionFilter, session_filter_app_factory
 
 __all__ = [
     "CookieSessionStore",

@@ -9,8 +9,9 @@ from pulse.sessions.base import Session, SessionStore
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.header import CookieForm, cookie_values
 from pulse.sessions.keeper import keeper_of
+from pulse.sessions.mapping import WsgiSession
 from pulse.sessions.memory import MemorySessionStorage
-from pulse.sessions.storage import SessionStorage
+from pulse.sessions.storage import AnyStorage, SessionStorage
 from pulse.sessions.visit import Visit
 
 Scope = MutableMapping[str, Any]
@@ -18,7 +19,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Storage = SessionStorage | SessionStore | CookieSessionStore
+Storage = SessionStorage | SessionStore | CookieSessionStore | AnyStorage
 
 SESSION_KEY: Final = "pulse.session"
 COOKIE_NAME: Final = "pulse-session"
@@ -40,8 +41,9 @@ def session_data(request: Any, *, context_key: str = SESSION_KEY) -> Session:
     Emptying it ends the session.
 
     Args:
-        request: A bareASGI request, an ASGI scope, or an object with a `scope` such as Starlette's requests.
-        context_key: That of the middleware, where there are several.
+        request: A bareASGI request, an ASGI scope, or an object with a `scope` such as Starlette's requests;
+            behind a `SessionFilter` an environ, or an object with one such as those of WebOb, Werkzeug and Flask.
+        context_key: That of the middleware, or the `key` of the filter, where there are several.
 
     Raises:
         NoSessionError: (a LookupError) there is no such middleware.
@@ -201,8 +203,10 @@ def cookie_form(*, cookie_name: str | bytes, path: str | bytes | None, **attribu
 
 
 def _visit_of(request: Any, context_key: str) -> Visit:
-    for place in (request, getattr(request, "context", None), getattr(request, "scope", None)):
-        visit = place.get(context_key) if isinstance(place, Mapping) else None
-        if isinstance(visit, Visit):
-            return visit
+    for place in (request, *(getattr(request, name, None) for name in ("context", "scope", "environ"))):
+        found = place.get(context_key) if isinstance(place, Mapping) else None
+        if isinstance(found, WsgiSession):
+            return found.visit()
+        if isinstance(found, Visit):
+            return found
     raise NoSessionError(context_key)

@@ -1,17 +1,18 @@
 """The clean-up of sessions: the task that everything here began with, as a ready endpoint."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final, Protocol, cast
 
 from webob import Response
 
-from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.gateway import Environ, StartResponse
 from pulse.loop import run_async
 from pulse.option import shown
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.keeper import immediate
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
+from pulse.sessions.storage import AnyStorage, is_storage
 
 SECONDS: Final = 300.0  # that a store may take to go through its sessions
 
@@ -25,11 +26,11 @@ class Sweepable(Protocol):
         """Free what has expired; how much that was."""
 
 
-def cleanup_endpoint(*stores: Sweepable | CookieSessionStore) -> WsgiApp:
+def cleanup_endpoint(*stores: Sweepable | CookieSessionStore | AnyStorage) -> "CleanupEndpoint":
     """A WSGI application that removes the expired sessions of *stores*, and says how many they were.
 
     Whoever reaches it may call it: give its path to a task of a guarded Pulse, or wrap it in
-    `pulse.internal_only`.
+    `pulse.internal_only`. It pickles if the stores do.
 
     Args:
         *stores: Of any kind; signed cookies leave nothing behind that could be swept.
@@ -37,24 +38,36 @@ def cleanup_endpoint(*stores: Sweepable | CookieSessionStore) -> WsgiApp:
     Raises:
         TypeError: one of them cannot be swept.
     """
-    sweeps = [_sweep_of(store) for store in stores]
+    return CleanupEndpoint(stores)
 
-    def cleanup(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        removed = sum(sweep() for sweep in sweeps)
+
+class CleanupEndpoint:
+    """See `cleanup_endpoint`."""
+
+    def __init__(self, stores: Iterable[Sweepable | CookieSessionStore | AnyStorage]) -> None:
+        self._stores = [store for store in stores if _is_sweepable(store)]
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request (PEP 3333)."""
+        removed = sum(_swept(store) for store in self._stores)
         if removed:
             log.info("removed %d expired sessions", removed, extra={"pulse_event": "sessions_swept"})
         text = f"removed {removed} expired session{'' if removed == 1 else 's'}\n"
         response = Response(text, content_type="text/plain", charset="utf-8", cache_control="no-store")
         return cast("Iterable[bytes]", response(environ, start_response))
 
-    return cleanup
 
-
-def _sweep_of(store: Any) -> Callable[[], int]:
+def _is_sweepable(store: object) -> bool:
     if isinstance(store, CookieSessionStore):
-        return lambda: 0
-    if not callable(getattr(store, "sweep", None)):
-        raise TypeError(f"want stores of sessions, not {shown(store)}")
+        return False
+    if callable(getattr(store, "sweep", None)) and not isinstance(store, type):
+        return True
+    if is_storage(store):
+        return False  # one of the user's, who sees to it
+    raise TypeError(f"want stores of sessions, not {shown(store)}")
+
+
+def _swept(store: Any) -> int:
     if type(store) in (InMemorySessionStore, MemorySessionStorage):
-        return lambda: immediate(store.sweep())
-    return lambda: run_async(store.sweep(), SECONDS)
+        return cast("int", immediate(store.sweep()))
+    return cast("int", run_async(store.sweep(), SECONDS))

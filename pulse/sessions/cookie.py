@@ -67,7 +67,8 @@ class CookieSessionStore:
             clock: For tests: `pulse.testing.ManualClock`.
 
         Raises:
-            RuntimeError: there is no secret, in production (PULSE_ENV, PULSE_DEPLOY_MODE).
+            RuntimeError: there is no secret, or one of blanks, in production (PULSE_ENV, PULSE_DEPLOY_MODE).
+            TypeError: the secret is neither text nor bytes.
             ValueError: another argument is of no use; the message names it.
         """
         if isinstance(max_cookie_bytes, bool) or not isinstance(max_cookie_bytes, int) or max_cookie_bytes < 1:
@@ -77,10 +78,10 @@ class CookieSessionStore:
         self.max_cookie_bytes = max_cookie_bytes
         self.max_age = seconds_of("max_age", max_age)
         self._clock = clock or SystemClock()
-        newest = secret or os.environ.get(SECRET) or _secret_for_development()
+        newest = _given(secret) or _given(os.environ.get(SECRET)) or _secret_for_development()
         # From the oldest to the newest, which signs.
         keys = [_signing_key(one, salt, digestmod) for one in (*_texts(old_secrets), newest)]
-        self._signer = _signer_by(self._clock)(keys, key_derivation="none", digest_method=digestmod)
+        self._signer = _Signer(self._clock, keys, digestmod)
 
     def __repr__(self) -> str:
         return f"CookieSessionStore(salt={self.salt!r}, digestmod={self.digestmod!r}, secret=***)"
@@ -129,6 +130,15 @@ def is_production() -> bool:
     return os.environ.get(ENVIRONMENT, "").strip().lower() in _PRODUCTION or is_deploy_mode()
 
 
+def _given(secret: object) -> str | bytes | None:
+    """*secret*, if it is one; None for one that is empty, or of blanks."""
+    if secret is None:
+        return None
+    if not isinstance(secret, str | bytes):
+        raise TypeError(f"secret: want text or bytes, not {type(secret).__name__}")  # which may be secret itself
+    return secret if secret.strip() else None
+
+
 def _known_digest(name: str) -> str:
     try:
         hmac.digest(b"key", b"", name)
@@ -162,8 +172,8 @@ def _random_secret() -> str:
 def _texts(old_secrets: Iterable[str | bytes]) -> tuple[str | bytes, ...]:
     if isinstance(old_secrets, str | bytes):
         return (old_secrets,)  # not its letters, each of which would be a valid secret
-    known = tuple(old_secrets)
-    if not all(isinstance(one, str | bytes) and one for one in known):
+    known = tuple(old_secrets) if isinstance(old_secrets, Iterable) else None
+    if known is None or not all(isinstance(one, str | bytes) and one.strip() for one in known):
         raise ValueError("old_secrets: want texts that are not empty")
     return known
 
@@ -175,14 +185,15 @@ def _signing_key(secret: str | bytes, salt: str, digestmod: str) -> bytes:
     return hmac.digest(hashlib.sha256(own).digest(), salt.encode(), digestmod)
 
 
-def _signer_by(clock: Clock) -> type[TimestampSigner]:
-    class Signer(TimestampSigner):
-        """Takes the time from the clock of its store."""
+class _Signer(TimestampSigner):
+    """Takes the time from the clock of its store."""
 
-        def get_timestamp(self) -> int:
-            return int(clock.now().timestamp())
+    def __init__(self, clock: Clock, keys: list[bytes], digestmod: str) -> None:
+        super().__init__(keys, key_derivation="none", digest_method=digestmod)
+        self._clock = clock
 
-    return Signer
+    def get_timestamp(self) -> int:
+        return int(self._clock.now().timestamp())
 
 
 def _packed(payload: object) -> bytes:

@@ -17,7 +17,7 @@ from pulse.sessions.base import Session, SessionStore, new_key
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.state import StateSessionStore
-from pulse.sessions.storage import SessionStorage, StoreSessionStorage
+from pulse.sessions.storage import AnySessionStorage, SessionStorage, StoreSessionStorage, is_storage
 from pulse.state.types import UserSession
 
 LONGEST_KEY: Final = 256  # characters of a key that a client may send; those made here have 43
@@ -138,14 +138,12 @@ class StoreKeeper(Keeper):
 
 
 class StorageKeeper(Keeper):
-    """Sessions in a `SessionStorage`, to which each use is a reason to save."""
-
-    compares = False
+    """Sessions in a `SessionStorage`, to which each use is a reason to save, unless it is known to be none."""
 
     def __init__(self, storage: SessionStorage) -> None:
         """Wrap *storage*."""
         self._storage = storage
-        self.is_immediate = type(storage) is MemorySessionStorage
+        self.is_immediate = self.compares = type(storage) is MemorySessionStorage
 
     async def find(self, value: str) -> Found | None:
         """See `Keeper.find`."""
@@ -155,7 +153,8 @@ class StorageKeeper(Keeper):
     async def begin(self) -> Found:
         """See `Keeper.begin`; a storage may have something for every new session."""
         key = new_key()
-        return Found(key, await self._storage.load(key))
+        data: Session | None = await self._storage.load(key)
+        return Found(key, {} if data is None else data)  # None is what the `get` of a dict gives
 
     async def add(self, sid: str, data: Session) -> str:
         """See `Keeper.add`."""
@@ -168,8 +167,7 @@ class StorageKeeper(Keeper):
 
     async def move(self, old: str, new: str, data: Session) -> str:
         """See `Keeper.move`."""
-        await self._storage.save(new, data)
-        await self._storage.save(old, {})
+        await self._storage.rename(old, new, data)
         return new
 
     async def end(self, sid: str) -> None:
@@ -218,6 +216,8 @@ class CookieKeeper(Keeper):
 def keeper_of(store: object) -> Keeper:
     """The way to keep sessions in *store*: a `SessionStore`, `SessionStorage` or `CookieSessionStore`.
 
+    An object with the methods `load` and `save` is taken for a storage, whatever its class.
+
     Raises:
         TypeError: it is none of these.
     """
@@ -229,6 +229,8 @@ def keeper_of(store: object) -> Keeper:
         return StorageKeeper(store)
     if isinstance(store, CookieSessionStore):
         return CookieKeeper(store)
+    if is_storage(store):
+        return StorageKeeper(AnySessionStorage(store))
     raise TypeError(f"want a SessionStore, SessionStorage or CookieSessionStore, not {shown(store)}")
 
 

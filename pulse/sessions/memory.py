@@ -1,14 +1,14 @@
 """Sessions in the memory of one process: bounded, and freed when they expire."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
 from pulse.clock import Clock, SystemClock
 from pulse.sessions.base import Session, SessionStore, seconds_of
-from pulse.sessions.snapshot import copied
+from pulse.sessions.snapshot import Loaded, copied, copied_as_far
 from pulse.sessions.storage import SessionStorage
 from pulse.state.lock import ProcessLock
 from pulse.state.shelf import LIMIT, Shelf
@@ -53,6 +53,20 @@ class Drawer:
             self._put(key, session)
             return True
 
+    def change(self, key: str, change: Callable[[Session | None], Session], *, only_known: bool = False) -> bool:
+        """Keep as *key* what *change* makes of its dict, in one step; as `put`, and what becomes empty is forgotten."""
+        with self._step():
+            kept = self._shelf.get(key)
+            if only_known and kept is None:
+                return False
+            self._put_or_drop(key, change(kept))
+            return True
+
+    def move(self, old: str, new: str, change: Callable[[Session | None], Session]) -> None:
+        """The same, kept as *new* from now on."""
+        with self._step():
+            self._put_or_drop(new, change(self._shelf.pop(old)))
+
     def drop(self, key: str) -> None:
         """Forget *key*; no error if it is not known."""
         with self._step():
@@ -63,6 +77,12 @@ class Drawer:
         with self._step():
             expired, self._expired = self._expired, 0
             return expired
+
+    def _put_or_drop(self, key: str, session: Session) -> None:
+        if session:
+            self._put(key, session)
+        else:
+            self._shelf.pop(key)
 
     def _put(self, key: str, session: Session) -> None:
         # Put anew and not prolonged: the shelf makes room by dropping what was put first.
@@ -138,10 +158,11 @@ class InMemorySessionStore(SessionStore):
 
 
 class MemorySessionStorage(SessionStorage):
-    """Sessions in the memory of this process, as live dicts.
+    """Sessions in the memory of this process.
 
-    Requests of one session that overlap work on the same dict, so each sees what the others
-    set, and nothing of it is lost.
+    Each request works on a copy, and what it has set and deleted when it is saved is merged
+    into what is kept: requests of one session that overlap lose nothing of each other, and
+    one that fails leaves nothing behind. What cannot be copied is shared by all of them.
     """
 
     def __init__(
@@ -160,20 +181,33 @@ class MemorySessionStorage(SessionStorage):
 
     async def load(self, key: str) -> Session:
         """See `SessionStorage.load`."""
-        session = self._drawer.use(key)
-        return {} if session is None else session
+        return Loaded(key, self._drawer.use(key) or {})
 
     async def save(self, key: str, session: Session) -> None:
-        """See `SessionStorage.save`."""
+        """See `SessionStorage.save`; what was not loaded as *key* takes the place of what is kept."""
         if session:
-            self._drawer.put(key, session)
+            self._drawer.change(key, _change_of(key, session))
         else:
             self._drawer.drop(key)
 
     async def replace(self, key: str, session: Session) -> bool:
         """See `SessionStorage.replace`; in one step."""
-        return self._drawer.put(key, session, only_known=True)
+        return self._drawer.change(key, _change_of(key, session), only_known=True)
+
+    async def rename(self, old: str, new: str, session: Session) -> None:
+        """See `SessionStorage.rename`; in one step."""
+        self._drawer.move(old, new, _change_of(old, session))
+        if isinstance(session, Loaded):
+            session.key = new
 
     async def sweep(self) -> int:
         """See `SessionStorage.sweep`."""
         return self._drawer.sweep()
+
+
+def _change_of(key: str, session: Session) -> Callable[[Session | None], Session]:
+    """What makes of what is kept as *key* what is to be kept, which nobody can change later on."""
+    if isinstance(session, Loaded) and session.key == key:
+        return session.changes().merged_into
+    own = copied_as_far(session)
+    return lambda _kept: own

@@ -1,6 +1,8 @@
 """What holds the session of a request: loaded before its handler, saved after it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from typing import Protocol, TypeGuard
 
 from pulse.sessions.base import Session, SessionStore
 
@@ -24,6 +26,11 @@ class SessionStorage(ABC):
         """Save *session*, unless *key* has ended meanwhile; whether it was saved."""
         await self.save(key, session)
         return True
+
+    async def rename(self, old: str, new: str, session: Session) -> None:
+        """End the session *old* and go on as *new*, with the data *session*."""
+        await self.save(new, session)
+        await self.save(old, {})
 
     async def sweep(self) -> int:
         """Free what has expired; how many sessions have since the last call."""
@@ -57,6 +64,43 @@ class StoreSessionStorage(SessionStorage):
         """See `SessionStorage.replace`."""
         return await self.store.replace(key, session)
 
+    async def rename(self, old: str, new: str, session: Session) -> None:
+        """See `SessionStorage.rename`."""
+        await self.store.rename(old, new, session)
+
     async def sweep(self) -> int:
         """See `SessionStorage.sweep`."""
         return await self.store.sweep()
+
+
+class AnyStorage(Protocol):
+    """What is taken for a storage, too: an object of any class with these methods."""
+
+    def load(self, key: str) -> Awaitable[Session | None]:
+        """See `SessionStorage.load`; None for no session, as of a dict."""
+
+    def save(self, key: str, session: Session) -> Awaitable[object]:
+        """See `SessionStorage.save`."""
+
+
+class AnySessionStorage(SessionStorage):
+    """A `SessionStorage` over such an object."""
+
+    def __init__(self, storage: AnyStorage) -> None:
+        """Wrap *storage*."""
+        self._storage = storage
+
+    async def load(self, key: str) -> Session:
+        """See `SessionStorage.load`."""
+        return await self._storage.load(key) or {}
+
+    async def save(self, key: str, session: Session) -> None:
+        """See `SessionStorage.save`."""
+        await self._storage.save(key, session)
+
+
+def is_storage(store: object) -> TypeGuard[AnyStorage]:
+    """Whether *store* has what a storage must have."""
+    if isinstance(store, type):  # somebody forgot to make one
+        return False
+    return all(callable(getattr(store, name, None)) for name in ("load", "save"))

@@ -7,7 +7,7 @@ from typing import Final
 
 from pulse.sessions.base import Session, new_key
 from pulse.sessions.keeper import Found, Keeper, immediate
-from pulse.sessions.snapshot import copied, is_same
+from pulse.sessions.snapshot import copied, is_same_session
 
 TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith
 
@@ -101,7 +101,7 @@ class Visit:
         """
         if not self.is_used or self._is_abandoned:
             return None
-        is_changed = not is_same(self._before, self._found.data)
+        is_changed = not is_same_session(self._before, self._found.data)
         if is_late and not is_changed:
             return None
         if is_late and (not self._is_kept or not self._keeper.is_on_server):
@@ -157,5 +157,6 @@ class Visit:
             return dict(self._found.data)
         try:
             return copied(self._found.data)
-        except TypeError:  # a store in memory may hold what cannot be copied: then any use is a change
+        # A store in memory may hold what cannot be copied, and says so in its own way: then any use is a change.
+        except Exception:  # noqa: BLE001 - see above
             return {"": object()}

@@ -2,29 +2,24 @@
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any
 
 from pulse.clock import Clock
 from pulse.errors import ResponseError
 from pulse.gateway import Environ, StartResponse, WsgiApp
-from pulse.loop import run_async
 from pulse.mark import is_internal
 from pulse.sessions.asgi import Storage
-from pulse.sessions.base import Session
 from pulse.sessions.cleanup import cleanup_endpoint
-from pulse.sessions.header import CookieForm, cookie_values
-from pulse.sessions.keeper import Keeper, immediate, keeper_of
+from pulse.sessions.header import CookieForm
+from pulse.sessions.keeper import keeper_of
+from pulse.sessions.mapping import WsgiSession, outcome
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.opening import open_session_store
 from pulse.sessions.option import SessionOptions, read_filter_options, read_session_options
-from pulse.sessions.visit import Visit
-from pulse.state.types import UserSession
+from pulse.wsgi.bridge.answer import END, Pieces, close
 
-T = TypeVar("T")
 Headers = list[tuple[str, str]]
-
-SECONDS: Final = 10.0  # that a store may take to answer before the request fails
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +80,13 @@ class SessionFilter:
             return body
         if inspect.isawaitable(body):
             return answer.awaited(body)  # type: ignore[return-value]
+        if hasattr(body, "__aiter__"):
+            return _AsyncBody(answer, body)  # type: ignore[return-value]
         return answer.file(body) if answer.is_file(body) else _Body(answer, body)
 
     def close(self) -> None:
         """Close the store; sessions that were kept are not lost by that, unless they were in memory."""
-        _run(self._keeper, self._keeper.close())
+        outcome(self._keeper, self._keeper.close())
 
     def headers(self, session: "WsgiSession", value: str | None, environ: Environ) -> Headers:
         """What the response to *environ* has to say about *session*, whose cookie is *value*."""
@@ -110,126 +107,6 @@ class SessionFilter:
     def _is_cleanup(self, environ: Environ) -> bool:
         path = environ.get("PATH_INFO", "")
         return self._cleanup in (path, environ.get("SCRIPT_NAME", "") + path) and is_internal(environ)
-
-
-class WsgiSession(MutableMapping[str, Any], UserSession):
-    """The session of a request, as a mapping: looked up when it is first used.
-
-    It is the caller's `UserSession`, too: who it is and until when comes from stores of
-    `pulse.state`; with any other the user is nobody. To be used by the one thread that
-    serves the request. Emptying it ends the session.
-    """
-
-    __slots__ = ("_header", "_keeper", "_name", "_visit")
-
-    def __init__(self, keeper: Keeper, name: str, header: str) -> None:
-        """*header*: the `Cookie` header that came; *name*: that of the cookie in it."""
-        self._keeper = keeper
-        self._name = name
-        self._header = header
-        self._visit: Visit | None = None
-
-    # What a dataclass has as fields is asked for here when somebody wants it.
-
-    @property
-    def session_id(self) -> str:  # type: ignore[override]
-        """The session's id: secret, and not kept anywhere while `is_new`."""
-        return self._opened().sid
-
-    @property
-    def data(self) -> Session:
-        """What it holds, as a plain dict: what is changed there is changed here."""
-        return self._data()
-
-    @property
-    def user_id(self) -> str:  # type: ignore[override]
-        """Whose it is, if its store knows; else empty."""
-        return self._record().user_id
-
-    @property
-    def roles(self) -> list[str]:  # type: ignore[override]
-        """What its user is; none if its store does not know."""
-        return self._record().roles
-
-    @property
-    def created_at(self) -> float:  # type: ignore[override]
-        """When it began, if its store knows; else 0."""
-        return self._record().created_at
-
-    @property
-    def expires_at(self) -> float | None:  # type: ignore[override]
-        """When it ends; None for never, or if its store does not know."""
-        return self._record().expires_at
-
-    @property
-    def metadata(self) -> dict[str, Any]:  # type: ignore[override]
-        """A copy of what stands beside its data; empty if its store does not know."""
-        return self._record().metadata
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it is kept nowhere yet."""
-        return self._opened().is_new
-
-    @property
-    def is_used(self) -> bool:
-        """Whether anybody asked for what it holds; asking this does not count."""
-        return self._visit is not None and self._visit.is_used
-
-    def renew(self) -> None:
-        """Go on under a new id; for logins, and all that gives more rights.
-
-        Whoever learned or planted the old id is left out.
-        """
-        self._opened().renew()
-
-    def __getitem__(self, key: str) -> Any:
-        return self._data()[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._data()[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self._data()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._data())
-
-    def __len__(self) -> int:
-        return len(self._data())
-
-    def __repr__(self) -> str:
-        return f"<session, {'used' if self.is_used else 'not used'}>"  # environs are printed by debug pages
-
-    def abandon(self) -> None:
-        """See `Visit.abandon`."""
-        if self._visit is not None:
-            self._visit.abandon()
-
-    async def settle(self, *, is_late: bool = False) -> str | None:
-        """See `Visit.settle`; of what was not used nothing is kept."""
-        return None if self._visit is None else await self._visit.settle(is_late=is_late)
-
-    def settle_now(self, *, is_late: bool = False) -> str | None:
-        """As `settle`, while the thread waits."""
-        if not self.is_used:
-            return None
-        return _run(self._keeper, self.settle(is_late=is_late))
-
-    def _data(self) -> Session:
-        return self._opened().data
-
-    def _record(self) -> UserSession:
-        visit = self._opened()
-        record = None if visit.is_new else _run(self._keeper, self._keeper.record(visit.sid))
-        return record or UserSession(visit.sid, "")
-
-    def _opened(self) -> Visit:
-        if self._visit is None:
-            visit = Visit(self._keeper, cookie_values(self._header, self._name))
-            _run(self._keeper, visit.open())
-            self._visit = visit
-        return self._visit
 
 
 class _Answer:
@@ -298,29 +175,20 @@ class _Answer:
         """The same for an asynchronous application, whose call has given an awaitable."""
         body = await response
         if isinstance(body, list | tuple):
-            await self._begin_async()
+            await self.begin_async()
             return body
-        return self._steps(body)
+        return _AsyncBody(self, body)
 
-    async def _steps(self, body: Any) -> AsyncIterator[Any]:
-        try:
-            if hasattr(body, "__aiter__"):
-                async for chunk in body:
-                    await self._begin_async()
-                    yield chunk
-            else:
-                for chunk in body:
-                    await self._begin_async()
-                    yield chunk
-            await self._begin_async()
-            await self._session.settle(is_late=True)
-        finally:
-            _close(body)
-
-    async def _begin_async(self) -> None:
+    async def begin_async(self) -> None:
+        """As `begin`, on an event loop."""
         if self._head is not None and not self._has_begun:
             self._judge()
             self._send_head(await self._session.settle())
+
+    async def end_async(self) -> None:
+        """As `end`, on an event loop."""
+        if self._has_begun:
+            await self._session.settle(is_late=True)
 
     def _judge(self) -> None:
         # Frameworks make a response of an exception; its changes are half of what was to be.
@@ -366,10 +234,48 @@ class _Body:
         return chunk
 
     def close(self) -> None:
-        """Close the application's body, and keep what it changed last."""
-        _close(self._body)
+        """Close the application's body, once however often this is called, and keep what it changed last."""
+        body, self._body = self._body, ()
+        _close(body)
         if not self._has_failed:
             self._answer.end()
+
+
+class _AsyncBody:
+    """The same for an asynchronous response, or one with awaitable chunks."""
+
+    __slots__ = ("_answer", "_body", "_has_failed", "_pieces")
+
+    def __init__(self, answer: _Answer, body: Any) -> None:
+        self._answer = answer
+        self._body = body
+        self._pieces: Pieces | None = None
+        self._has_failed = False
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            if self._pieces is None:
+                self._pieces = Pieces(self._body)
+            chunk = await self._pieces.next()
+            await self._answer.begin_async()
+        except BaseException:  # as above
+            self._has_failed = True
+            await self.aclose()
+            raise
+        if chunk is END:
+            await self.aclose()
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """As `close` of the synchronous one."""
+        body, self._body = self._body, None
+        await close(body)
+        if not self._has_failed:
+            await self._answer.end_async()
 
 
 def session_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None, **local_conf: str) -> SessionFilter:
@@ -391,10 +297,6 @@ def _form_of(options: SessionOptions) -> CookieForm:
         same_site=options.cookie_same_site,
         max_age=options.cookie_max_age,
     )
-
-
-def _run(keeper: Keeper, coro: Coroutine[Any, Any, T]) -> T:
-    return immediate(coro) if keeper.is_immediate else run_async(coro, SECONDS)
 
 
 def _close(body: object) -> None:

@@ -39,7 +39,9 @@ class ChunkStream:
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._before
-        yield from self._body if self._steps is None else self._steps
+        # No `yield from`: it would hand on its own end to the body, whose `close` is called behind it.
+        for chunk in self._body if self._steps is None else self._steps:  # noqa: UP028
+            yield chunk
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return _awaited(iter(self))

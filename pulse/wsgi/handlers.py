@@ -3,7 +3,8 @@
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from functools import wraps
+from typing import Any, Final, ParamSpec
 
 from webob import Response
 
@@ -13,7 +14,32 @@ from pulse.wsgi.bridge.answer import close, readable
 from pulse.wsgi.chunks import begun, either
 from pulse.wsgi.response import WsgiResponse, error_response
 
+P = ParamSpec("P")
 Headers = list[tuple[str, str]]
+
+# What WebOb looks up to send a response; an environ that was made by hand may lack all of it.
+_LEAST: Final = {
+    "REQUEST_METHOD": "GET",
+    "SCRIPT_NAME": "",
+    "PATH_INFO": "/",
+    "SERVER_NAME": "localhost",
+    "SERVER_PORT": "80",
+    "wsgi.url_scheme": "http",
+}
+
+
+def _with_one_flag(init: Callable[P, None]) -> Callable[P, None]:
+    """*init* of a handler, refused where both names of the flag are given and contradict each other."""
+
+    @wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        # Here, since inside a flag that was left out cannot be told from its default.
+        for flag in (*args[3:4], *(kwargs[name] for name in ("async_",) if name in kwargs)):
+            if bool(kwargs.get("async", flag)) != bool(flag):
+                raise TypeError(f"WsgiHandler got async = {kwargs['async']!r} and async_ = {flag!r}: want one of them")
+        init(*args, **kwargs)
+
+    return checked
 
 
 class WsgiHandler:
@@ -33,6 +59,7 @@ class WsgiHandler:
         async_: Whether a call gives back an awaitable. If not, this is a WSGI application like any other.
     """
 
+    @_with_one_flag
     def __init__(
         self,
         middleware: Iterable[Callable[..., Any]] | None = None,
@@ -49,10 +76,11 @@ class WsgiHandler:
             **reserved: That name, which has become a keyword of the language.
 
         Raises:
-            TypeError: another keyword was given.
+            TypeError: another keyword was given, both names of the flag contradict each other, or a text
+                stands for a list.
         """
-        self.middleware = list(middleware or ())
-        self.response_middleware = list(response_middleware or ())
+        self.middleware = _listed("middleware", middleware)
+        self.response_middleware = _listed("response_middleware", response_middleware)
         self.async_ = bool(reserved.pop("async", async_))
         if reserved:
             raise TypeError(f"WsgiHandler got an unexpected keyword argument {next(iter(reserved))!r}")
@@ -106,7 +134,7 @@ class WsgiHandler:
             return body
         if isinstance(body, Response):  # plain WebOb, whose exceptions make their body when they are called
             start.head = None
-            body = body(environ, start.hold)
+            body = body(_complete(environ), start.hold)
         if start.head is None or start.written:
             body = await begun(body, start.written)
         if start.head is None:
@@ -160,7 +188,18 @@ class _Start:
             # A server refuses a second head that comes without the error which is the reason for it.
             return self.forward(status, headers, *([exc_info] if self._is_sent else []))
 
-        return response(environ, start_response)
+        return response(_complete(environ), start_response)
+
+
+def _listed(name: str, functions: Iterable[Callable[..., Any]] | None) -> list[Callable[..., Any]]:
+    if isinstance(functions, str | bytes):  # whose letters would fail one by one, at each request
+        raise TypeError(f"{name}: want functions in a list, not {type(functions).__name__}")
+    return [] if functions is None else list(functions)
+
+
+def _complete(environ: Environ) -> Environ:
+    """*environ* for WebOb: a copy with what it lacks."""
+    return environ if environ.keys() >= _LEAST.keys() else {**_LEAST, **environ}
 
 
 def _finished(answering: Coroutine[Any, Any, Any]) -> Any:

@@ -5,6 +5,7 @@ call, a copy sets itself up again over there.
 """
 
 import importlib
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,19 +38,34 @@ class LazyWsgi:
     def setup(self, environ: dict[str, Any] | None = None) -> Any:
         """Make the actual application; called once, at the first call.
 
-        If it raises, the caller gets its error, and the next call tries again.
+        If it raises, the caller gets its error, and the next call tries again. A plain
+        function: nobody awaits it.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement setup(environ=None)")
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        """Hand the call on to the actual application, and return what it returns."""
+        """Hand the call on to the actual application, and return what it returns.
+
+        Raises:
+            TypeError: `setup` gave nothing that could be called.
+        """
         handler = self._handler
         if handler is None:
             with self._lock:
                 if self._handler is None:
-                    self._handler = self.setup(environ)
+                    self._handler = self._made(environ)
                 handler = self._handler
         return handler(environ, start_response)
+
+    def _made(self, environ: dict[str, Any]) -> Any:
+        handler = self.setup(environ)
+        if not callable(handler):
+            if inspect.iscoroutine(handler):
+                handler.close()  # or it would be reported as never awaited, too
+            name = type(self).__name__
+            wanted = "a plain function, no coroutine function" if inspect.isawaitable(handler) else "a WSGI application"
+            raise TypeError(f"{name}.setup gave back a {type(handler).__name__}: want {wanted}")
+        return handler
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_handler")}

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
@@ -42,7 +43,8 @@ def error_response(error: BaseException | int) -> Response:
     """The response to *error*, an exception or a status; it tells its status and nothing more.
 
     A `webob.exc` is its own response. Other exceptions may carry a status, as
-    `status_code`, `status` or `code`; those that do not are 500, and are logged.
+    `status_code`, `status` or `code`, a number or text such as `409 Conflict`; those that do
+    not are 500, and are logged.
     """
     if isinstance(error, Response):
         return error
@@ -150,11 +152,14 @@ class AccessControl:
 
 
 _KNOWN: Final = frozenset(HTTPStatus)
+_STATUS: Final = re.compile("[45][0-9]{2}( .*)?", re.DOTALL)  # a longer number is the code of a database
 
 
 def _status_of(error: BaseException) -> int:
     for name in ("status_code", "status", "code"):
         status = getattr(error, name, None)
+        if isinstance(status, str) and _STATUS.fullmatch(status):
+            return int(status[:3])
         if isinstance(status, int) and 400 <= status <= 599:
             return int(status)
     return 500

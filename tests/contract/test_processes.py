@@ -12,10 +12,12 @@ import endpoints
 import pytest
 from bench import Bench, benches, wait_until
 
+from pulse.app import App
 from pulse.config import read_config
 from pulse.errors import ConfigError
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
+from pulse.sessions import CookieSessionStore
 from pulse.workers.processes import application_for_children
 
 
@@ -249,6 +251,27 @@ def test_a_lazy_application_is_sent_to_a_child_before_and_after_its_first_call()
         middleware.close()
         assert (run.outcome, run.body) == (Outcome.SUCCESS, b"ok ok")
         site({"PATH_INFO": "/pulse/ok", "pulse.info": {"task": "ok"}}, lambda status, headers: None)
+
+
+def test_an_app_with_sessions_in_signed_cookies_is_sent_to_a_child():
+    tasks = {"ok": {"interval": 3600}}
+    app = App(endpoints.app, task=tasks, mode="processing", session_store=CookieSessionStore("a secret"))
+    alone = App(
+        task={"cleanup": {"interval": 3600, "action": "/sessions/cleanup"}},
+        mode="processing",
+        session_store=CookieSessionStore("a secret"),
+    )
+
+    try:
+        runs = [app.run_now("ok"), alone.run_now("cleanup")]
+    finally:
+        app.close()
+        alone.close()
+
+    assert [(run.outcome, run.body) for run in runs] == [
+        (Outcome.SUCCESS, b"ok ok"),
+        (Outcome.SUCCESS, b"removed 0 expired sessions\n"),
+    ]
 
 
 @pytest.mark.parametrize("app", [lambda environ, start_response: [], threading.Lock()])

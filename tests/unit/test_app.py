@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 from datetime import timedelta
 
 import pytest
@@ -9,7 +10,14 @@ from pulse.app import App
 from pulse.context import PulseContext, entered
 from pulse.errors import ConfigError
 from pulse.model import Outcome
-from pulse.sessions import CookieSessionStore, InMemorySessionStore, MemorySessionStorage, SessionStore
+from pulse.sessions import (
+    CookieSessionStore,
+    InMemorySessionStore,
+    MemorySessionStorage,
+    SessionFilter,
+    SessionStore,
+    cleanup_endpoint,
+)
 from pulse.testing import ManualClock
 
 
@@ -53,6 +61,23 @@ def test_a_wrapped_application_has_sessions(kind):
     browser = webtest.TestApp(App(counter, session_store=kind()))
 
     assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+
+
+def test_a_storage_that_is_no_subclass_serves():
+    class Dicts(dict):
+        async def load(self, key):
+            return self.get(key)
+
+        async def save(self, key, session):
+            self[key] = dict(session)
+
+    storage = Dicts()
+    app = App(session_store=storage)
+    app.route("/")(counter)
+    browser = webtest.TestApp(app)
+
+    assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+    assert app.session_store is storage
 
 
 def test_a_store_of_somebody_elses_serves():
@@ -179,3 +204,49 @@ def test_the_session_is_that_of_the_context():
     assert response.text == "ok"
     assert seen[0][1] == {"a": 1}
     assert browser.cookies["pulse-session"] == seen[0][0]
+
+
+# In another process
+
+
+def copy_of(app):
+    return pickle.loads(pickle.dumps(app))
+
+
+def test_a_filter_over_signed_cookies_and_its_clean_up_pickle():
+    store = CookieSessionStore("a secret")
+    browser = webtest.TestApp(SessionFilter(counter, store))
+    browser.get("/")
+
+    there = webtest.TestApp(copy_of(SessionFilter(counter, store)), cookiejar=browser.cookiejar)
+
+    assert there.get("/").text == "2"
+    assert webtest.TestApp(copy_of(cleanup_endpoint(store))).get("/").text == "removed 0 expired sessions\n"
+
+
+def hello(request):
+    return f"hello {request.path}"
+
+
+@pytest.mark.parametrize("wrapped", [None, counter])
+def test_the_pages_of_an_app_pickle(wrapped):
+    app = App(wrapped, session_store=CookieSessionStore("a secret"))
+    app.route("/hello")(hello)
+    app.route("/count")(counter)
+
+    there = webtest.TestApp(copy_of(app.app))
+
+    assert there.get("/hello").text == "hello /hello"
+    assert there.get("/count").text == "1"
+    assert there.get("/", status="*").status_int == (404 if wrapped is None else 200)
+    there.get("/sessions/cleanup", status=404 if wrapped is None else 200)
+
+
+def test_a_page_that_children_would_not_know_is_refused():
+    app = App(counter, mode="processing", session_store=CookieSessionStore("a secret"))
+
+    with pytest.raises(ConfigError, match=r"route = '/hello': .*set pulse\.config\.application"):
+        app.route("/hello")
+
+    named = App(mode="processing", application="site:app", session_store=CookieSessionStore("a secret"))
+    assert named.route("/hello")(hello) is hello

@@ -2,9 +2,12 @@
 
 import asyncio
 import io
+import itertools
 import pickle
+import sys
 import threading
 from asyncio import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 from wsgiref.util import setup_testing_defaults
@@ -145,6 +148,29 @@ class Lazy(LazyWsgi):
         return WsgiHandler([async_sample])
 
 
+def plain_future(environ, start_response):
+    start_response("200 OK", TEXT)
+    answer = Future()
+    answer.set_result(simple_async())
+    return answer
+
+
+def future_of_the_current_loop(environ, start_response):
+    start_response("200 OK", TEXT)
+    answer = asyncio.get_event_loop().create_future()
+    answer.set_result([b"hello World!"])
+    return answer
+
+
+def future_chunk(environ, start_response):
+    start_response("200 OK", TEXT)
+    loop = asyncio.get_event_loop()
+    done, late = Future(), Future()
+    done.set_result(b"hello ")
+    loop.call_soon_threadsafe(loop.call_later, 0, late.set_result, b"World!")
+    return [done, late]
+
+
 def in_pulse(app):
     return lambda environ, start_response: entered(app, "pulse", environ, start_response)
 
@@ -154,6 +180,11 @@ SAMPLES = {
     "a coroutine function": async_sample,
     "an asynchronous generator function": generator_sample,
     "a future": future_sample,
+    "a future without a loop": plain_future,
+    "a future of the current loop": future_of_the_current_loop,
+    "a list of futures": future_chunk,
+    "a handler of a future": WsgiHandler([plain_future]),
+    "a future inside Pulse": in_pulse(plain_future),
     "a handler": WsgiHandler([sync_sample]),
     "a handler of a coroutine function": WsgiHandler([async_sample]),
     "a handler with response middleware": WsgiHandler([async_sample], [lambda environ, response: None]),
@@ -172,6 +203,145 @@ def test_the_sample_is_served_by_either_bridge(app):
     client = of_asgi(app)
 
     assert (client.status, client.body, client.headers) == (200, b"hello World!", {b"content-type": b"text/plain"})
+
+
+@pytest.mark.parametrize("app", SAMPLES.values(), ids=SAMPLES)
+def test_the_sample_is_served_by_a_thread_of_a_server(app):
+    async def main():
+        return await asyncio.to_thread(of_wsgi, as_wsgi(app))
+
+    assert asyncio.run(main()) == b"hello World!"
+
+
+# The current loop of the caller
+
+
+def in_new_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result(LIMIT)
+
+
+def generator(environ, start_response):
+    start_response("200 OK", TEXT)
+    yield b"a"
+    yield b"b"
+
+
+@pytest.mark.parametrize("app", [sync_sample, plain_future, generator])
+@pytest.mark.parametrize("run", [in_new_thread, lambda work: work()])
+def test_the_caller_keeps_its_own_loop(app, run):
+    def work():
+        own = asyncio.new_event_loop()
+        asyncio.set_event_loop(own)
+        try:
+            of_wsgi(as_wsgi(app))
+            return asyncio.get_event_loop() is own
+        finally:
+            asyncio.set_event_loop(None)
+            own.close()
+
+    assert run(work)
+
+
+@pytest.mark.parametrize("app", [sync_sample, plain_future, generator])
+def test_a_thread_without_a_loop_has_none_afterwards(app):
+    def work():
+        of_wsgi(as_wsgi(app))
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop()
+
+    in_new_thread(work)
+
+
+def test_a_thread_whose_loop_runs_has_none_when_that_has_ended():
+    async def main():
+        of_wsgi(as_wsgi(plain_future))
+        return asyncio.get_event_loop() is asyncio.get_running_loop()
+
+    def work():
+        kept = asyncio.run(main())
+        with pytest.raises(RuntimeError):
+            asyncio.get_event_loop()
+        return kept
+
+    assert in_new_thread(work)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="no loop is made when somebody asks for one")
+@pytest.mark.filterwarnings("ignore:There is no current event loop:DeprecationWarning")
+def test_a_main_thread_that_never_had_a_loop_can_still_be_given_one():
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(None)  # as in a new process
+    try:
+        of_wsgi(as_wsgi(plain_future))
+        asyncio.get_event_loop().close()
+    finally:
+        asyncio.set_event_loop_policy(before)
+
+
+def test_a_loop_that_an_application_sets_is_left_to_it():
+    def app(environ, start_response):
+        start_response("200 OK", TEXT)
+        own.append(asyncio.new_event_loop())
+        asyncio.set_event_loop(own[0])
+        return [b"x"]
+
+    own = []
+
+    def work():
+        of_wsgi(as_wsgi(app))
+        return asyncio.get_event_loop() is own[0]
+
+    assert in_new_thread(work)
+    own[0].close()
+
+
+@pytest.mark.parametrize("door", [of_wsgi, of_asgi])
+def test_a_body_is_closed_with_the_loop_it_was_made_with(door):
+    class Closing:
+        def __iter__(self):
+            return iter([b"x"])
+
+        def close(self):
+            closed.append(Future().get_loop() is loops[0])
+
+    def app(environ, start_response):
+        loops.append(environ["pulse.connection"].loop)
+        start_response("200 OK", TEXT)
+        return Closing()
+
+    loops, closed = [], []
+    in_new_thread(lambda: door(as_wsgi(app) if door is of_wsgi else app))
+
+    assert closed == [True]
+
+
+def test_the_loop_of_a_connection_is_that_of_its_handler_whoever_calls():
+    async def main():
+        async def app(environ, start_response):
+            loops.append((environ["pulse.connection"]._loop, asyncio.get_running_loop()))
+            start_response("200 OK", TEXT)
+            return [b"x"]
+
+        def plain(environ, start_response):
+            loops.append((environ["pulse.connection"]._loop, background_loop()))
+            start_response("200 OK", TEXT)
+            return [b"x"]
+
+        def pending(environ, start_response):
+            start_response("200 OK", TEXT)
+            loop = environ["pulse.connection"]._loop
+            chunk = loop.create_future()
+            loop.call_soon_threadsafe(chunk.set_result, b"x")
+            return [chunk]
+
+        # A test of an asynchronous framework, say, which calls the application itself.
+        return [of_wsgi(as_wsgi(one)) for one in (app, plain, pending)]
+
+    loops = []
+
+    assert asyncio.run(main()) == [b"x"] * 3
+    assert [loop for loop, _ in loops] == [running for _, running in loops]
 
 
 def test_the_loop_of_a_handler_is_the_one_that_runs_it():
@@ -452,6 +622,22 @@ class Body:
         self.closed += 1
 
 
+class OwnSteps(Body):
+    """One that is its own iterator: whoever delegates to it closes it a second time."""
+
+    def __iter__(self):
+        self.left = iter(self.chunks)
+        return self
+
+    def __next__(self):
+        chunk = next(self.left, None)
+        if chunk is not None:
+            return chunk
+        if self.breaks:
+            raise OSError("disk")
+        raise StopIteration
+
+
 class AsyncBody(Body):
     __iter__ = None
 
@@ -478,11 +664,37 @@ def answering(body, is_async):
     return async_app if is_async else app
 
 
-BODIES = [(Body, True), (Body, False), (AsyncBody, True), (AsyncBody, False)]
+class OwnAsyncSteps(AsyncBody):
+    def __aiter__(self):
+        self.left = iter(self.chunks)
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        chunk = next(self.left, None)
+        if chunk is not None:
+            return chunk
+        if self.breaks:
+            raise OSError("disk")
+        raise StopAsyncIteration
+
+
+def unchanged(environ, response):
+    pass
+
+
+BODIES = [(kind, is_async) for kind in (Body, OwnSteps, AsyncBody, OwnAsyncSteps) for is_async in (True, False)]
+WRAPS = {
+    "as it is": lambda app: app,
+    "in Pulse": in_pulse,
+    "in a handler": lambda app: WsgiHandler([app]),
+    "in a handler with response middleware": lambda app: WsgiHandler([app], [unchanged]),
+    "in a handler in Pulse": lambda app: in_pulse(WsgiHandler([app])),
+}
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-@pytest.mark.parametrize("wrap", [lambda app: app, in_pulse, lambda app: WsgiHandler([app])])
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
 def test_a_body_is_closed_once(kind, is_async, wrap):
     one, two = kind(b"a", b"b"), kind(b"a", b"b")
 
@@ -493,15 +705,16 @@ def test_a_body_is_closed_once(kind, is_async, wrap):
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-def test_a_failure_in_the_middle_aborts_and_closes_once(kind, is_async):
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_failure_in_the_middle_aborts_and_closes_once(kind, is_async, wrap):
     one, two = kind(b"half", breaks=True), kind(b"half", breaks=True)
     client = []
 
     async def ask():
         client.append(Client())
-        await client[0].ask(as_asgi(answering(two, is_async)))
+        await client[0].ask(as_asgi(wrap(answering(two, is_async))))
 
-    response = as_wsgi(answering(one, is_async))(environ_of(), started)
+    response = as_wsgi(wrap(answering(one, is_async)))(environ_of(), started)
     with pytest.raises(OSError, match="disk"):
         list(response)
     response.close()
@@ -514,38 +727,31 @@ def test_a_failure_in_the_middle_aborts_and_closes_once(kind, is_async):
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-def test_a_response_that_a_synchronous_server_leaves_is_closed_once(kind, is_async):
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_response_that_a_synchronous_server_leaves_is_closed_once(kind, is_async, wrap, count):
     body = kind(b"a", b"b", b"c")
 
-    response = as_wsgi(answering(body, is_async))(environ_of(), started)
-    next(iter(response))
+    response = as_wsgi(wrap(answering(body, is_async)))(environ_of(), started)
+    chunks = iter(response)
+    for _ in range(count):
+        next(chunks)
     response.close()
+    del chunks
     response.close()
 
     assert body.closed == 1
 
 
 @pytest.mark.parametrize(("kind", "is_async"), BODIES)
-def test_a_response_whose_client_goes_away_is_closed_once(kind, is_async):
-    class Endless(kind):
-        if kind is Body:
-
-            def __iter__(self):
-                while True:
-                    yield b"x"
-
-        else:
-
-            async def __aiter__(self):
-                while True:
-                    await asyncio.sleep(0)
-                    yield b"x"
-
-    body = Endless()
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_a_response_whose_client_goes_away_is_closed_once(kind, is_async, wrap):
+    body = kind()
+    body.chunks = itertools.repeat(b"x")
 
     async def main():
         client = Client()
-        asking = asyncio.create_task(client.ask(as_asgi(answering(body, is_async))))
+        asking = asyncio.create_task(client.ask(as_asgi(wrap(answering(body, is_async)))))
         await client.arrived.wait()
         client.gone.set()
         await asking

@@ -196,6 +196,18 @@ class OddError(Exception):
     code = "x"
 
 
+class FalconError(Exception):
+    status = "409 Conflict"
+
+
+class BareError(Exception):
+    code = "410"
+
+
+class DatabaseError(Exception):
+    code = "40001"
+
+
 class FineError(Exception):
     status = 200
 
@@ -206,7 +218,8 @@ class FineError(Exception):
     ("error", "status"),
     [
         (ValueError("secret"), 500), (HTTPForbidden(), 403), (HTTPFound(location="/x"), 302), (TeapotError("secret"), 418),
-        (OddError("secret"), 599), (FineError("secret"), 500),
+        (OddError("secret"), 599), (FineError("secret"), 500), (FalconError("secret"), 409), (BareError("secret"), 410),
+        (DatabaseError("secret"), 500),
     ],
 )  # fmt: skip
 def test_an_error_becomes_a_response_of_its_status(is_async, changes, error, status, caplog):
@@ -506,6 +519,68 @@ def test_a_preflight_request_is_told_what_is_allowed():
 def test_credentials_for_every_origin_are_refused():
     with pytest.raises(ValueError, match="origins by name"):
         AccessControl(credentials=True)
+
+
+# An environ that has next to nothing in it
+
+
+@pytest.mark.parametrize("environ", [{}, {"PATH_INFO": "/"}, {"REQUEST_METHOD": "GET"}])
+@pytest.mark.parametrize("changes", [[], [lambda environ, response: None]])
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    ("middleware", "status"),
+    [
+        (lambda environ, start_response: None, "404 Not Found"),
+        (lambda environ, start_response: 1 / 0, "500 Internal Server Error"),
+        (lambda environ, start_response: WsgiResponse("x"), "200 OK"),
+        (lambda environ, start_response: HTTPFound(location="elsewhere"), "302 Found"),
+        (lambda environ, start_response: start_response("200 OK", TEXT) and [b"x"], "200 OK"),
+    ],
+)
+def test_a_response_is_made_whatever_the_environ_lacks(environ, changes, is_async, middleware, status):
+    async def awaited(answer):
+        return await answer
+
+    def start(status, headers, exc_info=None):
+        starts.append(status)
+        return [].append
+
+    def noting(given, start_response):
+        seen.append(given)
+        return middleware(given, start_response)
+
+    starts, seen, before = [], [], dict(environ)
+    answer = WsgiHandler([noting], changes, is_async)(environ, start)
+    body = asyncio.run(awaited(answer)) if is_async else answer
+
+    assert starts == [status]
+    assert isinstance(b"".join(body), bytes)
+    assert environ == before
+    assert seen[0] is environ
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "flags", [{"async": False, "async_": True}, {"async": True, "async_": False}, {"args": (False,), "async": True}]
+)
+def test_contradictory_flags_are_refused(flags):
+    args = flags.get("args", ())
+    with pytest.raises(TypeError, match="async"):
+        WsgiHandler([], [], *args, **{name: flag for name, flag in flags.items() if name != "args"})
+
+
+def test_the_flag_may_be_said_twice():
+    assert WsgiHandler(**{"async": False, "async_": False}).async_ is False
+    assert inspect.signature(WsgiHandler).parameters["async_"].default is True
+
+
+@pytest.mark.parametrize("names", ["site.app", b"site.app", ""])
+@pytest.mark.parametrize("which", ["middleware", "response_middleware"])
+def test_a_text_is_no_list_of_middleware(which, names):
+    with pytest.raises(TypeError, match=f"^{which}: want .*not {type(names).__name__}"):
+        WsgiHandler(**{which: names})
 
 
 def test_an_error_response_is_made_of_a_status_too():

@@ -93,6 +93,27 @@ def test_copies_set_themselves_up_before_and_after_the_first_call(lazy, duplicat
     assert (Lazy.setups, early.greeting, late.greeting) == (3, "kept", "kept")
 
 
+def test_a_setup_that_gives_no_application_is_told_so_and_tried_again():
+    class Odd(LazyWsgi):
+        made = None
+
+        def setup(self, environ=None):
+            return self.made
+
+    class Asynchronous(LazyWsgi):
+        async def setup(self, environ=None):
+            return page
+
+    odd = Odd()
+    with pytest.raises(TypeError, match=r"Odd\.setup gave back a NoneType: want a WSGI application"):
+        call(odd)
+    odd.made = page
+
+    assert call(odd) == b"page"
+    with pytest.raises(TypeError, match=r"Asynchronous\.setup gave back a coroutine: want a plain function"):
+        call(Asynchronous())
+
+
 def test_setup_may_give_an_application_whose_answer_is_awaitable():
     answer = object()
 

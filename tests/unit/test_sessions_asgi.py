@@ -5,6 +5,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
+import webtest
 from bareasgi import Application, HttpResponse
 from bareutils import text_writer
 from starlette.applications import Starlette
@@ -23,6 +24,7 @@ from pulse.sessions import (
     StateSessionStore,
     StoreSessionStorage,
     add_session_middleware,
+    cleanup_endpoint,
     renew_session,
     session_data,
 )
@@ -40,6 +42,7 @@ STORAGES = {
 def count(request):
     session = session_data(request)
     session["count"] = session.get("count", 0) + 1
+    session.setdefault("basket", [])
     return session["count"]
 
 
@@ -53,16 +56,23 @@ def fail(request):
     raise OSError("bad day")
 
 
+def fail_within(request):
+    session_data(request)["basket"].append("fig")
+    raise OSError("bad day")
+
+
 PAGES = {
     "/": lambda request: "nothing",
     "/count": count,
     "/read": lambda request: session_data(request).get("count"),
-    "/kind": lambda request: f"{type(session_data(request)).__name__} {session_data(request)}",
+    "/kind": lambda request: f"{isinstance(session_data(request), dict)} {session_data(request)}",
     "/login": login,
     "/who": lambda request: session_data(request).get("user"),
     "/logout": lambda request: session_data(request).clear(),
     "/big": lambda request: session_data(request).update({str(n): hash(str(n)) for n in range(1000)}),
     "/fail": fail,
+    "/fail-within": fail_within,
+    "/all": lambda request: dict(session_data(request)),
 }
 
 
@@ -154,7 +164,7 @@ def test_a_session_is_found_again_and_its_cookie_is_sent_once_from_the_server(ma
 
 
 def test_a_session_is_a_dict_that_is_empty_at_first(make):
-    assert Browser(make(None)).get("/kind").text == "dict {}"
+    assert Browser(make(None)).get("/kind").text == "True {}"
 
 
 def test_without_a_storage_sessions_are_kept_in_memory(make):
@@ -301,6 +311,31 @@ def test_a_failing_handler_fails_and_keeps_nothing(make):
     assert len(storage) == 0
 
 
+@pytest.mark.parametrize("path", ["/fail", "/fail-within"])
+def test_a_failing_handler_changes_nothing_of_a_known_session(make, storage, path):
+    browser = Browser(make(storage))
+    browser.get("/count")
+
+    with pytest.raises(OSError, match="bad day"):
+        browser.get(path)
+
+    assert browser.get("/all").text == "{'count': 1, 'basket': []}"
+
+
+class Uncopyable:
+    def __deepcopy__(self, memo):
+        raise NotImplementedError
+
+
+def test_a_session_in_memory_may_hold_what_cannot_be_copied(make, monkeypatch):
+    held = Uncopyable()
+    monkeypatch.setitem(PAGES, "/", lambda request: session_data(request).setdefault("held", held) is held)
+    browser = Browser(make(MemorySessionStorage()))
+    texts = [browser.get(path).text for path in ("/", "/count", "/")]
+
+    assert texts == ["True", "1", "True"]
+
+
 def test_a_session_that_does_not_fit_its_cookie_is_an_error_and_the_old_one_stays(make):
     browser = Browser(make(CookieSessionStore("a secret")))
     browser.get("/count")
@@ -367,7 +402,50 @@ def test_what_a_storage_gives_every_new_session_is_kept(make):
     assert Browser(make(Greeting())).get("/count").text == "11"
 
 
-@pytest.mark.parametrize("wrong", [object(), {}, MemorySessionStorage])
+class Plain:
+    """A storage that is no subclass of anything, over a dict of the user's."""
+
+    def __init__(self):
+        self.kept = {}
+
+    async def load(self, key):
+        return self.kept.get(key)
+
+    async def save(self, key, session):
+        self.kept[key] = dict(session)
+
+
+class Subclass(Plain, SessionStorage):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Plain, Subclass])
+def test_a_storage_may_load_none_for_no_session(make, kind):
+    storage = kind()
+    browser = Browser(make(storage))
+
+    texts = [browser.get(path).text for path in ("/read", "/count", "/count", "/login", "/logout", "/read")]
+
+    assert texts == ["None", "1", "2", "None", "None", "None"]
+    assert [session for session in storage.kept.values() if session] == []
+
+
+def test_a_storage_that_is_no_subclass_is_swept_if_it_can_be():
+    class Sweeping(Plain):
+        async def sweep(self):
+            return 3
+
+    browser = webtest.TestApp(cleanup_endpoint(Sweeping(), Plain()))
+
+    assert browser.get("/").text == "removed 3 expired sessions\n"
+
+
+class Half:
+    async def load(self, key):
+        return {}
+
+
+@pytest.mark.parametrize("wrong", [object(), {}, MemorySessionStorage, Plain, Half(), [Plain()]])
 def test_what_is_no_storage_is_refused(make, wrong):
     with pytest.raises(TypeError, match="SessionStorage"):
         make(wrong)
@@ -480,7 +558,7 @@ def test_two_requests_of_one_session_that_set_different_keys_keep_both(make, mon
         await asyncio.gather(*(app({"type": "http", "path": path, "headers": headers}, None, send) for path in "ab"))
         return await storage.load(key)
 
-    assert asyncio.run(overlap()) == {"count": 1, "a": True, "b": True}
+    assert asyncio.run(overlap()) == {"count": 1, "basket": [], "a": True, "b": True}
 
 
 def test_a_slow_request_does_not_bring_an_ended_session_back(storage):
@@ -521,6 +599,38 @@ def test_a_slow_request_does_not_bring_an_ended_session_back(storage):
 
 
 # More than a request and its response
+
+
+def stream(storage, late):
+    """An application that does something with its session when its headers are sent."""
+
+    async def site(scope, receive, send):
+        if scope["path"] == "/first":
+            session_data(scope)["basket"] = ["pear"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        late(session_data(scope))
+        await send({"type": "http.response.body", "body": str(session_data(scope)).encode()})
+
+    return SessionMiddleware(site, storage)
+
+
+def test_what_is_changed_within_a_session_behind_the_headers_is_kept():
+    storage = MemorySessionStorage()
+    browser = Browser(stream(storage, lambda session: session["basket"].append("fig")))
+
+    browser.get("/first")
+    browser.get("/again")
+
+    assert asyncio.run(storage.load(browser.key)) == {"basket": ["pear", "fig", "fig"]}
+
+
+def test_a_session_that_is_only_read_behind_the_headers_is_no_matter(storage, caplog):
+    browser = Browser(stream(storage, lambda session: session.get("basket")))
+
+    texts = [browser.get(path).text for path in ("/", "/first", "/")]
+
+    assert texts == ["{}", "{'basket': ['pear']}", "{'basket': ['pear']}"]
+    assert not [record for record in caplog.records if getattr(record, "pulse_event", "") == "session_too_late"]
 
 
 def test_a_response_without_headers_and_one_with_pushes_stay_what_they_are():

@@ -1,5 +1,6 @@
 import hashlib
 import logging
+import pickle
 import string
 from datetime import UTC, date, datetime, timedelta
 
@@ -177,7 +178,7 @@ def test_a_cookie_whose_date_is_none_is_none(store):
         assert store.decode(signer.sign(packed + b"." + stamp).decode()) is None
 
 
-@pytest.mark.parametrize("empty", [None, ""])
+@pytest.mark.parametrize("empty", [None, "", b"", "  ", b" \t", "\n"])
 def test_the_secret_is_that_of_the_environment_when_none_is_given(monkeypatch, empty):
     monkeypatch.setenv("PULSE_SECRET", "from the environment")
 
@@ -185,6 +186,28 @@ def test_the_secret_is_that_of_the_environment_when_none_is_given(monkeypatch, e
     monkeypatch.setenv("PULSE_SECRET", "changed later")
 
     assert CookieSessionStore("from the environment").decode(store.encode("sid", {})) == ("sid", {})
+
+
+@pytest.mark.parametrize("wrong", [5, 0, False, ["a secret"], object()])
+def test_a_secret_is_a_text(wrong):
+    with pytest.raises(TypeError, match=rf"^secret: want text or bytes, not {type(wrong).__name__}$"):
+        CookieSessionStore(wrong)
+
+
+def test_a_secret_of_blanks_in_the_environment_is_none(monkeypatch):
+    monkeypatch.setenv("PULSE_SECRET", "  ")
+    monkeypatch.setenv("PULSE_ENV", "production")
+
+    for secret in (None, " "):
+        with pytest.raises(RuntimeError, match="PULSE_SECRET"):
+            CookieSessionStore(secret)
+
+
+def test_a_store_pickles_and_its_copy_reads_the_same_cookies(store):
+    copied = pickle.loads(pickle.dumps(store))
+
+    assert copied.decode(store.encode("sid", {"a": 1})) == ("sid", {"a": 1})
+    assert store.decode(copied.encode("sid", {"a": 1})) == ("sid", {"a": 1})
 
 
 def test_a_given_secret_wins(monkeypatch):
@@ -290,7 +313,7 @@ def test_a_secret_is_changed_while_the_old_one_is_still_read():
     assert after.decode(before.encode("sid", {})) is None
 
 
-@pytest.mark.parametrize("old", ["", [""], [None], [7]])
+@pytest.mark.parametrize("old", ["", [""], [None], [7], [" "], 7])
 def test_an_old_secret_is_a_text(old):
     if old == "":
         with pytest.raises(ValueError, match="old_secrets"):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from wsgiref.validate import validator
 
 import pytest
+import webob
 import webtest
 
 from pulse.context import PulseContext
@@ -17,14 +18,18 @@ from pulse.sessions import (
     CookieSessionStore,
     InMemorySessionStore,
     MemorySessionStorage,
+    NoSessionError,
     SessionFilter,
     SessionStore,
     SessionTooLarge,
     StateSessionStore,
+    renew_session,
+    session_data,
 )
 from pulse.state.memory import MemorySessionStore
 from pulse.state.types import UserSession
 from pulse.testing import ManualClock
+from pulse.wsgi import as_wsgi
 
 SECRET = "a-secret-of-the-tests"
 STORES = {
@@ -607,6 +612,180 @@ def test_an_asynchronous_application_may_answer_with_a_list():
 
     assert asyncio.run(serve()) == [b"all"]
     assert "Set-Cookie" in dict(heads[0][1])
+
+
+class AsyncBody:
+    """An asynchronous body that counts how often it is closed, and may break."""
+
+    def __init__(self, breaks=False):
+        self.left = [b"a", b"b"]
+        self.breaks = breaks
+        self.closed = 0
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await asyncio.sleep(0)
+        if self.breaks:
+            raise OSError("bad day")
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop(0)
+
+    async def aclose(self):
+        await asyncio.sleep(0)
+        self.closed += 1
+
+
+@pytest.mark.parametrize("is_awaitable", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_an_asynchronous_body_is_closed_once_however_much_of_it_is_read(is_awaitable, count):
+    def plain(environ, start_response):
+        start_response("200 OK", [])
+        return body
+
+    async def answer(environ, start_response):
+        return plain(environ, start_response)
+
+    async def serve():
+        given = SessionFilter(answer if is_awaitable else plain, InMemorySessionStore())({}, lambda *head: None)
+        given = await given if is_awaitable else given
+        chunks = aiter(given)
+        read = [await anext(chunks, None) for _ in range(count)]
+        await given.aclose()
+        await given.aclose()
+        return read
+
+    body = AsyncBody()
+
+    assert asyncio.run(serve()) == [b"a", b"b", None][:count]
+    assert body.closed == 1
+
+
+def test_an_asynchronous_body_that_fails_is_closed_once_and_keeps_nothing():
+    async def answer(environ, start_response):
+        environ["pulse.session"]["a"] = 1
+        start_response("200 OK", [])
+        return body
+
+    async def serve():
+        given = await SessionFilter(answer, store)({}, lambda *head: None)
+        with pytest.raises(OSError, match="bad day"):
+            await anext(aiter(given))
+        await given.aclose()
+
+    body, store = AsyncBody(breaks=True), InMemorySessionStore()
+    asyncio.run(serve())
+
+    assert (body.closed, len(store)) == (1, 0)
+
+
+def test_what_is_changed_before_an_asynchronous_body_fails_in_the_middle_is_not_kept():
+    async def answer(environ, start_response):
+        environ["pulse.session"]["early"] = 1
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first"
+        environ["pulse.session"]["late"] = 1
+        raise OSError("bad day")
+
+    store = InMemorySessionStore()
+    heads = []
+
+    async def serve():
+        body = SessionFilter(answer, store)({}, lambda *head: heads.append(head))
+        chunks = aiter(body)
+        assert await anext(chunks) == b"first"
+        with pytest.raises(OSError, match="bad day"):
+            await anext(chunks)
+        await body.aclose()
+
+    asyncio.run(serve())
+    sid = re.match("pulse-session=([^;]+)", dict(heads[0][1])["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1}
+
+
+def test_an_asynchronous_generator_has_its_session_and_may_yield_awaitables():
+    async def later():
+        return b"second"
+
+    async def answer(environ, start_response):
+        environ["pulse.session"]["early"] = 1
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first "
+        yield later()
+        environ["pulse.session"]["late"] = 1
+
+    store = InMemorySessionStore()
+    response = webtest.TestApp(as_wsgi(SessionFilter(answer, store))).get("/")
+
+    assert response.body == b"first second"
+    sid = re.match("pulse-session=([^;]+)", response.headers["Set-Cookie"])[1]
+    assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
+
+
+def test_a_body_that_is_its_own_iterator_is_closed_once():
+    class Body:
+        closed = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return b"x"
+
+        def close(self):
+            self.closed += 1
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return body
+
+    body = Body()
+    given = SessionFilter(app, InMemorySessionStore())({}, lambda *head: None)
+    next(iter(given))
+    given.close()
+    given.close()
+
+    assert body.closed == 1
+
+
+# `session_data` and `renew_session`, as in ASGI applications
+
+
+@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("request_of", [dict, webob.Request, webob.BaseRequest])
+def test_the_helpers_of_asgi_know_the_session_of_an_environ(kind, request_of):
+    def app(environ, start_response):
+        request = request_of(environ)
+        session = session_data(request)
+        session["count"] = session.get("count", 0) + 1
+        if environ["PATH_INFO"] == "/login":
+            renew_session(request)
+        assert environ["pulse.session"] == session
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(session["count"]).encode()]
+
+    browser = webtest.TestApp(SessionFilter(app, STORES[kind]()))
+
+    assert [browser.get("/").text, browser.get("/").text] == ["1", "2"]
+    before = browser.cookies["pulse-session"]
+    assert browser.get("/login").text == "3"
+    assert browser.cookies["pulse-session"] != before
+
+
+def test_the_helpers_of_asgi_take_the_key_of_the_filter():
+    def app(environ, start_response):
+        with pytest.raises(NoSessionError):
+            session_data(environ)
+        session_data(environ, context_key="site.session")["a"] = 1
+        start_response("200 OK", [])
+        return []
+
+    store = InMemorySessionStore()
+    SessionFilter(app, store, key="site.session")({}, lambda *head: None)
+
+    assert len(store) == 1
 
 
 # The cookie

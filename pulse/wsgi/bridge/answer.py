@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from pulse.errors import ResponseError
 from pulse.loop import background_loop, is_on_background_loop
+from pulse.wsgi.bridge.current import CurrentLoop
 
 END: Final = object()  # there is no further piece
 LOOK: Final = 0.25  # seconds between two looks at whether a waiting thread should go on to wait
@@ -106,13 +107,10 @@ class SyncReader:
         return self
 
     def __next__(self) -> bytes:
-        asyncio.set_event_loop(self._loop)  # of this thread, while the body makes a piece
-        try:
+        with CurrentLoop(self._loop):
             if self._step is None:
                 self._step = iter(self._body).__next__
             piece = self._step()
-        finally:
-            asyncio.set_event_loop(None)
         if not isinstance(piece, bytes) and hasattr(piece, "__await__"):
             return awaited(piece, self._loop)  # type: ignore[no-any-return]
         return piece  # type: ignore[no-any-return]
@@ -122,7 +120,8 @@ class SyncReader:
         body, self._body = self._body, None
         way = getattr(body, "close", None)
         if way is not None:
-            way()
+            with CurrentLoop(self._loop):
+                way()
 
 
 def awaited(

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from pulse.gateway import Environ
 from pulse.wsgi.bridge.answer import END, Pieces, SyncReader, close, is_asynchronous, readable, settled
 from pulse.wsgi.bridge.connection import Connection, introduce, settings_of
+from pulse.wsgi.bridge.current import CurrentLoop
 from pulse.wsgi.bridge.inbox import ClientGoneError, Inbox, InboxFile, Receive
 from pulse.wsgi.bridge.outbox import Outbox, Send
 from pulse.wsgi.bridge.scope import Scope, environ_of
@@ -28,7 +29,9 @@ def as_asgi(handler: Any, *, threads: int = THREADS) -> "AsgiDoor":
     Chunks of the response are sent as they come, as fast as the client takes them; when it
     goes away, the response is closed. A synchronous application runs in a thread, and reads
     the body of a request while it arrives. An asynchronous handler runs on the event loop
-    of the server, when the body has arrived.
+    of the server, when the body has arrived. A plain function that answers with a Future
+    makes it in its thread, where that loop is current and not running: by `asyncio.Future()`
+    or `environ["pulse.connection"].loop`, not by `asyncio.get_running_loop()`.
 
     Args:
         handler: Called with environ and `start_response`.
@@ -152,15 +155,17 @@ class _ThreadExchange:
 
     def perform(self, app: Any) -> Any:
         """Call *app* and send its response; gives back an asynchronous answer, which is not for threads."""
-        answer = app(self._environ, self._start)
+        with CurrentLoop(self._loop):
+            answer = app(self._environ, self._start)
         if is_asynchronous(answer):
             return answer
+        body = SyncReader(answer, self._loop)
         try:
-            for chunk in SyncReader(readable(answer), self._loop):
+            readable(answer)
+            for chunk in body:
                 self._run(self._outbox.add(chunk))
         finally:
-            if hasattr(answer, "close"):
-                answer.close()
+            body.close()
         self._run(self._outbox.end())
         return None
 

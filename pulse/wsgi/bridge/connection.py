@@ -32,7 +32,7 @@ class Connection:
     def __init__(
         self, kind: Kind, *, peer: tuple[str, int] | None = None, loop: asyncio.AbstractEventLoop | None = None
     ) -> None:
-        """*loop*: that of the server, if it has one."""
+        """*loop*: the one that runs asynchronous handlers, if that is known already."""
         self.kind = kind
         self.peer = peer
         self._given = loop

@@ -8,6 +8,7 @@ from pulse.gateway import Environ, StartResponse
 from pulse.loop import background_loop
 from pulse.wsgi.bridge.answer import LoopReader, SyncReader, is_asynchronous, is_whole
 from pulse.wsgi.bridge.connection import Connection, introduce, settings_of
+from pulse.wsgi.bridge.current import CurrentLoop
 from pulse.wsgi.bridge.intake import read_ahead
 
 
@@ -17,7 +18,8 @@ def as_wsgi(handler: Any) -> "WsgiDoor":
     What the handler gives back may be awaitable, an asynchronous iterable, or an iterable
     with awaitable chunks. It is run on the event loop of the process (`pulse.loop`), while
     the server's thread waits for the next chunk, and sends each as it comes. A synchronous
-    application runs in the server's thread, as ever.
+    application runs in the server's thread, as ever; that loop is the current one of its
+    thread meanwhile, so that it may answer with a Future.
 
     Args:
         handler: Called with environ and `start_response`. The result pickles if it does.
@@ -40,14 +42,16 @@ class WsgiDoor:
         """Serve one request (PEP 3333)."""
         host, port = environ.get("REMOTE_ADDR"), str(environ.get("REMOTE_PORT") or 0)
         peer = (host, int(port) if port.isascii() and port.isdigit() else 0) if host else None
-        introduce(environ, Connection("wsgi", peer=peer), self._settings)
-        answer: Any = self.app(environ, start_response)
+        loop = background_loop()
+        introduce(environ, Connection("wsgi", peer=peer, loop=loop), self._settings)
+        with CurrentLoop(loop):
+            answer: Any = self.app(environ, start_response)
         if is_asynchronous(answer):
             return _read(answer, environ)
         is_readable = hasattr(answer, "__iter__") and not isinstance(answer, str | bytes)
         if is_whole(answer) or not is_readable or is_file(answer, environ):
             return answer  # type: ignore[no-any-return]
-        return SyncReader(answer, background_loop())
+        return SyncReader(answer, loop)
 
 
 def _read(answer: Any, environ: Environ) -> Iterable[bytes]:

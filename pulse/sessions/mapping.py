@@ -1,0 +1,141 @@
+"""The session of a WSGI request: a mapping that looks it up when it is first used."""
+
+from collections.abc import Coroutine, Iterator, MutableMapping
+from typing import Any, Final, TypeVar
+
+from pulse.loop import run_async
+from pulse.sessions.base import Session
+from pulse.sessions.header import cookie_values
+from pulse.sessions.keeper import Keeper, immediate
+from pulse.sessions.visit import Visit
+from pulse.state.types import UserSession
+
+T = TypeVar("T")
+
+SECONDS: Final = 10.0  # that a store may take to answer before the request fails
+
+
+class WsgiSession(MutableMapping[str, Any], UserSession):
+    """The session of a request, as a mapping: looked up when it is first used.
+
+    It is the caller's `UserSession`, too: who it is and until when comes from stores of
+    `pulse.state`; with any other the user is nobody. To be used by the one thread that
+    serves the request. Emptying it ends the session.
+    """
+
+    __slots__ = ("_header", "_keeper", "_name", "_visit")
+
+    def __init__(self, keeper: Keeper, name: str, header: str) -> None:
+        """*header*: the `Cookie` header that came; *name*: that of the cookie in it."""
+        self._keeper = keeper
+        self._name = name
+        self._header = header
+        self._visit: Visit | None = None
+
+    # What a dataclass has as fields is asked for here when somebody wants it.
+
+    @property
+    def session_id(self) -> str:  # type: ignore[override]
+        """The session's id: secret, and not kept anywhere while `is_new`."""
+        return self.visit().sid
+
+    @property
+    def data(self) -> Session:
+        """What it holds, as a plain dict: what is changed there is changed here."""
+        return self._data()
+
+    @property
+    def user_id(self) -> str:  # type: ignore[override]
+        """Whose it is, if its store knows; else empty."""
+        return self._record().user_id
+
+    @property
+    def roles(self) -> list[str]:  # type: ignore[override]
+        """What its user is; none if its store does not know."""
+        return self._record().roles
+
+    @property
+    def created_at(self) -> float:  # type: ignore[override]
+        """When it began, if its store knows; else 0."""
+        return self._record().created_at
+
+    @property
+    def expires_at(self) -> float | None:  # type: ignore[override]
+        """When it ends; None for never, or if its store does not know."""
+        return self._record().expires_at
+
+    @property
+    def metadata(self) -> dict[str, Any]:  # type: ignore[override]
+        """A copy of what stands beside its data; empty if its store does not know."""
+        return self._record().metadata
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is kept nowhere yet."""
+        return self.visit().is_new
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody asked for what it holds; asking this does not count."""
+        return self._visit is not None and self._visit.is_used
+
+    def renew(self) -> None:
+        """Go on under a new id; for logins, and all that gives more rights.
+
+        Whoever learned or planted the old id is left out.
+        """
+        self.visit().renew()
+
+    def visit(self) -> Visit:
+        """What the request does with its session."""
+        if self._visit is None:
+            visit = Visit(self._keeper, cookie_values(self._header, self._name))
+            outcome(self._keeper, visit.open())
+            self._visit = visit
+        return self._visit
+
+    def __getitem__(self, key: str) -> Any:
+        return self._data()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._data()[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._data()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data())
+
+    def __len__(self) -> int:
+        return len(self._data())
+
+    def __repr__(self) -> str:
+        return f"<session, {'used' if self.is_used else 'not used'}>"  # environs are printed by debug pages
+
+    def abandon(self) -> None:
+        """See `Visit.abandon`."""
+        if self._visit is not None:
+            self._visit.abandon()
+
+    async def settle(self, *, is_late: bool = False) -> str | None:
+        """See `Visit.settle`; of what was not used nothing is kept."""
+        return None if self._visit is None else await self._visit.settle(is_late=is_late)
+
+    def settle_now(self, *, is_late: bool = False) -> str | None:
+        """As `settle`, while the thread waits."""
+        if not self.is_used:
+            return None
+        return outcome(self._keeper, self.settle(is_late=is_late))
+
+    def _data(self) -> Session:
+        return self.visit().data
+
+    def _record(self) -> UserSession:
+        visit = self.visit()
+        record = None if visit.is_new else outcome(self._keeper, self._keeper.record(visit.sid))
+        return record or UserSession(visit.sid, "")
+
+
+def outcome(keeper: Keeper, coro: Coroutine[Any, Any, T]) -> T:
+    """What *coro* of *keeper* returns or raises, while the thread waits."""
+    return immediate(coro) if keeper.is_immediate else run_async(coro, SECONDS)
