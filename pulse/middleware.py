@@ -260,8 +260,9 @@ class PulseMiddleware:
         engine.start()
         self._engine = engine
         _ringing.add(self)
-        said = (sum(task.enabled for task in self.config.tasks.values()), self.run_store, reason)
-        log.info("ringing for %d tasks, claimed in %s: %s", *said, extra={"pulse_event": "ringing"})
+        count = sum(task.enabled for task in self.config.tasks.values())
+        said = (count, "" if count == 1 else "s", self.run_store, reason)
+        log.info("ringing for %d task%s, claimed in %s: %s", *said, extra={"pulse_event": "ringing"})
         if not self.config.guard:
             log.warning(
                 "guard is off: whoever reaches this server can call the endpoints of the tasks "

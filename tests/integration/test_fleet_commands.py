@@ -204,7 +204,7 @@ def test_two_workers_share_the_tasks_of_the_file_that_pulse_chose(write, work, r
     write("pulse.task.tidy.interval = 0.25")
 
     with work("development.ini") as one, work("development.ini#main") as other:
-        wait_until(lambda: "ringing for 1 tasks" in one.output and "ringing for 1 tasks" in other.output)
+        wait_until(lambda: "ringing for 1 task," in one.output and "ringing for 1 task," in other.output)
         seen = run("workers", "--json").document["workers"]
         wait_until(lambda: (one.output + other.output).count("task=tidy") > 3)
         one.terminate()
