@@ -16,7 +16,7 @@ from typing import Any, Final
 from pulse.errors import ConfigError, Fault
 from pulse.meant import CONFIG, DEFAULT, TASK, allowed_for, meant_by
 from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task, misfits
-from pulse.option import Option, options_of, shown
+from pulse.option import Option, options_of, said_of, shown
 
 PYTHON: Final = "Python"  # where an option was written that stands in no file
 
@@ -180,10 +180,7 @@ class _Reading:
             for name, setting in said.items():
                 yield option_key(task, name.partition(".")[0]), setting.where or PYTHON
         for name, given in self._objects.items():
-            options = options_of(Task).values()
-            yield from (
-                (option_key(name, one.name), PYTHON) for one in options if getattr(given, one.name) != one.value
-            )
+            yield from ((option_key(name, one.name), PYTHON) for one, value in said_of(given) if value != one.value)
 
     # What belongs where
 
@@ -297,11 +294,10 @@ class _Reading:
 
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""
-        options = options_of(Task)
         said = {
-            option.name: Setting(key=option_key(name, option.name), value=getattr(task, option.name))
-            for option in options.values()
-            if getattr(task, option.name) != option.value
+            option.name: Setting(key=option_key(name, option.name), value=value)
+            for option, value in said_of(task)
+            if value != option.value
         }
         inherited = {
             full: setting for full, setting in self._defaults_beside(said).items() if full.partition(".")[0] not in said
@@ -378,12 +374,21 @@ def _said_as(fault: Fault, said: Mapping[str, Setting], record: type, more: Mapp
 
 
 def _place(task: Task, config: Config) -> Task:
-    """*task* with what follows from the configuration: its whole path, its zone, its schedule."""
+    """*task* with what follows from the configuration: its whole path, its zone, its schedule.
+
+    It was made here and nobody has seen it yet, so it is completed as `__post_init__` would, without
+    all of it being read once more.
+    """
     action = f"{task.path or task.name}?{task.query}" if task.query else task.path or task.name
     if not action.startswith("/"):
         action = f"/{config.context}/{action}" if config.context else f"/{action}"
     interval = task.interval or (None if task.cron or task.at else DEFAULT_INTERVAL)
-    return replace(task, action=action, timezone=task.timezone or config.timezone, interval=interval)
+    placed = {"action": action, "interval": interval, "timezone": task.timezone or config.timezone}
+    if task.start_date and task.end_date:  # which of them comes first may depend on the zone
+        return replace(task, **placed)
+    for name, value in placed.items():
+        object.__setattr__(task, name, value)
+    return task
 
 
 class IniFile:
