@@ -105,28 +105,28 @@ def options_of(record: type[Any]) -> Mapping[str, Option]:
     )
 
 
-def said_of(record: Any) -> list[tuple[Option, Any]]:
-    """The options of *record* that are not at their defaults, as far as their identity tells, with their values."""
-    values_of, options, defaults = _columns(record.__class__)
-    values = values_of(record)
-    return list(compress(zip(options, values, strict=True), map(is_not, values, defaults)))
+def said_of(record: Any) -> list[Option]:
+    """The options of *record* whose values are other objects than their defaults."""
+    options, values_of, defaults = _columns(record.__class__)
+    return list(compress(options, map(is_not, values_of(record), defaults)))
 
 
 @cache
-def _columns(record: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[Option, ...], tuple[Any, ...]]:
-    """What reads all options of a record at once, the options, and their defaults.
+def _columns(record: Any) -> tuple[tuple[Option, ...], Callable[[Any], tuple[Any, ...]], tuple[Any, ...]]:
+    """The options of a record, what takes the values of all of them at once, and their defaults.
 
     Most options of most records are at their defaults: looking at each of 45 in turn took
     longer than reading those that are not.
     """
     options = tuple(options_of(record).values())
-    return attrgetter(*(one.name for one in options)), options, tuple(one.value for one in options)
+    return options, attrgetter(*(one.name for one in options)), tuple(one.value for one in options)
 
 
 def read_options(record: Any) -> list[Fault]:
     """Replace what was written by what is meant, and say which values were refused."""
     faults = []
-    for entry, value in said_of(record):
+    for entry in said_of(record):
+        value = getattr(record, entry.name)
         try:
             object.__setattr__(record, entry.name, entry.read(value))
         except ValueError as error:
