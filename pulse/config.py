@@ -16,7 +16,7 @@ from typing import Any, Final
 from pulse.errors import ConfigError, Fault
 from pulse.meant import CONFIG, DEFAULT, TASK, allowed_for, meant_by
 from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task, misfits
-from pulse.option import Option, options_of, shown
+from pulse.option import Option, options_of, said_of, shown
 
 PYTHON: Final = "Python"  # where an option was written that stands in no file
 
@@ -180,10 +180,7 @@ class _Reading:
             for name, setting in said.items():
                 yield option_key(task, name.partition(".")[0]), setting.where or PYTHON
         for name, given in self._objects.items():
-            options = options_of(Task).values()
-            yield from (
-                (option_key(name, one.name), PYTHON) for one in options if getattr(given, one.name) != one.value
-            )
+            yield from ((option_key(name, option), PYTHON) for option in _said_by(given))
 
     # What belongs where
 
@@ -231,8 +228,11 @@ class _Reading:
             problem = "want a Task, or a dict of its options"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         else:
-            said = self._tasks.setdefault(name, {})
+            said, known = self._tasks.setdefault(name, {}), options_of(Task)
             for option, value in task.items():
+                if option in known and not known[option].is_mapping:  # as nearly all are
+                    said[option] = Setting(key=option_key(name, option), value=value)
+                    continue
                 for full, entry in _flat(str(option), value).items():
                     self._keep_once(said, full, Setting(key=option_key(name, full), value=entry))
 
@@ -297,12 +297,8 @@ class _Reading:
 
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""
-        options = options_of(Task)
-        said = {
-            option.name: Setting(key=option_key(name, option.name), value=getattr(task, option.name))
-            for option in options.values()
-            if getattr(task, option.name) != option.value
-        }
+        own = _said_by(task)
+        said = {option: Setting(key=option_key(name, option), value=value) for option, value in own.items()}
         inherited = {
             full: setting for full, setting in self._defaults_beside(said).items() if full.partition(".")[0] not in said
         }
@@ -312,10 +308,16 @@ class _Reading:
             self._faults.append(Fault(key=option_key(name, "name"), shown=shown(task.name), problem=problem))
             return None
         try:
-            return replace(task, name=_named(name), **values)
+            return Task(name=_named(name), **own, **values)
         except ConfigError as error:
             self._faults.extend(_said_as(fault, said, Task, {"name": name}) for fault in error.faults)
             return None
+
+
+def _said_by(task: Task) -> dict[str, Any]:
+    """The options of *task* that are not at their defaults, with their values."""
+    said = ((option, getattr(task, option.name)) for option in said_of(task))
+    return {option.name: value for option, value in said if value != option.value}
 
 
 def _named(name: Any) -> Any:
@@ -378,12 +380,21 @@ def _said_as(fault: Fault, said: Mapping[str, Setting], record: type, more: Mapp
 
 
 def _place(task: Task, config: Config) -> Task:
-    """*task* with what follows from the configuration: its whole path, its zone, its schedule."""
+    """*task* with what follows from the configuration: its whole path, its zone, its schedule.
+
+    It was made here and nobody has seen it yet, so it is completed as `__post_init__` would, without
+    all of it being read once more.
+    """
     action = f"{task.path or task.name}?{task.query}" if task.query else task.path or task.name
     if not action.startswith("/"):
         action = f"/{config.context}/{action}" if config.context else f"/{action}"
     interval = task.interval or (None if task.cron or task.at else DEFAULT_INTERVAL)
-    return replace(task, action=action, timezone=task.timezone or config.timezone, interval=interval)
+    placed: dict[str, Any] = {"action": action, "interval": interval, "timezone": task.timezone or config.timezone}
+    if task.start_date and task.end_date:  # which of them comes first may depend on the zone
+        return replace(task, **placed)
+    for name, value in placed.items():
+        object.__setattr__(task, name, value)
+    return task
 
 
 class IniFile:

@@ -101,10 +101,10 @@ class Dispatcher:
         self._context = config.context
         self._capture = config.capture
         self._clock = clock or SystemClock()
-        told = {CONNECTION: Connection("internal"), CFG: Settings(config)}
-        self._lines = {name: f"{task.method} {task.action}" for name, task in config.tasks.items()}
+        self._config = config
+        self._told = {CONNECTION: Connection("internal"), CFG: Settings(config)}
+        self._requests: dict[str, InternalRequest] = {}  # of the tasks that have run
         listen()
-        self._requests = {name: InternalRequest(task, config, told) for name, task in config.tasks.items()}
 
     def __call__(self, task: Task, run: Run, control: Control) -> Reply:
         """Request the endpoint of *task* once, and read its response to the end.
@@ -160,8 +160,12 @@ class Dispatcher:
         clock, timeout = self._clock, task.timeout
         limits = _Limits(clock, clock.monotonic(), timeout.total_seconds() if timeout else None, control)
         exchange = _Exchange(self._capture, limits)
+        request = self._requests.get(task.name)
+        if request is None:  # ten thousand of them, made beforehand, took most of the time of a start
+            request = self._requests[task.name] = InternalRequest(task, self._config, self._told)
+        exchange.request = request.line
         deadline = clock.now() + timeout if timeout else None
-        environ = self._requests[task.name].environ(run, deadline, exchange.errors, control)
+        environ = request.environ(run, deadline, exchange.errors, control)
         mark = environ[INTERNAL] = Mark(task=task.name, due=run.due, trigger=run.trigger, path=task.path)
         return exchange, environ, mark
 
@@ -186,7 +190,7 @@ class Dispatcher:
             traceback=trace,
             retry_after=_retry_after(said["retry-after"], self._clock) if "retry-after" in said else None,
             result=_brief(said["x-pulse-result"], RESULT_LENGTH) if "x-pulse-result" in said else "",
-            request=self._lines[task.name],
+            request=exchange.request,
             headers=headers_shown(exchange.headers) if self._capture else "",
             log=exchange.log.close(),
         )
@@ -286,9 +290,10 @@ class _Errors(_Capture):
 class _Exchange:
     """One call of a WSGI application, from `start_response` to `close()`."""
 
-    __slots__ = ("_chunks", "_has_sent", "_limits", "body", "errors", "headers", "log", "said", "status")
+    __slots__ = ("_chunks", "_has_sent", "_limits", "body", "errors", "headers", "log", "request", "said", "status")
 
     def __init__(self, capture: int, limits: _Limits) -> None:
+        self.request = ""  # its method and path
         self.status: int | None = None
         self.body = _Capture(capture)
         self.errors = _Errors(capture)

@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 from pulse import __version__
 from pulse.clock import Clock
 from pulse.instance import this_instance
 from pulse.model import Config, Instance, Task
-from pulse.option import options_of
+from pulse.option import options_of, said_of
 from pulse.runstores.base import RunStore
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,10 @@ class Fleet:
 
 def fingerprint(task: Task) -> str:
     """Another one for each other definition of a task; the same on every host."""
-    return _hash([_said(name, getattr(task, name), default) for name, default in _defaults().items()])
+    lines = dict(_defaults())
+    for option in said_of(task):
+        lines[option.name] = _written(option.name, getattr(task, option.name))
+    return _hash(lines.values())
 
 
 def digest_of(config: Config) -> str:
@@ -219,22 +222,10 @@ def _digest(fingerprints: Mapping[str, str]) -> str:
     return _hash(f"{name} {said}" for name, said in sorted(fingerprints.items()))
 
 
-class _Default(NamedTuple):
-    """What an option is that nobody has set, as most are, and how that is written."""
-
-    value: object
-    said: str
-
-
 @cache
-def _defaults() -> Mapping[str, _Default]:
-    return {
-        name: _Default(option.value, _written(name, option.value)) for name, option in sorted(options_of(Task).items())
-    }
-
-
-def _said(name: str, value: object, default: _Default) -> str:
-    return default.said if value is default.value else _written(name, value)
+def _defaults() -> Mapping[str, str]:
+    """How the options are written that nobody has set, as most are."""
+    return {name: _written(name, option.value) for name, option in sorted(options_of(Task).items())}
 
 
 def _written(name: str, value: object) -> str:

@@ -209,12 +209,12 @@ class Task:
 
     def __post_init__(self) -> None:
         faults = read_options(self)
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]*", self.name):
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             faults.append(Fault(key="name", shown=shown(self.name), problem=TASK_NAME))
         said = [name for name in SCHEDULES if getattr(self, name) is not None]
         for name in said[1:]:
             faults.append(self._conflict(name, f"excludes {said[0]}: a task has one schedule"))
-        if self.offset != options_of(Task)["offset"].value and said and "interval" not in said:
+        if said and "interval" not in said and self.offset != options_of(Task)["offset"].value:
             faults.append(self._conflict("offset", f"goes with interval only, not with {said[0]}"))
         if self._ends_before_it_starts():
             faults.append(self._conflict("end_date", f"want an instant after start_date ({self.start_date})"))
@@ -250,6 +250,7 @@ class Task:
         return _aware(end, zone) < _aware(start, zone)
 
 
+_NAME: Final = re.compile(r"[\w-]*")
 TASK_NAME: Final = "want a task name of letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
 
 
@@ -432,9 +433,9 @@ def misfits(config: Config, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
             if task.scope != "fleet":
                 problem = "want fleet: in mode celery nobody knows which host or process takes a run"
                 found.append((task, options["scope"].fault(task.scope, problem)))
-            continue
-        said = [(name, getattr(task, name)) for name in ("queue", "priority")]
-        found += [(task, options[name].fault(value, CELERY)) for name, value in said if value is not None]
+        elif task.queue is not None or task.priority is not None:
+            said = [(name, getattr(task, name)) for name in ("queue", "priority")]
+            found += [(task, options[name].fault(value, CELERY)) for name, value in said if value is not None]
     return found
 
 

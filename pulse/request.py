@@ -196,11 +196,15 @@ class InternalRequest:
     """The request of one task; `environ` gives a fresh environ for each run.
 
     What is the same for all runs is worked out once. Safe to use from any thread.
+
+    Attributes:
+        line: The method and the path.
     """
 
     def __init__(self, task: Task, config: Config, more: Mapping[str, object] | None = None) -> None:
         """*task* with its whole path, as `pulse.config` places it; *more* that stands in every environ."""
         self._path = unquote_to_bytes(task.path).decode("latin-1")
+        self.line = f"{task.method} {task.action}"
         self._body = task.body
         self._fixed = self._fixed_environ(task, config) | dict(more or {})
         self._fixed_info: dict[str, object] = {

@@ -141,7 +141,8 @@ class Scheduler:
         if following is not None and following <= now:  # late: more than one instant has passed
             dues = self._missed(task, planned.due, now)
             following = schedule.next_due(dues[-1])
-        fires = [self._fire(task, due, is_last=due is dues[-1]) for due in dues]
+        fires = [self._fire(task, due, schedule.next_due(due), is_last=False) for due in dues[:-1]]
+        fires.append(self._fire(task, dues[-1], following, is_last=True))
         self._submit(fires, 1 if task.coalesce else task.catchup_limit)
         if following is not None:
             self._put(self._entry(task, following))
@@ -157,13 +158,13 @@ class Scheduler:
             dues.insert(0, schedule.previous_due(dues[0] - INSTANT) or first)
         return dues
 
-    def _fire(self, task: Task, due: datetime, *, is_last: bool) -> Fire:
+    def _fire(self, task: Task, due: datetime, following: datetime | None, *, is_last: bool) -> Fire:
         if self._first_dues.get(task.name) == due:
             return Fire(task=task.name, due=due, trigger=Trigger.STARTUP, place=self._places.get(task.name, ""))
         return Fire(
             task=task.name,
             due=due,
-            latest=latest_start(task, due, self._schedules[task.name].next_due(due)),
+            latest=latest_start(task, due, following),
             trigger=Trigger.SCHEDULE if is_last else Trigger.CATCHUP,
             place=self._places.get(task.name, ""),
         )

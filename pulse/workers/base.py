@@ -7,7 +7,7 @@ dispatched. A fire that waits in a queue holds no lease, and the idle process wi
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -96,10 +96,20 @@ class FireQueue:
     A task that cannot keep up has its older fires dropped here, so a slow pool never
     builds up a backlog of instants that nobody wants any more. Tasks wait in three lanes,
     by their manner; within a lane first come is first served.
+
+    Threads that run what is over at once wait for each other longer than they work, for the
+    interpreter and for the store. So while runs are brisk, one of them takes one after the other.
+
+    Attributes:
+        is_brisk: Whether they are, by `pace`.
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[Manner, dict[str, deque[Fire]]] = {lane: {} for lane in _TURNS[0]}
+        # Ordered: a plain dict that is emptied from its front looks at all that has gone each time.
+        self._lanes: dict[Manner, OrderedDict[str, deque[Fire]]] = {lane: OrderedDict() for lane in _TURNS[0]}
+        self.is_brisk = False
+        self._is_called = False  # somebody who waits has been woken, and has not looked yet
+        self._out: set[int] = set()  # the threads that have taken something and may be back at once
         self._manners: dict[str, Manner] = {}
         self._changed = threading.Condition()
         self._is_closed = False
@@ -119,7 +129,7 @@ class FireQueue:
                 waiting.append(fire)
                 while len(waiting) > keep:
                     waiting.popleft()
-            self._changed.notify()
+            self._call()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
         """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
@@ -128,7 +138,7 @@ class FireQueue:
             if self._is_closed or len(waiting) >= keep:
                 return
             waiting.appendleft(fire)
-            self._changed.notify()
+            self._call()
 
     def get(self, admits: Callable[[Manner], bool] = _anything) -> list[Fire]:
         """The fires of the task whose turn it is; blocks. Empty when the queue was closed.
@@ -139,10 +149,14 @@ class FireQueue:
             admits: Whether a task of that lane, `QUICK`, `SLOW` or `TROUBLED`, may be
                 begun now; what it admits is handed out. Asked again after `stir`.
         """
+        me = threading.get_ident()
         with self._changed:
+            self._out.discard(me)
             while not self._is_closed:
-                fires = self._next(admits)
+                self._is_called = False
+                fires = [] if self.is_brisk and self._out else self._next(admits)
                 if fires:
+                    self._out.add(me)
                     return fires
                 self._changed.wait()
             return []
@@ -167,9 +181,19 @@ class FireQueue:
                 self._changed.notify_all()
 
     def stir(self) -> None:
-        """Have those who wait ask again what they may begin."""
+        """Have those who wait ask again what they may begin, whoever is out now."""
         with self._changed:
+            self._out.clear()
             self._changed.notify_all()
+
+    def pace(self, *, is_brisk: bool) -> None:
+        """Have one thread take what waits as long as runs are brisk; whoever says so has to `stir` if one is not."""
+        if is_brisk is self.is_brisk:
+            return
+        with self._changed:
+            self.is_brisk = is_brisk
+            if not is_brisk:
+                self._changed.notify_all()
 
     def close(self) -> int:
         """Hand out nothing more; how many fires were waiting."""
@@ -178,7 +202,13 @@ class FireQueue:
             self._changed.notify_all()
             return sum(len(fires) for lane in self._lanes.values() for fires in lane.values())
 
-    def _lane_of(self, task: str) -> dict[str, deque[Fire]]:
+    def _call(self) -> None:
+        if self.is_brisk and (self._out or self._is_called):
+            return
+        self._is_called = True
+        self._changed.notify()
+
+    def _lane_of(self, task: str) -> OrderedDict[str, deque[Fire]]:
         return self._lanes[_LANES[self.manner_of(task)]]
 
     def _next(self, admits: Callable[[Manner], bool]) -> list[Fire]:
@@ -186,7 +216,7 @@ class FireQueue:
             waiting = self._lanes[lane]
             if waiting and admits(lane):
                 self._turn = int(lane is Manner.QUICK)
-                return list(waiting.pop(next(iter(waiting))))
+                return list(waiting.popitem(last=False)[1])
         return []
 
 

@@ -45,6 +45,8 @@ LONGEST_LINE: Final = 65_536  # bytes of output that become one line of the log
 class ProcessWorkers(ThreadWorkers):
     """Runs fires in child processes, each minded by a thread of the pool."""
 
+    _is_alone = False
+
     def __init__(self, runner: Runner, *, workers: int, clock: Clock, children: "Children") -> None:
         """*children*: those that *runner* dispatches to; they are closed with the pool."""
         super().__init__(runner, workers=workers, clock=clock)

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 IN_TROUBLE: Final = frozenset({Outcome.TIMEOUT, Outcome.ABANDONED})
 MOMENT: Final = 0.1  # seconds; a run that lasts longer keeps nobody waiting, and a shorter one is quick
+BRISK: Final = 0.0003  # seconds; runs that are over in less are not worth a second thread
+BRISK_RUNS: Final = 16  # in a row, after which one thread takes all, until a run takes longer
 STUCK_LIMIT: Final = 2  # threads of one task; a third one would most likely go the same way
 CROWD: Final = 32  # threads left behind; with more of them the second one of a task is too many
 ABANDONED_LIMIT: Final = 256  # of all tasks; each costs a stack and whatever its endpoint holds
@@ -44,6 +46,7 @@ class _Worker:
     """One thread; the lock of `ThreadWorkers` guards its fields."""
 
     fire: Fire | None = None
+    begun: float = 0.0  # monotonic seconds
     lane: Manner | None = None  # of the task that it has been handed
     is_held: bool = False  # by a run that has lasted for more than a moment
     is_abandoned: bool = False
@@ -58,6 +61,8 @@ class ThreadWorkers(Workers):
     came back, up to `MOST_THREADS` runs at once.
     """
 
+    _is_alone = True  # runs compute in this process, where one keeps the others waiting
+
     def __init__(self, runner: Runner, *, workers: int, clock: Clock, is_bound: bool = True) -> None:
         """Wire the pool; `start` makes its threads. *is_bound*: whether somebody has set *workers*."""
         self._runner = runner
@@ -65,6 +70,7 @@ class ThreadWorkers(Workers):
         self._is_bound = is_bound
         self._clock = clock
         self._queue = FireQueue()
+        self._brisk_runs = 0  # in a row; of two that end in one moment it does not matter which one counts
         self._pool: set[_Worker] = set()
         self._apart: set[_Worker] = set()
         self._abandoned: set[_Worker] = set()
@@ -157,6 +163,7 @@ class ThreadWorkers(Workers):
             is_computing: Whether this process has kept a processor busy. Then runs wait for
                 that, as requests do, and more of them at once would make it worse.
         """
+        self._watch_the_pace()
         lasting = self._runner.lasting(MOMENT)
         with self._lock:
             for worker in self._pool:
@@ -170,6 +177,15 @@ class ThreadWorkers(Workers):
             self._fill(held + max(self._size, self._queue.count(Manner.QUICK, Manner.SLOW)))
         elif self._queue.count(Manner.QUICK):
             self._fill(held + self._size)
+
+    def _watch_the_pace(self) -> None:
+        """Have the others go on where the one that takes all has not come back: it, or the store, takes its time."""
+        latest = self._clock.monotonic() - LOOK / 10
+        with self._lock:
+            is_kept = any(worker.fire is not None and worker.begun < latest for worker in self._pool)
+        if is_kept and self._brisk_runs:
+            self._note_pace(None)
+            self._queue.stir()
 
     def _admits(self, worker: _Worker, lane: Manner) -> bool:
         """Hand *worker* a task of that lane, if there may be one more of them."""
@@ -222,6 +238,7 @@ class ThreadWorkers(Workers):
             if self._is_closing:
                 return False
             worker.fire = fire
+            worker.begun = self._clock.monotonic()
             self._idle.clear()
         self._begun.set()
         return True
@@ -236,6 +253,7 @@ class ThreadWorkers(Workers):
                 # What comes back from the dead says nothing of how the task is doing now.
                 if run is not None and run.started and not worker.is_abandoned:
                     self._queue.mark(fire.task, _manner_of(run))
+                    self._note_pace(run.duration)
             keep_promise(worker.promise, run)
         # The endpoint's exceptions are its run's; what arrives here is a fault of Pulse or of
         # the store. The fire stays unrecorded until the next claim passes over it.
@@ -248,6 +266,12 @@ class ThreadWorkers(Workers):
                 worker.fire = None
                 worker.is_held = False
                 self._rest()
+
+    def _note_pace(self, seconds: float | None) -> None:
+        """A run took so many *seconds*; None for one that takes its time."""
+        is_brisk = self._is_alone and seconds is not None and seconds < BRISK
+        self._brisk_runs = self._brisk_runs + 1 if is_brisk else 0
+        self._queue.pace(is_brisk=self._brisk_runs >= BRISK_RUNS)
 
     def _why_not(self, task: str) -> str:
         """Why a run of *task* would only be one more that is left behind; empty if it would not."""

@@ -12,10 +12,10 @@ from bench import LIMIT, Bench, benches, wait_until
 from servers import holds_for
 
 from pulse.control import Control
-from pulse.model import Outcome
+from pulse.model import Fire, Outcome
 from pulse.testing import ManualClock
-from pulse.workers.base import Manner
-from pulse.workers.threads import ABANDONED_LIMIT, BUSY, CROWD, MOMENT, STUCK_LIMIT, Effort, _Worker
+from pulse.workers.base import FireQueue, Manner
+from pulse.workers.threads import ABANDONED_LIMIT, BRISK_RUNS, BUSY, CROWD, MOMENT, STUCK_LIMIT, Effort, _Worker
 
 
 @pytest.fixture
@@ -211,3 +211,90 @@ def test_in_a_crowd_of_threads_left_behind_a_task_has_one_and_new_tasks_none(mak
     assert hung == "1 earlier runs never came back from their threads"
     assert "no run of this task has yet" in bench.workers._why_not("where")
     assert bench.workers._why_not("ok") == ""
+
+
+def test_a_brisk_pace_keeps_no_run_waiting_for_one_that_takes_its_time(make, monkeypatch):
+    monkeypatch.setattr("pulse.workers.threads.BRISK", LIMIT)  # on a slow machine, too, all that come back are
+    bench = make(workers=2, timeout=2 * LIMIT)
+    for _ in range(BRISK_RUNS):
+        bench.run("ok")
+        bench.records.clear()
+    assert bench.workers._queue.is_brisk
+
+    bench.submit("hangs", "ok")
+
+    wait_until(lambda: bench.outcomes("ok") == [Outcome.SUCCESS])
+    assert not bench.outcomes("hangs")
+
+
+def test_a_run_that_is_not_over_at_once_ends_a_brisk_pace(make, monkeypatch):
+    monkeypatch.setattr("pulse.workers.threads.BRISK", LIMIT)
+    bench = make(workers=2, timeout=2 * LIMIT)
+    for _ in range(BRISK_RUNS):
+        bench.run("ok")
+        bench.records.clear()
+    monkeypatch.setattr("pulse.workers.threads.BRISK", 0.0)
+
+    bench.run("ok")
+
+    wait_until(lambda: not bench.workers._queue.is_brisk)
+
+
+@pytest.fixture
+def brisk_queue() -> Iterator[FireQueue]:
+    queue = FireQueue()
+    queue.pace(is_brisk=True)
+    yield queue
+    queue.close()
+
+
+def test_at_a_brisk_pace_a_second_thread_leaves_what_waits_to_the_first(brisk_queue):
+    put(brisk_queue, "a")
+    assert brisk_queue.get()[0].task == "a"
+    put(brisk_queue, "b")
+    second = Taker(brisk_queue)
+
+    assert brisk_queue.get()[0].task == "b"
+    assert not second.taken
+
+
+def test_at_a_brisk_pace_a_second_thread_goes_on_where_the_first_does_not_come_back(brisk_queue):
+    put(brisk_queue, "a")
+    brisk_queue.get()
+    second = Taker(brisk_queue)
+    put(brisk_queue, "b")
+
+    brisk_queue.stir()
+
+    wait_until(lambda: second.taken == ["b"])
+
+
+def test_at_a_brisk_pace_whoever_waits_is_called_again_after_a_call_that_nobody_heard(brisk_queue):
+    put(brisk_queue, "a")
+    brisk_queue.get()
+    brisk_queue.stir()
+    put(brisk_queue, "b")  # which calls, and nobody is there
+    brisk_queue.get()
+    brisk_queue.stir()
+    second = Taker(brisk_queue)
+
+    put(brisk_queue, "c")
+
+    wait_until(lambda: second.taken == ["c"])
+
+
+class Taker:
+    """A thread that takes one task; it has found nothing so far."""
+
+    def __init__(self, queue: FireQueue) -> None:
+        self.taken: list[str] = []
+        self._queue = queue
+        threading.Thread(target=self._take, daemon=True).start()
+        wait_until(lambda: queue._changed._waiters)
+
+    def _take(self) -> None:
+        self.taken += [fire.task for fire in self._queue.get()]
+
+
+def put(queue: FireQueue, task: str) -> None:
+    queue.put([Fire(task=task, due=datetime(2027, 5, 1, tzinfo=UTC))], keep=1)

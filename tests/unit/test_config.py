@@ -1,5 +1,6 @@
 """Everything that people write becomes one `Config`, or one error that names every fault."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -290,6 +291,37 @@ def test_default_headers_are_joined_with_those_of_the_task():
 )
 def test_options_that_exclude_each_other_are_a_fault(options, key):
     assert list(problems(tasks={"a": options})) == [f"pulse.task.a.{key}"]
+
+
+@pytest.mark.parametrize("kind", [dict, Task])
+def test_the_zone_of_the_configuration_tells_which_of_two_dates_comes_first(kind):
+    tasks = {"a": kind(start_date="2030-01-01T00:00+00:00", end_date="2030-01-01T06:00")}
+
+    assert list(read_config(tasks=tasks).tasks) == ["a"]
+    assert list(problems(tasks=tasks, options={"timezone": "Asia/Tokyo"})) == ["end_date"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"action": "/x//y?a=//b"}, {"action": "/"}, {"action": "?a=b"}, {"action": "a/b/"}, {"interval": "0.1"},
+        {"cron": "@daily"}, {"at": "2030-01-01", "timezone": "Asia/Tokyo"}, {"offset": "hash"},
+        {"start_date": "2030-01-01", "end_date": "2030-01-01", "headers": {"A": "b"}, "expect_status": "200 304"},
+    ],
+)  # fmt: skip
+def test_a_task_of_a_configuration_stays_the_same_when_it_is_read_again(options):
+    for context in ("", "pulse", "a/b"):
+        placed = read_config(tasks={"a": options, "b": Task(**options)}, options={"context": context}).tasks
+
+        assert replace(placed["a"]) == placed["a"] == replace(placed["b"], name="a", action=placed["a"].action)
+
+
+def test_a_task_object_is_not_changed_by_the_configuration_that_it_is_given_to():
+    given = Task(action="x")
+
+    read_config(tasks={"a": given, "b": given}, options={"timezone": "Asia/Tokyo"})
+
+    assert given == Task(action="x")
 
 
 def test_the_zone_of_the_configuration_holds_for_tasks_that_name_none():
