@@ -106,6 +106,7 @@ class SqliteRunStore(SqlStore):
         self._witness = self.path.with_name(f"{self.path.name}-seen")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
+        self._vain = 0  # steps that waited for those of others, and had no turn
         self._connection: sqlite3.Connection | None = None
         self._opened_as: tuple[int, int, int] | None = None  # our pid, and which file it was
         self._birth: datetime | None = None
@@ -130,7 +131,9 @@ class SqliteRunStore(SqlStore):
     @contextmanager
     def _step(self, *_tasks: str) -> Iterator[sqlite3.Connection]:
         """A transaction that begins as a writer: two that began as readers would fail each other."""
+        vain = self._vain
         with self._lock:
+            self._must_be_worth_waiting(vain)
             try:
                 file = self._open()
                 file.execute("BEGIN IMMEDIATE")
@@ -142,12 +145,23 @@ class SqliteRunStore(SqlStore):
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        vain = self._vain
         with self._lock:
+            self._must_be_worth_waiting(vain)
             try:
                 yield self._open()
             except BaseException as error:
                 self._give_up(error)
                 raise
+
+    def _must_be_worth_waiting(self, vain: int) -> None:
+        """Fail with the step that waited in vain before this one: one by one they would keep a request for minutes.
+
+        Raises:
+            StoreUnavailableError: *vain*, as it was when this step came, has grown since.
+        """
+        if self._vain != vain:
+            raise StoreUnavailableError(f"the run store {self.path} cannot be used: somebody else has locked it")
 
     def _give_up(self, error: BaseException) -> None:
         """Close the file: that takes back what was not committed, and the next call inherits nothing of *error*.
@@ -158,6 +172,8 @@ class SqliteRunStore(SqlStore):
         with suppress(sqlite3.Error):
             self._close()
         if isinstance(error, (sqlite3.Error, OSError)):
+            # Its low byte is the kind. What fails at once keeps nobody waiting.
+            self._vain += getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
             raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:

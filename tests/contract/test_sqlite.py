@@ -6,12 +6,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from servers import wait_until
 
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
@@ -386,6 +390,43 @@ def test_a_file_that_somebody_locks_is_unavailable_in_bounded_time_and_usable_af
 
     assert waited < 20
     assert claim(store, 1).answer is Claim.WON
+
+
+class CountedLock:
+    """A lock that knows how many threads have come to it."""
+
+    def __init__(self):
+        self.came = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self.came += 1
+        self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+
+def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, path, monkeypatch):
+    lock, begun = CountedLock(), []
+    store.close()
+    store._lock = lock
+    opened = store._open
+    monkeypatch.setattr(store, "_open", lambda: begun.append(1) or opened())
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        with ThreadPoolExecutor(6) as pool:
+            first = pool.submit(claim, store, 1)
+            wait_until(lambda: begun)
+            behind = [pool.submit(store.pauses) for _ in range(3)] + [pool.submit(claim, store, 1) for _ in range(2)]
+            wait_until(lambda: lock.came == 6)
+            errors = [future.exception() for future in (first, *behind)]
+
+        assert [type(error) for error in errors] == [StoreUnavailableError] * 6
+        assert begun == [1]
+        other.execute("ROLLBACK")
+    assert claim(store, 2).answer is Claim.WON
 
 
 def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
