@@ -23,6 +23,7 @@ BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which ta
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
 # nine: with the 4096 that SQLite takes by itself they took a third longer on average.
 PAGE: Final = 2048
+DIGITS: Final = 20  # of the number beside the file; what lies behind them is none of ours
 
 _SCHEMA: Final = (
     TABLES.format(counter="INTEGER PRIMARY KEY", bytes="BLOB", keyed=" WITHOUT ROWID")
@@ -236,15 +237,15 @@ class SqliteRunStore(SqlStore):
     def _seen(self) -> int:
         """The highest generation of the file that is known of."""
         try:
-            written = self._witness.read_text(encoding="ascii")
+            written = self._witness.read_bytes()[:DIGITS]
         except FileNotFoundError:
             return 0
-        return int(written) if written.isdecimal() else 0
+        return int(written) if written.isdigit() else 0  # a spoilt one tells nothing, as one that is not there
 
     def _remember(self, generation: int) -> None:
         witness = os.open(self._witness, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.pwrite(witness, f"{generation:020d}".encode(), 0)  # always as long: at no time is it cut short
+            os.pwrite(witness, f"{generation:0{DIGITS}d}".encode(), 0)  # always as long: at no time is it cut short
         finally:
             os.close(witness)
 

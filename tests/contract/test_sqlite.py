@@ -434,3 +434,13 @@ def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
 
     with pytest.raises(StoreUnavailableError):
         SqliteRunStore(tmp_path / "file" / "runs.db").register(["a"], NOON)
+
+
+def test_a_witness_that_cannot_be_read_any_more_is_written_anew(store, path):
+    witness = path.with_name("runs.db-seen")
+    store.close()
+    witness.write_bytes(b"\xff\xfe spoilt" * 10)
+
+    assert claim(store, 1).answer is Claim.WON
+
+    assert store._seen() > 1
