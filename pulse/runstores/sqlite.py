@@ -185,16 +185,20 @@ class SqliteRunStore(SqlStore):
             self._connection = None
         self._close()
         self._make_private_file()
+        identity = self._identity()
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         try:
             _prepare(connection)
             self._birth = self._birth_of(connection)
+            # Or what is opened is not what lies there, and this process has a store of its own.
+            if self._identity() != identity:
+                raise FileNotFoundError("it was replaced while it was opened")
         except BaseException:
             connection.close()
             raise
-        self._connection, self._opened_as = connection, self._identity()
+        self._connection, self._opened_as = connection, identity
         return connection
 
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:

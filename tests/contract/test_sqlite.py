@@ -444,3 +444,23 @@ def test_a_witness_that_cannot_be_read_any_more_is_written_anew(store, path):
     assert claim(store, 1).answer is Claim.WON
 
     assert store._seen() > 1
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_one_in_its_place(store, path, monkeypatch):
+    prepare, place = sqlite._prepare, path.with_name("elsewhere")
+    with closing(SqliteRunStore(place)) as other:
+        other.register(["a"], NOON)
+    store.close()
+
+    def prepare_late(connection):
+        prepare(connection)
+        if place.exists():  # as when a disk is mounted at this moment
+            place.replace(path)
+
+    monkeypatch.setattr(sqlite, "_prepare", prepare_late)
+    with pytest.raises(StoreUnavailableError, match="replaced while it was opened"):
+        claim(store, 1)
+
+    with closing(SqliteRunStore(path)) as other:
+        answers = [claim(other, 1).answer, claim(store, 1).answer]
+    assert answers == [Claim.WON, Claim.TAKEN]
