@@ -109,7 +109,8 @@ class SqliteRunStore(SqlStore):
         self._lock = threading.Lock()
         self._vain = 0  # steps that waited for those of others, and had no turn
         self._connection: sqlite3.Connection | None = None
-        self._opened_as: tuple[int, int, int] | None = None  # our pid, and which file it was
+        self._companions = (f"{self.path}-wal", f"{self.path}-shm")
+        self._opened_as: tuple[int, ...] | None = None  # our pid, and which files they were
         self._birth: datetime | None = None
 
     def __repr__(self) -> str:
@@ -185,20 +186,19 @@ class SqliteRunStore(SqlStore):
             self._connection = None
         self._close()
         self._make_private_file()
-        identity = self._identity()
+        file = self._which_file()
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         try:
             _prepare(connection)
             self._birth = self._birth_of(connection)
-            # Or what is opened is not what lies there, and this process has a store of its own.
-            if self._identity() != identity:
-                raise FileNotFoundError("it was replaced while it was opened")
+            self._must_still_be(file)
+            self._opened_as = self._identity()
         except BaseException:
             connection.close()
             raise
-        self._connection, self._opened_as = connection, identity
+        self._connection = connection
         return connection
 
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
@@ -215,24 +215,19 @@ class SqliteRunStore(SqlStore):
         as by `cp` or by the backup of SQLite: so a file beside it remembers the highest
         generation that it had, which grows every few seconds.
         """
-        found = self.path.stat()
-        place = (found.st_dev, found.st_ino)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            row = connection.execute("SELECT device, inode, born, generation FROM birth").fetchone()
-            device, inode, born, generation = row or (*place, None, 0)
-            seen = self._seen()
-            if row is None:
-                connection.execute("INSERT INTO birth VALUES (?, ?, NULL, 0)", place)
-            if (device, inode) != place or seen > generation:
-                born = number_of(self._clock.now())
-            generation = max(seen, generation) + 1
-            connection.execute(
-                "UPDATE birth SET device = ?, inode = ?, born = ?, generation = ?", (*place, born, generation)
-            )
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+        place = self._which_file()
+        connection.execute("BEGIN IMMEDIATE")  # whoever calls this closes it when something fails
+        row = connection.execute("SELECT device, inode, born, generation FROM birth").fetchone()
+        device, inode, born, generation = row or (*place, None, 0)
+        seen = self._seen()
+        if row is None:
+            connection.execute("INSERT INTO birth VALUES (?, ?, NULL, 0)", place)
+        if (device, inode) != place or seen > generation:
+            born = number_of(self._clock.now())
+        generation = max(seen, generation) + 1
+        connection.execute(
+            "UPDATE birth SET device = ?, inode = ?, born = ?, generation = ?", (*place, born, generation)
+        )
         connection.execute("COMMIT")
         # Behind the commit: a process that dies in between must not make the file look like a copy.
         self._remember(generation)
@@ -253,13 +248,25 @@ class SqliteRunStore(SqlStore):
         finally:
             os.close(witness)
 
-    def _identity(self) -> tuple[int, int, int] | None:
-        """Who uses which file: one that was replaced under its path is another store."""
+    def _identity(self) -> tuple[int, ...] | None:
+        """Who uses which files: one that was replaced under its path is another store.
+
+        So is one whose log was removed, by hand or by the last one who left a file that lay
+        here before: whoever opens it from then on writes another log, and sees nothing of ours.
+        """
         try:
-            found = self.path.stat()
+            return (os.getpid(), *self._which_file(), *map(_inode, self._companions))
         except FileNotFoundError:
             return None
-        return os.getpid(), found.st_dev, found.st_ino
+
+    def _which_file(self) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_dev, found.st_ino
+
+    def _must_still_be(self, file: tuple[int, int]) -> None:
+        """Refuse what was opened if it may not be what lies there: this process would have a store of its own."""
+        if self._which_file() != file:
+            raise FileNotFoundError("it was replaced while it was opened")
 
     def _make_private_file(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -282,6 +289,13 @@ class SqliteRunStore(SqlStore):
 
     def _born(self) -> datetime | None:
         return self._birth
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino  # noqa: PTH116 - two of them a step; those of `Path` take twice as long
+    except FileNotFoundError:  # some file systems know no WAL
+        return 0
 
 
 _inherited: Final[list[Any]] = []  # kept from the garbage collector, which would close them

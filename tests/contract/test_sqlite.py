@@ -464,3 +464,19 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_one_in_
     with closing(SqliteRunStore(path)) as other:
         answers = [claim(other, 1).answer, claim(store, 1).answer]
     assert answers == [Claim.WON, Claim.TAKEN]
+
+
+@pytest.mark.parametrize("suffixes", [("-shm",), ("-wal", "-shm")], ids=" ".join)
+def test_who_uses_a_file_whose_companions_were_removed_sees_what_others_claim_with_new_ones(store, path, suffixes):
+    store.close()
+    store.register(["a"], NOON)  # opens it again, and the rest lies in the file itself
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+
+    with subprocess.Popen([sys.executable, "-c", CLAIMER, str(path)], stdout=subprocess.PIPE, text=True) as claimer:
+        try:
+            assert claimer.stdout.readline() == "won\n"
+            assert claim(store, 1).answer is not Claim.WON
+            assert claim(store, 2).answer is Claim.WON
+        finally:
+            claimer.kill()
