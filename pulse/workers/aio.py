@@ -21,7 +21,7 @@ from pulse.clock import Clock
 from pulse.dispatch import Dispatcher, Reply
 from pulse.errors import ClosedError
 from pulse.gateway import WsgiApp
-from pulse.loop import background_loop
+from pulse.loop import background_loop, give_up
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
@@ -41,6 +41,7 @@ SYNCHRONOUS: Final = frozenset(
     }
 )
 LOOK: Final = 0.25  # seconds from one look of the watcher to the next
+HOLD: Final = 10.0  # seconds from one look at what was left behind to the next, when the workers are closed
 CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
 
 
@@ -274,6 +275,18 @@ class AioWorkers(Workers):
                 extra = {"pulse_event": "renewal_failed"}
                 say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
             self._clock.wait(self._ended, LOOK)
+        self._hold_what_is_left()
+
+    def _hold_what_is_left(self) -> None:
+        """Stay, and with this frame what does not let itself be cancelled, for as long as there is any.
+
+        The interpreter closes a coroutine that it takes down at its end: one that swallows
+        that, too, would run on in there for ever.
+        """
+        with self._work:
+            left = [flight.task for flight in self._abandoned if flight.task]
+        while any(not task.done() for task in left):
+            self._clock.wait(threading.Event(), HOLD)
 
     def _cancel_asked(self) -> None:
         """Cancel, where they await, the runs that are asked to stop and take no notice of it."""
@@ -295,6 +308,8 @@ class AioWorkers(Workers):
             self._free(flight)
             with self._work:
                 self._abandoned.add(flight)
+            if flight.task is not None:
+                give_up(flight.task)
             facts = {"pulse_event": "task_abandoned", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
             message = "task=%s run=%s does not let itself be cancelled"
             say(log, logging.ERROR, message, flight.fire.task, flight.fire.run_id, extra=facts)

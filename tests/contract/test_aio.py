@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from servers import wait_until
+from servers import program, wait_until
 
 from pulse.errors import ConfigError
 from pulse.middleware import PulseMiddleware
@@ -286,3 +286,36 @@ def test_only_on_a_loop_there_may_be_many_workers(site, mode, workers, is_allowe
         return
     with pytest.raises(ConfigError, match=r"workers = 257: want a whole number from 1 to 256"):
         PulseMiddleware(site, task={"ok": HOUR}, mode=mode, workers=workers)
+
+
+STUBBORN = """
+import asyncio, sys, threading
+from pulse import PulseMiddleware
+
+async def site(environ, start_response):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except BaseException:
+            pass
+
+def tell():
+    app.run_now("stubborn")
+    print("left behind", flush=True)
+
+app = PulseMiddleware(site, task={"stubborn": {"interval": 3600, "timeout": 0.1, "kill_grace": 0}}, mode="asyncio",
+    store="memory:", start="manual", shutdown_timeout=0)
+app.start()
+if sys.argv[1] == "overdue":
+    tell()
+else:
+    threading.Thread(target=tell, daemon=True).start()
+    while not app._engine.workers.busy:
+        pass
+"""
+
+
+@pytest.mark.parametrize("when", ["overdue", "under_way"])
+def test_what_swallows_each_cancellation_does_not_keep_the_process_from_ending(when):
+    with program("-c", STUBBORN, when) as server:
+        assert server.wait() == 0
