@@ -168,13 +168,13 @@ class _Background:
         self._ident = None
 
     def _runs_on(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Run *loop* until it is stopped; whether it goes on, since only a coroutine wanted to end the process."""
+        """Run *loop* until it is stopped; whether it goes on, since only a coroutine wanted that."""
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt):
             # asyncio lets these through, after it has given them to whoever awaits the coroutine.
             return True
-        return False
+        return self.loop is loop  # not if it was `close` that has stopped it
 
 
 def give_up(task: "asyncio.Task[Any]") -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Final
 
@@ -187,6 +188,12 @@ class AioWorkers(Workers):
 
     def _take_off(self, flight: _Flight) -> None:
         flight.task = self._loop.create_task(self._fly(flight))
+        flight.task.add_done_callback(partial(self._see_to, flight))
+
+    def _see_to(self, flight: _Flight, task: "asyncio.Task[None]") -> None:
+        """Land what was cancelled before its first step, of which `_fly` knows nothing."""
+        if task.cancelled():
+            self._land(flight, Reply(outcome=Outcome.CANCELLED, reason="cancelled before it had begun", duration=0.0))
 
     async def _fly(self, flight: _Flight) -> None:
         active = flight.active

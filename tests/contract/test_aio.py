@@ -11,6 +11,7 @@ import pytest
 from servers import program, wait_until
 
 from pulse.errors import ConfigError
+from pulse.loop import background_loop
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
 from pulse.wsgi import WsgiHandler
@@ -319,3 +320,22 @@ else:
 def test_what_swallows_each_cancellation_does_not_keep_the_process_from_ending(when):
     with program("-c", STUBBORN, when) as server:
         assert server.wait() == 0
+
+
+def test_a_run_that_is_cancelled_before_its_first_step_has_its_record(serve):
+    middleware = serve()
+    loop = background_loop()
+
+    def cancel_what_comes() -> None:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            loop.call_soon(cancel_what_comes)
+
+    loop.call_soon_threadsafe(cancel_what_comes)
+    found = begin(middleware, "ok")
+
+    wait_until(lambda: found)
+    assert found[0].outcome is Outcome.CANCELLED
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
