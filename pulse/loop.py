@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, Final, Generic, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -197,18 +198,23 @@ class _Background:
         self._ident = None
 
     def _runs_on(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Run *loop* until it is stopped; whether it goes on, since only a coroutine wanted to end the process."""
+        """Run *loop* until it is stopped; whether it goes on, since only a coroutine wanted that."""
         try:
             loop.run_forever()
         except (SystemExit, KeyboardInterrupt):
             # asyncio lets these through, after it has given them to whoever awaits the coroutine.
             return True
-        return False
+        return self.loop is loop  # not if it was `close` that has stopped it
+
+
+def give_up(task: "asyncio.Task[Any]") -> None:
+    """Do not wait for *task* when the process ends: it has been cancelled before, and took no notice."""
+    _given_up.add(task)
 
 
 async def _wind_up() -> None:
     """Cancel what still runs, and wait a little for it."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    tasks = asyncio.all_tasks() - {asyncio.current_task(), *_given_up}
     # Again and again: one whose time limit ends in the same moment may take the one for the other.
     for _ in range(CANCELS):
         if not tasks:
@@ -242,6 +248,7 @@ def _after_fork_in_child() -> None:
     _backgrounds.clear()
 
 
+_given_up: Final["WeakSet[asyncio.Task[Any]]"] = WeakSet()
 _backgrounds: Final[dict[int, _Background]] = {}
 _inherited: Final[list[_Background]] = []
 

@@ -23,6 +23,7 @@ BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which ta
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
 # nine: with the 4096 that SQLite takes by itself they took a third longer on average.
 PAGE: Final = 2048
+DIGITS: Final = 20  # of the number beside the file; what lies behind them is none of ours
 
 _SCHEMA: Final = (
     TABLES.format(counter="INTEGER PRIMARY KEY", bytes="BLOB", keyed=" WITHOUT ROWID")
@@ -107,8 +108,10 @@ class SqliteRunStore(SqlStore):
         self._witness = self.path.with_name(f"{self.path.name}-seen")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
+        self._vain = 0  # steps that waited for those of others, and had no turn
         self._connection: sqlite3.Connection | None = None
-        self._opened_as: tuple[int, int, int] | None = None  # our pid, and which file it was
+        self._companions = (f"{self.path}-wal", f"{self.path}-shm")
+        self._opened_as: tuple[int, ...] | None = None  # our pid, and which files they were
         self._birth: datetime | None = None
 
     def __repr__(self) -> str:
@@ -131,7 +134,9 @@ class SqliteRunStore(SqlStore):
     @contextmanager
     def _step(self, *_tasks: str) -> Iterator[sqlite3.Connection]:
         """A transaction that begins as a writer: two that began as readers would fail each other."""
+        vain = self._vain
         with self._lock:
+            self._must_be_worth_waiting(vain)
             try:
                 file = self._open()
                 file.execute("BEGIN IMMEDIATE")
@@ -143,12 +148,23 @@ class SqliteRunStore(SqlStore):
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        vain = self._vain
         with self._lock:
+            self._must_be_worth_waiting(vain)
             try:
                 yield self._open()
             except BaseException as error:
                 self._give_up(error)
                 raise
+
+    def _must_be_worth_waiting(self, vain: int) -> None:
+        """Fail with the step that waited in vain before this one: one by one they would keep a request for minutes.
+
+        Raises:
+            StoreUnavailableError: *vain*, as it was when this step came, has grown since.
+        """
+        if self._vain != vain:
+            raise StoreUnavailableError(f"the run store {self.path} cannot be used: somebody else has locked it")
 
     def _give_up(self, error: BaseException) -> None:
         """Close the file: that takes back what was not committed, and the next call inherits nothing of *error*.
@@ -159,6 +175,8 @@ class SqliteRunStore(SqlStore):
         with suppress(sqlite3.Error):
             self._close()
         if isinstance(error, (sqlite3.Error, OSError)):
+            # Its low byte is the kind. What fails at once keeps nobody waiting.
+            self._vain += getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
             raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
@@ -169,16 +187,19 @@ class SqliteRunStore(SqlStore):
             self._connection = None
         self._close()
         self._make_private_file()
+        file = self._which_file()
         connection = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         try:
             _prepare(connection)
             self._birth = self._birth_of(connection)
+            self._must_still_be(file)
+            self._opened_as = self._identity()
         except BaseException:
             connection.close()
             raise
-        self._connection, self._opened_as = connection, self._identity()
+        self._connection = connection
         return connection
 
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
@@ -195,24 +216,19 @@ class SqliteRunStore(SqlStore):
         as by `cp` or by the backup of SQLite: so a file beside it remembers the highest
         generation that it had, which grows every few seconds.
         """
-        found = self.path.stat()
-        place = (found.st_dev, found.st_ino)
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            row = connection.execute("SELECT device, inode, born, generation FROM birth").fetchone()
-            device, inode, born, generation = row or (*place, None, 0)
-            seen = self._seen()
-            if row is None:
-                connection.execute("INSERT INTO birth VALUES (?, ?, NULL, 0)", place)
-            if (device, inode) != place or seen > generation:
-                born = number_of(self._clock.now())
-            generation = max(seen, generation) + 1
-            connection.execute(
-                "UPDATE birth SET device = ?, inode = ?, born = ?, generation = ?", (*place, born, generation)
-            )
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+        place = self._which_file()
+        connection.execute("BEGIN IMMEDIATE")  # whoever calls this closes it when something fails
+        row = connection.execute("SELECT device, inode, born, generation FROM birth").fetchone()
+        device, inode, born, generation = row or (*place, None, 0)
+        seen = self._seen()
+        if row is None:
+            connection.execute("INSERT INTO birth VALUES (?, ?, NULL, 0)", place)
+        if (device, inode) != place or seen > generation:
+            born = number_of(self._clock.now())
+        generation = max(seen, generation) + 1
+        connection.execute(
+            "UPDATE birth SET device = ?, inode = ?, born = ?, generation = ?", (*place, born, generation)
+        )
         connection.execute("COMMIT")
         # Behind the commit: a process that dies in between must not make the file look like a copy.
         self._remember(generation)
@@ -221,25 +237,37 @@ class SqliteRunStore(SqlStore):
     def _seen(self) -> int:
         """The highest generation of the file that is known of."""
         try:
-            written = self._witness.read_text(encoding="ascii")
+            written = self._witness.read_bytes()[:DIGITS]
         except FileNotFoundError:
             return 0
-        return int(written) if written.isdecimal() else 0
+        return int(written) if written.isdigit() else 0  # a spoilt one tells nothing, as one that is not there
 
     def _remember(self, generation: int) -> None:
         witness = os.open(self._witness, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            os.pwrite(witness, f"{generation:020d}".encode(), 0)  # always as long: at no time is it cut short
+            os.pwrite(witness, f"{generation:0{DIGITS}d}".encode(), 0)  # always as long: at no time is it cut short
         finally:
             os.close(witness)
 
-    def _identity(self) -> tuple[int, int, int] | None:
-        """Who uses which file: one that was replaced under its path is another store."""
+    def _identity(self) -> tuple[int, ...] | None:
+        """Who uses which files: one that was replaced under its path is another store.
+
+        So is one whose log was removed, by hand or by the last one who left a file that lay
+        here before: whoever opens it from then on writes another log, and sees nothing of ours.
+        """
         try:
-            found = os.stat(self._file)  # noqa: PTH116 - each step looks, and a Path takes thrice as long
+            return (os.getpid(), *self._which_file(), *map(_inode, self._companions))
         except FileNotFoundError:
             return None
-        return os.getpid(), found.st_dev, found.st_ino
+
+    def _which_file(self) -> tuple[int, int]:
+        found = os.stat(self._file)  # noqa: PTH116 - each step looks, and a Path takes thrice as long
+        return found.st_dev, found.st_ino
+
+    def _must_still_be(self, file: tuple[int, int]) -> None:
+        """Refuse what was opened if it may not be what lies there: this process would have a store of its own."""
+        if self._which_file() != file:
+            raise FileNotFoundError("it was replaced while it was opened")
 
     def _make_private_file(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -262,6 +290,13 @@ class SqliteRunStore(SqlStore):
 
     def _born(self) -> datetime | None:
         return self._birth
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino  # noqa: PTH116 - two of them a step; those of `Path` take twice as long
+    except FileNotFoundError:  # some file systems know no WAL
+        return 0
 
 
 _inherited: Final[list[Any]] = []  # kept from the garbage collector, which would close them

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Final
 
@@ -21,7 +22,7 @@ from pulse.clock import Clock
 from pulse.dispatch import Dispatcher, Reply
 from pulse.errors import ClosedError
 from pulse.gateway import WsgiApp
-from pulse.loop import background_loop
+from pulse.loop import background_loop, give_up
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
@@ -41,6 +42,7 @@ SYNCHRONOUS: Final = frozenset(
     }
 )
 LOOK: Final = 0.25  # seconds from one look of the watcher to the next
+HOLD: Final = 10.0  # seconds from one look at what was left behind to the next, when the workers are closed
 CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
 
 
@@ -186,6 +188,12 @@ class AioWorkers(Workers):
 
     def _take_off(self, flight: _Flight) -> None:
         flight.task = self._loop.create_task(self._fly(flight))
+        flight.task.add_done_callback(partial(self._see_to, flight))
+
+    def _see_to(self, flight: _Flight, task: "asyncio.Task[None]") -> None:
+        """Land what was cancelled before its first step, of which `_fly` knows nothing."""
+        if task.cancelled():
+            self._land(flight, Reply(outcome=Outcome.CANCELLED, reason="cancelled before it had begun", duration=0.0))
 
     async def _fly(self, flight: _Flight) -> None:
         active = flight.active
@@ -274,6 +282,18 @@ class AioWorkers(Workers):
                 extra = {"pulse_event": "renewal_failed"}
                 say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
             self._clock.wait(self._ended, LOOK)
+        self._hold_what_is_left()
+
+    def _hold_what_is_left(self) -> None:
+        """Stay, and with this frame what does not let itself be cancelled, for as long as there is any.
+
+        The interpreter closes a coroutine that it takes down at its end: one that swallows
+        that, too, would run on in there for ever.
+        """
+        with self._work:
+            left = [flight.task for flight in self._abandoned if flight.task]
+        while any(not task.done() for task in left):
+            self._clock.wait(threading.Event(), HOLD)
 
     def _cancel_asked(self) -> None:
         """Cancel, where they await, the runs that are asked to stop and take no notice of it."""
@@ -295,6 +315,8 @@ class AioWorkers(Workers):
             self._free(flight)
             with self._work:
                 self._abandoned.add(flight)
+            if flight.task is not None:
+                give_up(flight.task)
             facts = {"pulse_event": "task_abandoned", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
             message = "task=%s run=%s does not let itself be cancelled"
             say(log, logging.ERROR, message, flight.fire.task, flight.fire.run_id, extra=facts)

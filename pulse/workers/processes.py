@@ -52,11 +52,6 @@ class ProcessWorkers(ThreadWorkers):
         super().__init__(runner, workers=workers, clock=clock)
         self._children = children
 
-    @property
-    def _most(self) -> int:
-        """One more process for each of the usual ones: each loads the application."""
-        return 1 if self._size == 1 else 2 * self._size
-
     def close(self, seconds: float) -> int:
         """See `Workers.close`."""
         waiting = super().close(seconds)

@@ -31,6 +31,7 @@ IN_TROUBLE: Final = frozenset({Outcome.TIMEOUT, Outcome.ABANDONED})
 MOMENT: Final = 0.1  # seconds; a run that lasts longer keeps nobody waiting, and a shorter one is quick
 BRISK: Final = 0.0003  # seconds; runs that are over in less are not worth a second thread
 BRISK_RUNS: Final = 16  # in a row, after which one thread takes all, until a run takes longer
+RELIEF: Final = 2  # threads beyond a bound; a second one, since what is known to be quick may hang this time
 STUCK_LIMIT: Final = 2  # threads of one task; a third one would most likely go the same way
 CROWD: Final = 32  # threads left behind; with more of them the second one of a task is too many
 ABANDONED_LIMIT: Final = 256  # of all tasks; each costs a stack and whatever its endpoint holds
@@ -57,8 +58,8 @@ class ThreadWorkers(Workers):
     """Runs fires in threads of this process: *workers* at once, and more as long as these last.
 
     Who has set *workers* wants a bound: then only tasks that are known to be quick pass by
-    runs that last, and none at all where *workers* is 1. Else any task does whose last run
-    came back, up to `MOST_THREADS` runs at once.
+    runs that last, at most `RELIEF` at once, and none at all where *workers* is 1. Else any
+    task does whose last run came back, up to `MOST_THREADS` runs at once.
     """
 
     _is_alone = True  # runs compute in this process, where one keeps the others waiting
@@ -141,7 +142,9 @@ class ThreadWorkers(Workers):
     @property
     def _most(self) -> int:
         """How many threads the pool may have; each holds a run."""
-        return 1 if self._is_bound and self._size == 1 else max(self._size, MOST_THREADS)
+        if not self._is_bound:
+            return max(self._size, MOST_THREADS)
+        return self._size + RELIEF if self._size > 1 else 1
 
     def _fill(self, wanted: int = 0) -> None:
         """Make the threads that are missing, to *wanted* of them or at least the usual number."""

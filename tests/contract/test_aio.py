@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from servers import wait_until
+from servers import program, wait_until
 
 from pulse.errors import ConfigError
+from pulse.loop import background_loop
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
 from pulse.wsgi import WsgiHandler
@@ -286,3 +287,55 @@ def test_only_on_a_loop_there_may_be_many_workers(site, mode, workers, is_allowe
         return
     with pytest.raises(ConfigError, match=r"workers = 257: want a whole number from 1 to 256"):
         PulseMiddleware(site, task={"ok": HOUR}, mode=mode, workers=workers)
+
+
+STUBBORN = """
+import asyncio, sys, threading
+from pulse import PulseMiddleware
+
+async def site(environ, start_response):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except BaseException:
+            pass
+
+def tell():
+    app.run_now("stubborn")
+    print("left behind", flush=True)
+
+app = PulseMiddleware(site, task={"stubborn": {"interval": 3600, "timeout": 0.1, "kill_grace": 0}}, mode="asyncio",
+    store="memory:", start="manual", shutdown_timeout=0)
+app.start()
+if sys.argv[1] == "overdue":
+    tell()
+else:
+    threading.Thread(target=tell, daemon=True).start()
+    while not app._engine.workers.busy:
+        pass
+"""
+
+
+@pytest.mark.parametrize("when", ["overdue", "under_way"])
+def test_what_swallows_each_cancellation_does_not_keep_the_process_from_ending(when):
+    with program("-c", STUBBORN, when) as server:
+        assert server.wait() == 0
+
+
+def test_a_run_that_is_cancelled_before_its_first_step_has_its_record(serve):
+    middleware = serve()
+    loop = background_loop()
+
+    def cancel_what_comes() -> None:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            loop.call_soon(cancel_what_comes)
+
+    loop.call_soon_threadsafe(cancel_what_comes)
+    found = begin(middleware, "ok")
+
+    wait_until(lambda: found)
+    assert found[0].outcome is Outcome.CANCELLED
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS

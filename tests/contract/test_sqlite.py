@@ -6,12 +6,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from servers import wait_until
 
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
@@ -388,8 +392,91 @@ def test_a_file_that_somebody_locks_is_unavailable_in_bounded_time_and_usable_af
     assert claim(store, 1).answer is Claim.WON
 
 
+class CountedLock:
+    """A lock that knows how many threads have come to it."""
+
+    def __init__(self):
+        self.came = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self.came += 1
+        self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+
+def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, path, monkeypatch):
+    lock, begun = CountedLock(), []
+    store.close()
+    store._lock = lock
+    opened = store._open
+    monkeypatch.setattr(store, "_open", lambda: begun.append(1) or opened())
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        with ThreadPoolExecutor(6) as pool:
+            first = pool.submit(claim, store, 1)
+            wait_until(lambda: begun)
+            behind = [pool.submit(store.pauses) for _ in range(3)] + [pool.submit(claim, store, 1) for _ in range(2)]
+            wait_until(lambda: lock.came == 6)
+            errors = [future.exception() for future in (first, *behind)]
+
+        assert [type(error) for error in errors] == [StoreUnavailableError] * 6
+        assert begun == [1]
+        other.execute("ROLLBACK")
+    assert claim(store, 2).answer is Claim.WON
+
+
 def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(StoreUnavailableError):
         SqliteRunStore(tmp_path / "file" / "runs.db").register(["a"], NOON)
+
+
+def test_a_witness_that_cannot_be_read_any_more_is_written_anew(store, path):
+    witness = path.with_name("runs.db-seen")
+    store.close()
+    witness.write_bytes(b"\xff\xfe spoilt" * 10)
+
+    assert claim(store, 1).answer is Claim.WON
+
+    assert store._seen() > 1
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_one_in_its_place(store, path, monkeypatch):
+    prepare, place = sqlite._prepare, path.with_name("elsewhere")
+    with closing(SqliteRunStore(place)) as other:
+        other.register(["a"], NOON)
+    store.close()
+
+    def prepare_late(connection):
+        prepare(connection)
+        if place.exists():  # as when a disk is mounted at this moment
+            place.replace(path)
+
+    monkeypatch.setattr(sqlite, "_prepare", prepare_late)
+    with pytest.raises(StoreUnavailableError, match="replaced while it was opened"):
+        claim(store, 1)
+
+    with closing(SqliteRunStore(path)) as other:
+        answers = [claim(other, 1).answer, claim(store, 1).answer]
+    assert answers == [Claim.WON, Claim.TAKEN]
+
+
+@pytest.mark.parametrize("suffixes", [("-shm",), ("-wal", "-shm")], ids=" ".join)
+def test_who_uses_a_file_whose_companions_were_removed_sees_what_others_claim_with_new_ones(store, path, suffixes):
+    store.close()
+    store.register(["a"], NOON)  # opens it again, and the rest lies in the file itself
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+
+    with subprocess.Popen([sys.executable, "-c", CLAIMER, str(path)], stdout=subprocess.PIPE, text=True) as claimer:
+        try:
+            assert claimer.stdout.readline() == "won\n"
+            assert claim(store, 1).answer is not Claim.WON
+            assert claim(store, 2).answer is Claim.WON
+        finally:
+            claimer.kill()

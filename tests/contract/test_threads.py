@@ -160,6 +160,21 @@ def test_a_bound_lets_only_tasks_that_are_known_to_be_quick_pass_by_runs_that_la
     wait_until(lambda: bench.outcomes("where"))
 
 
+def test_a_bound_is_passed_by_two_runs_at_most_whatever_they_were_known_for(make):
+    bench = make(workers=2, timeout=90)
+    for task in (*LASTING, "ok"):
+        bench.workers._queue.mark(task, Manner.QUICK)
+    bench.submit(*LASTING)
+    wait_until(lambda: under_way(bench) == set(LASTING))
+    wait_until(lambda: all(worker.is_held for worker in bench.workers._pool))
+
+    bench.submit("ok")
+
+    assert holds_for(0.5, lambda: len(bench.workers._pool) == 4 and bench.outcomes("ok") == [])
+    bench.release()
+    wait_until(lambda: bench.outcomes("ok"))
+
+
 def test_one_worker_runs_one_after_the_other(make):
     bench = make(workers=1, timeout=90)
     bench.workers._queue.mark("ok", Manner.QUICK)

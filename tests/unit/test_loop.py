@@ -350,3 +350,12 @@ def test_its_thread_keeps_no_interpreter_alive():
 
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "pulse-loop"]
     assert thread.daemon
+
+
+def test_a_coroutine_that_stops_the_loop_stops_nobody_else():
+    async def stops():
+        asyncio.get_running_loop().stop()
+
+    run_soon(stops())
+
+    assert [run_async(asyncio.sleep(0, number)) for number in range(3)] == [0, 1, 2]
