@@ -13,7 +13,7 @@ from servers import program, wait_until
 from pulse.errors import ConfigError
 from pulse.loop import background_loop
 from pulse.middleware import PulseMiddleware
-from pulse.model import Outcome
+from pulse.model import Fire, Outcome
 from pulse.wsgi import WsgiHandler
 
 HOUR = {"interval": 3600}
@@ -123,7 +123,7 @@ def test_many_runs_wait_at_once_without_a_thread_each(site, serve):
     before = threading.active_count()
     now = middleware._clock.now()
     for name in names:
-        fire = middleware._engine.scheduler._fire(middleware.config.tasks[name], now, is_last=True)
+        fire = Fire(task=name, due=now)
         middleware._engine.workers.submit([fire])
 
     wait_until(lambda: site.under_way == 200)
@@ -140,7 +140,7 @@ def test_no_more_runs_than_workers_are_under_way(site, serve):
     middleware = serve(tasks=names, workers=3)
     now = middleware._clock.now()
     for name in names:
-        fire = middleware._engine.scheduler._fire(middleware.config.tasks[name], now, is_last=True)
+        fire = Fire(task=name, due=now)
         middleware._engine.workers.submit([fire])
 
     wait_until(lambda: site.under_way == 3)
@@ -237,8 +237,7 @@ def test_a_log_that_cannot_be_written_ends_no_thread(serve, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(middleware.run_store, step, lambda *args, **more: asked.append(args) or 1 / 0)
         for count in (1, 2, 3):  # more than there are threads that claim
-            task = middleware.config.tasks[f"ok{count}"]
-            workers.submit([middleware._engine.scheduler._fire(task, middleware._clock.now(), is_last=True)])
+            workers.submit([Fire(task=f"ok{count}", due=middleware._clock.now())])
             wait_until(lambda count=count: len(asked) == count and workers.busy == 0)
 
     assert workers._idle.is_set()
@@ -326,8 +325,10 @@ def test_a_run_that_is_cancelled_before_its_first_step_has_its_record(serve):
     middleware = serve()
     loop = background_loop()
 
+    before = asyncio.all_tasks(loop)  # what other tests have left to end there
+
     def cancel_what_comes() -> None:
-        tasks = asyncio.all_tasks(loop)
+        tasks = asyncio.all_tasks(loop) - before
         for task in tasks:
             task.cancel()
         if not tasks:
