@@ -49,3 +49,21 @@ class SystemClock:
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Block until *event* is set, at most *seconds*; whether it is set."""
         return event.wait(seconds)
+
+
+class Every:
+    """Tells a loop that does several things, each at its own pace, when one of them is to be done again."""
+
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        """The first time is *seconds* from now."""
+        self._seconds = seconds
+        self._clock = clock
+        self._last = clock.monotonic()
+
+    def has_come(self) -> bool:
+        """Whether that long has passed since it was last so."""
+        now = self._clock.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True

@@ -18,7 +18,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Final
 
-from pulse.clock import Clock
+from pulse.clock import Clock, Every
 from pulse.dispatch import Dispatcher, Reply
 from pulse.errors import ClosedError
 from pulse.gateway import WsgiApp
@@ -264,18 +264,16 @@ class AioWorkers(Workers):
 
     def _watch(self) -> None:
         """Renew leases, cancel what is asked to stop, and give up what does not come back."""
-        renewed = reported = self._clock.monotonic()
+        report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
         while not self._ended.is_set():
             try:
                 self._leave_behind(self._runner.give_up_overdue())
                 for fire in self._runner.due_again():
                     self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
-                if self._clock.monotonic() - reported >= REPORT:
-                    reported = self._clock.monotonic()
+                if report.has_come():
                     self._runner.report()
                     self._cancel_asked()
-                if self._clock.monotonic() - renewed >= self._runner.beat:
-                    renewed = self._clock.monotonic()
+                if renewal.has_come():
                     self._runner.renew()
             # The store may be out of reach for a while; the deadlines must be watched on.
             except Exception as error:  # noqa: BLE001 - it is logged

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from pulse.clock import Clock
+from pulse.clock import Clock, Every
 from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.fleet import Fleet
 from pulse.model import Fire, Run
@@ -81,7 +81,7 @@ class Attendant:
         self._at_end()
 
     def _watch(self) -> None:
-        renewed = reported = self._clock.monotonic()
+        report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
         while not self._ended.is_set():
             self._clock.wait(self._begun, self._runner.beat)
             self._begun.clear()
@@ -90,11 +90,9 @@ class Attendant:
             try:
                 self._runner.give_up_overdue()
                 self._hand_over_attempts()
-                if self._clock.monotonic() - reported >= REPORT:
-                    reported = self._clock.monotonic()
+                if report.has_come():
                     self._runner.report()
-                if self._clock.monotonic() - renewed >= self._runner.beat:
-                    renewed = self._clock.monotonic()
+                if renewal.has_come():
                     self._runner.renew()
                     self._fleet.watch_the_clock()
             # The store may be out of reach for a while; the deadlines must be watched on.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from pulse.clock import Clock, processor_time
+from pulse.clock import Clock, Every, processor_time
 from pulse.errors import ClosedError
 from pulse.model import MOST_THREADS, Fire, Outcome, Run
 from pulse.runner import Runner
@@ -305,7 +305,7 @@ class ThreadWorkers(Workers):
 
     def _watch(self) -> None:
         """Renew leases, see to runs that last, and replace the threads whose runs were given up."""
-        renewed = reported = self._clock.monotonic()
+        report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
         effort = Effort(self._clock)
         while not self._ended.is_set():
             self._clock.wait(self._begun, self._runner.beat)
@@ -318,11 +318,9 @@ class ThreadWorkers(Workers):
                 self._fill()
                 for fire in self._runner.due_again():
                     self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
-                if self._clock.monotonic() - reported >= REPORT:
-                    reported = self._clock.monotonic()
+                if report.has_come():
                     self._runner.report()
-                if self._clock.monotonic() - renewed >= self._runner.beat:
-                    renewed = self._clock.monotonic()
+                if renewal.has_come():
                     self._runner.renew()
             # The store may be out of reach for a while; the deadlines must be watched on.
             except Exception as error:  # noqa: BLE001 - it is logged
