@@ -193,8 +193,8 @@ class Runner:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether there is something for `due_again`."""
-        return bool(self._postponed)
+        """Whether there is something for `due_again`, or for `report`, however idle this process is."""
+        return bool(self._postponed) or self._recorder.unrecorded > 0
 
     def keeps(self, task: str) -> int:
         """How many instants of *task* may wait for a free worker."""
@@ -207,8 +207,11 @@ class Runner:
     def report(self) -> None:
         """Tell the store how far the runs of this process have got, and stop those that are asked to.
 
-        For runs that take their time: one that is over in a moment costs nothing here.
+        For runs that take their time: one that is over in a moment costs nothing here. What could
+        not be recorded is, as soon as the store answers others: until then its task is not run.
         """
+        if not self._outage.is_on:
+            self._recorder.catch_up()
         lasting = self._under_way.lasting(LASTING)
         if not lasting:
             return

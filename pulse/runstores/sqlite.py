@@ -109,6 +109,7 @@ class SqliteRunStore(SqlStore):
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._vain = 0  # steps that waited for those of others, and had no turn
+        self._vain_before = 0  # those of them after which another step had one
         self._connection: sqlite3.Connection | None = None
         self._companions = (f"{self.path}-wal", f"{self.path}-shm")
         self._opened_as: tuple[int, ...] | None = None  # our pid, and which files they were
@@ -142,6 +143,7 @@ class SqliteRunStore(SqlStore):
                 file.execute("BEGIN IMMEDIATE")
                 yield file
                 file.execute("COMMIT")
+                self._vain_before = self._vain
             except BaseException as error:
                 self._give_up(error)
                 raise
@@ -161,9 +163,9 @@ class SqliteRunStore(SqlStore):
         """Fail with the step that waited in vain before this one: one by one they would keep a request for minutes.
 
         Raises:
-            StoreUnavailableError: *vain*, as it was when this step came, has grown since.
+            StoreUnavailableError: *vain*, as it was when this step came, has grown since, and no step had its turn.
         """
-        if self._vain != vain:
+        if vain != self._vain != self._vain_before:
             raise StoreUnavailableError(f"the run store {self.path} cannot be used: somebody else has locked it")
 
     def _give_up(self, error: BaseException) -> None:

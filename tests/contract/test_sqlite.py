@@ -429,6 +429,28 @@ def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, 
     assert claim(store, 2).answer is Claim.WON
 
 
+def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store, monkeypatch):
+    lock = store._lock
+
+    class Crowd:
+        """While somebody waits for the lock, one step waits in vain, and then one has its turn."""
+
+        def __enter__(self):
+            with lock:
+                store._vain += 1
+            store._lock = lock
+            assert claim(store, 1).answer is Claim.WON
+            store._lock = self
+            lock.acquire()
+
+        def __exit__(self, *error):
+            lock.release()
+
+    store._lock = Crowd()
+
+    assert claim(store, 1).answer is Claim.TAKEN
+
+
 def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
     (tmp_path / "file").write_text("in the way")
 

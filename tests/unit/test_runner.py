@@ -617,6 +617,25 @@ def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
     assert [record.pulse_event for record in caplog.records] == ["store_unavailable"]
 
 
+def test_what_could_not_be_recorded_is_as_soon_as_others_are_answered(flaky):
+    def lose(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    first = flaky.runner.run(flaky.fire())
+    assert flaky.runner.is_awaited
+    flaky.store.is_down = False
+
+    flaky.runner.report()  # nobody was answered since
+    assert flaky.store.history("a") == []
+    assert flaky.runner.run(flaky.fire(trigger=Trigger.MANUAL, run_id="byhand")).outcome is Outcome.SKIPPED
+    flaky.runner.report()
+
+    assert first in flaky.store.history("a")
+    assert flaky.store.running() == []
+    assert not flaky.runner.is_awaited
+
+
 def test_an_outage_is_said_once_a_minute_and_when_it_is_over(flaky, caplog):
     flaky.store.is_down = True
     for minute in range(1, 4):
