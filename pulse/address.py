@@ -22,7 +22,6 @@ PORT: Final = "a port is a number from 1 to 65535"
 _BLANK: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _LOOKS_LIKE_A_FILE: Final = re.compile(r"(file:|[./~]).*|.+\.(db|sqlite3?)", re.IGNORECASE)
-_POSTGRES: Final = ("postgres", "postgresql")
 _MEANT: Final = {  # what people write, as it is written here
     **dict.fromkeys(("memory", ":memory:", "sqlite::memory:", "sqlite://:memory:", "memory://"), "memory:"),
     **dict.fromkeys(("redis", "redis:", "valkey", "redis://"), "redis://localhost"),

@@ -76,9 +76,9 @@ def meant_by(key: str) -> str | None:
         return None
     parts = plain.split(".")
     if plain.startswith(DEFAULT):
-        return _of_all_tasks(plain.removeprefix(DEFAULT))
+        return _of_tasks(DEFAULT, plain.removeprefix(DEFAULT))
     if plain.startswith(TASK) and len(parts) > 3:
-        return _of_task(parts[2], ".".join(parts[3:]))
+        return _of_tasks(f"{TASK}{parts[2]}.", ".".join(parts[3:]))
     if plain.startswith(TASK) and parts[2] and len(parts) == 3:
         option = _option(parts[2], Task)
         return f"{TASK}<name>.{option}" if option else f"{plain}.<option>"
@@ -96,18 +96,11 @@ def allowed_for(key: str) -> str:
     return f"want a key that begins with {CONFIG} or {TASK}<name>."
 
 
-def _of_task(task: str, said: str) -> str | None:
+def _of_tasks(prefix: str, said: str) -> str | None:
+    """An option of tasks, behind *prefix*; or one of the filter, which somebody has put there."""
     option = _option(said, Task)
     if option:
-        return f"{TASK}{task}.{option}"
-    option = _option(said, Config)
-    return f"{CONFIG}{option}" if option else None
-
-
-def _of_all_tasks(said: str) -> str | None:
-    option = _option(said, Task)
-    if option:
-        return f"{DEFAULT}{option}"
+        return f"{prefix}{option}"
     option = _option(said, Config)
     return f"{CONFIG}{option}" if option else None
 
@@ -115,7 +108,7 @@ def _of_all_tasks(said: str) -> str | None:
 def _of_config(said: str) -> str | None:
     first, dot, rest = said.partition(".")
     if dot and _is_near(first, ["default"]):
-        return _of_all_tasks(rest)
+        return _of_tasks(DEFAULT, rest)
     if _plain(said) in options_of(Task):  # it is an option, but one of tasks
         return f"{DEFAULT}{_plain(said)}"
     option = _option(said, Config)
@@ -136,9 +129,9 @@ def _without_prefix(said: str) -> str | None:
     kind, rest = words[0], [*words[1:], parts[-1]]
     if _is_near(kind, ["task", "tasks"]):
         name = rest[0] if len(rest) > 1 else "<name>"
-        return _of_task(name, rest[-1]) or f"{TASK}{name}.<option>"
+        return _of_tasks(f"{TASK}{name}.", rest[-1]) or f"{TASK}{name}.<option>"
     if _is_near(kind, ["default", "defaults"]):
-        return _of_all_tasks(rest[-1])
+        return _of_tasks(DEFAULT, rest[-1])
     return _of_config(".".join(rest)) if _is_near(kind, ["config", "conf", "configuration"]) else None
 
 
