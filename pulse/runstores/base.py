@@ -17,7 +17,7 @@ when the store does not answer in a few seconds. All instants are aware UTC.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
@@ -27,6 +27,15 @@ PRESSES = 1000  # that are kept of an application: a year of a busy one, or more
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bid:
+    """A claim that is made together with others; its fields are arguments of `RunStore.claim`."""
+
+    fire: Fire
+    passed: Passed
+    limits: Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +91,20 @@ class RunStore(ABC):
             because a store that forgot a task cannot know who ran what.
         """
 
+    def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
+        """Make several claims in one go, as `claim` makes each; the answers in the same order.
+
+        Args:
+            bids: Of one task each, none with a lock: each is judged as if it came alone.
+            owner: As for `claim`, as the next two.
+            now: The instant of the claims.
+            lease: How long the rights last unless they are renewed.
+        """
+        return [
+            self.claim(bid.fire, owner=owner, now=now, lease=lease, passed=bid.passed, limits=bid.limits)
+            for bid in bids
+        ]
+
     @abstractmethod
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """Record that *fire* will not be run, unless it was claimed before.
@@ -109,6 +132,10 @@ class RunStore(ABC):
             again_at: When the same run is to be tried once more; it waits in the store
                 from then on, whatever becomes of this process.
         """
+
+    def finish_all(self, runs: Sequence[Run]) -> list[bool]:
+        """Complete the records of *runs*, of which none is tried once more, in one go; for each, as `finish`."""
+        return [self.finish(run) for run in runs]
 
     @abstractmethod
     def reap(self, now: datetime) -> list[Run]:

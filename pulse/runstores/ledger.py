@@ -14,7 +14,7 @@ from typing import Final
 
 from pulse.instance import is_gone
 from pulse.model import QUEUE, Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Trigger
-from pulse.runstores.base import Passed, RunStore
+from pulse.runstores.base import Bid, Passed, RunStore
 
 RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore.reap`
 
@@ -36,7 +36,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bid:
+class _Case:
     """A fire that is judged now, and how far its track has got."""
 
     fire: Fire
@@ -62,32 +62,12 @@ class LedgerStore(RunStore):
     ) -> Claimed:
         """See `RunStore.claim`."""
         with self._step(fire.task, *_locks(limits)):
-            now = self._judged_at(now)
-            if self._is_early(fire, now):
-                return Claimed(answer=Claim.WAIT)
-            bid = self._judge(fire, now, passed)
-            if isinstance(bid, Claimed):
-                return bid
-            if fire.latest and now > fire.latest:
-                return self._dismiss(bid, Claim.STALE, Outcome.MISSED, _late(fire, now))
-            held = self._held(fire.track) if bid.is_held else []
-            lost = tuple(self._reap(held, now))
-            if lost:
-                held = self._held(fire.track)
-            # A lost run that recovers goes first: behind the next instant it would be out of order.
-            # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
-            goes_first = fire.trigger is not Trigger.MANUAL
-            running = [run for run in held if run.started or (goes_first and run.trigger is Trigger.RECOVER)]
-            reason = self._why_busy(running, limits)
-            if any(run.started and run.id == fire.run_id for run in held):
-                reason = RUNNING  # two attempts of one run are never under way, whatever the limits
-            if reason:
-                return replace(self._busy(bid, limits, reason), lost=lost)
-            self._drop_retries(held)
-            missed = self._pass_over(bid)
-            run = won(fire, owner, now, lease, limits)
-            self._hold(run)
-            return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
+            return self._claim(Bid(fire=fire, passed=passed, limits=limits), owner, now, lease)
+
+    def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
+        """See `RunStore.claim_all`; all of it happens, or nothing."""
+        with self._step(*(bid.fire.task for bid in bids)):
+            return [self._claim(bid, owner, now, lease) for bid in bids]
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
@@ -110,15 +90,18 @@ class LedgerStore(RunStore):
                     lost.append(run)
         return lost
 
+    def finish_all(self, runs: Sequence[Run]) -> list[bool]:
+        """See `RunStore.finish_all`; all of it happens, or nothing."""
+        with self._step(*(run.task for run in runs)):
+            return [self._finish(run) for run in runs]
+
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
         with self._step(run.task):
-            if not self._release(run):
-                return False
-            self._append(run)
-            if again_at is not None:
+            is_ours = self._finish(run)
+            if is_ours and again_at is not None:
                 self._hold(another_attempt(run, Trigger.RETRY, again_at))
-            return True
+            return is_ours
 
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
@@ -249,6 +232,41 @@ class LedgerStore(RunStore):
 
     # The rules
 
+    def _claim(self, bid: Bid, owner: str, now: datetime, lease: timedelta) -> Claimed:
+        fire, limits = bid.fire, bid.limits
+        now = self._judged_at(now)
+        if self._is_early(fire, now):
+            return Claimed(answer=Claim.WAIT)
+        case = self._judge(fire, now, bid.passed)
+        if isinstance(case, Claimed):
+            return case
+        if fire.latest and now > fire.latest:
+            return self._dismiss(case, Claim.STALE, Outcome.MISSED, _late(fire, now))
+        held = self._held(fire.track) if case.is_held else []
+        lost = tuple(self._reap(held, now))
+        if lost:
+            held = self._held(fire.track)
+        # A lost run that recovers goes first: behind the next instant it would be out of order.
+        # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
+        goes_first = fire.trigger is not Trigger.MANUAL
+        running = [run for run in held if run.started or (goes_first and run.trigger is Trigger.RECOVER)]
+        reason = self._why_busy(running, limits)
+        if any(run.started and run.id == fire.run_id for run in held):
+            reason = RUNNING  # two attempts of one run are never under way, whatever the limits
+        if reason:
+            return replace(self._busy(case, limits, reason), lost=lost)
+        self._drop_retries(held)
+        missed = self._pass_over(case)
+        run = won(fire, owner, now, lease, limits)
+        self._hold(run)
+        return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
+
+    def _finish(self, run: Run) -> bool:
+        if not self._release(run):
+            return False
+        self._append(run)
+        return True
+
     def _known(self, track: str, now: datetime) -> datetime:
         standing = self._standing(track, track)
         if standing is not None:
@@ -257,22 +275,22 @@ class LedgerStore(RunStore):
         standing = self._standing(track, track)  # another process may have made it known meanwhile
         return standing.cursor if standing else now
 
-    def _judge(self, fire: Fire, now: datetime, passed: Passed) -> "Claimed | _Bid":
-        """The answer to whoever cannot have *fire* at all; or the bid, if it is to be had."""
+    def _judge(self, fire: Fire, now: datetime, passed: Passed) -> "Claimed | _Case":
+        """The answer to whoever cannot have *fire* at all; or the case, if it is to be had."""
         standing = self._standing(fire.track, fire.task)
         if standing is None:
             return self._refuse(fire, now)
-        bid = _Bid(fire, now, passed, standing.cursor, standing.is_held)
+        case = _Case(fire, now, passed, standing.cursor, standing.is_held)
         if fire.trigger is Trigger.MANUAL:
-            return bid  # a call by hand stands beside the schedule
+            return case  # a call by hand stands beside the schedule
         if fire.due <= standing.cursor:
             return Claimed(answer=Claim.TAKEN)
         born = self._born()
         if born is not None and fire.due <= born:
-            return self._dismiss(bid, Claim.STALE, Outcome.MISSED, REBORN)
+            return self._dismiss(case, Claim.STALE, Outcome.MISSED, REBORN)
         if standing.pause and standing.pause.holds(now):
-            return self._dismiss(bid, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason)
-        return bid
+            return self._dismiss(case, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason)
+        return case
 
     def _refuse(self, fire: Fire, now: datetime) -> Claimed:
         self._known(fire.track, max(now, fire.due))
@@ -290,33 +308,33 @@ class LedgerStore(RunStore):
                 return f"{holder.task} is running, and has the lock {limits.lock!r}, too"
         return ""
 
-    def _busy(self, bid: "_Bid", limits: Limits, reason: str) -> Claimed:
-        if bid.fire.trigger is Trigger.MANUAL or not limits.waits:
-            return self._dismiss(bid, Claim.BUSY, Outcome.SKIPPED, reason)
+    def _busy(self, case: "_Case", limits: Limits, reason: str) -> Claimed:
+        if case.fire.trigger is Trigger.MANUAL or not limits.waits:
+            return self._dismiss(case, Claim.BUSY, Outcome.SKIPPED, reason)
         if limits.replaces:
-            for run in self._held(bid.fire.track):
+            for run in self._held(case.fire.track):
                 if run.started and not run.stop:
                     self._hold(replace(run, stop=REPLACED))
         return Claimed(answer=Claim.WAIT)
 
-    def _dismiss(self, bid: "_Bid", answer: Claim, outcome: Outcome, reason: str) -> Claimed:
-        missed = self._pass_over(bid)
-        record = unclaimed(bid.fire, outcome, reason, bid.now)
+    def _dismiss(self, case: "_Case", answer: Claim, outcome: Outcome, reason: str) -> Claimed:
+        missed = self._pass_over(case)
+        record = unclaimed(case.fire, outcome, reason, case.now)
         self._note(record)
         return Claimed(answer=answer, run=record, missed=missed)
 
-    def _pass_over(self, bid: "_Bid") -> Run | None:
+    def _pass_over(self, case: "_Case") -> Run | None:
         """Move the cursor to the fire; the record of what lies between, if anything does."""
-        fire = bid.fire
+        fire = case.fire
         if fire.trigger is Trigger.MANUAL:
             return None
-        span = bid.passed(bid.cursor)
+        span = case.passed(case.cursor)
         self._move_cursor(fire.track, fire.due)
         if span is None:
             return None
         born = self._born()
         reason = REBORN if born is not None and span.last <= born else PASSED_OVER
-        first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, reason, bid.now)
+        first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, reason, case.now)
         record = replace(first, due=span.last, first_due=span.first, count=span.count)
         self._note(record)
         return record

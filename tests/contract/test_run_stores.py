@@ -24,7 +24,7 @@ from pulse.model import (
     Span,
     Trigger,
 )
-from pulse.runstores.base import RunStore
+from pulse.runstores.base import Bid, RunStore
 from pulse.runstores.ledger import NOT_TAKEN
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.postgres import PostgresRunStore
@@ -73,6 +73,12 @@ def claim(store: RunStore, planned: Fire, *, owner: str = "one", late: float = 0
     now = planned.due + timedelta(seconds=late)
     terms = {"owner": owner, "now": now, "lease": LEASE, "passed": every_minute(planned)}
     return store.claim(planned, **terms, limits=Limits(**limits))
+
+
+def claim_all(store: RunStore, *planned: Fire, owner: str = "one", late: float = 0) -> list[Claimed]:
+    now = planned[0].due + timedelta(seconds=late)
+    bids = [Bid(fire=one, passed=every_minute(one), limits=Limits()) for one in planned]
+    return store.claim_all(bids, owner=owner, now=now, lease=LEASE)
 
 
 def dismiss(store: RunStore, planned: Fire, outcome: Outcome = Outcome.SKIPPED, reason: str = "because") -> Claimed:
@@ -1088,3 +1094,75 @@ def test_what_waits_in_a_queue_can_be_asked_to_stop(store):
 
     assert [one.stop for one in store.running()] == ["enough"]
     assert adopt(store, run, 1, instances=None).stop == "enough"
+
+
+# Several at once
+
+
+def test_claims_in_one_go_are_judged_as_each_alone(store):
+    store.register(["paused", "busy", "taken", "late", "cleanup"], NOON)
+    store.pause("paused", Pause(since=NOON, note="for now"))
+    running = claim(store, fire(1, task="busy"), late=50).run
+    store.finish(ended(claim(store, fire(2, task="taken")).run))
+
+    answers = claim_all(
+        store,
+        fire(2),
+        fire(2, task="paused"),
+        fire(2, task="busy"),
+        fire(2, task="taken"),
+        fire(2, task="late", latest=fire(2).due + timedelta(seconds=1)),
+        fire(2, task="unknown"),
+        late=5,
+    )
+
+    assert [one.answer for one in answers] == [
+        Claim.WON, Claim.PAUSED, Claim.BUSY, Claim.TAKEN, Claim.STALE, Claim.REFUSED,
+    ]  # fmt: skip
+    assert answers[0].run.task == "cleanup"
+    assert answers[0].missed.due == fire(1).due
+    assert store.history("cleanup") == [answers[0].missed]
+    assert {run.task for run in store.running()} == {"cleanup", running.task}
+    assert [answers[number].run for number in (1, 2, 4, 5)] == [
+        store.history(task)[0] for task in ("paused", "busy", "late", "unknown")
+    ]
+
+
+def test_what_is_claimed_in_one_go_is_finished_in_one_go(store):
+    store.register(["first", "second", "third"], NOON)
+    won = [one.run for one in claim_all(store, *(fire(1, task=task) for task in ("first", "second", "third")))]
+    store.finish(ended(won[1]))
+
+    answers = store.finish_all([ended(won[0]), ended(won[1], Outcome.FAILED), ended(won[2], Outcome.FAILED)])
+
+    assert answers == [True, False, True]
+    assert [store.history(task)[0].outcome for task in ("first", "second", "third")] == [
+        Outcome.SUCCESS, Outcome.SUCCESS, Outcome.FAILED,
+    ]  # fmt: skip
+    assert store.running() == []
+    assert store.totals("third").counts == {Outcome.FAILED: 1}
+
+
+def test_of_all_that_claim_the_same_in_one_go_one_wins_each(store):
+    tasks = [f"task{number}" for number in range(20)]
+    store.register(tasks, NOON)
+    answers: dict[str, list[Claimed]] = {}
+
+    def ask(owner: str) -> None:
+        order = tasks if owner == "one" else tasks[::-1]
+        answers[owner] = claim_all(store, *(fire(1, task=task) for task in order), owner=owner)
+
+    threads = [threading.Thread(target=ask, args=(owner,)) for owner in ("one", "two", "three")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    won = [one.run.task for claimed in answers.values() for one in claimed if one.answer is Claim.WON]
+    assert sorted(won) == sorted(tasks)
+    assert {run.task: run.owner for run in store.running()}.keys() == set(tasks)
+
+
+def test_nothing_asked_for_in_one_go_is_no_error(store):
+    assert store.claim_all([], owner="one", now=NOON, lease=LEASE) == []
+    assert store.finish_all([]) == []
