@@ -2,8 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Final
 
 from pulse.clock import Clock
@@ -51,12 +50,29 @@ class Outage:
             seconds = self._clock.monotonic() - since
             log.warning("the run store answers again, after %.1f s", seconds, extra={"pulse_event": "store_back"})
 
-    @contextmanager
-    def endured(self, consequence: str) -> Iterator[None]:
+    def endured(self, consequence: str) -> "_Endured":
         """Go on behind this block when the store does not answer in it, and say so now and then."""
-        try:
-            yield
-        except StoreUnavailableError as error:
-            self.failed(error, consequence)
-        else:
-            self.ended()
+        return _Endured(self, consequence)
+
+
+class _Endured:
+    """No generator: each run enters three of these blocks, and they would take a thirtieth of it."""
+
+    __slots__ = ("_consequence", "_outage")
+
+    def __init__(self, outage: Outage, consequence: str) -> None:
+        self._outage = outage
+        self._consequence = consequence
+
+    def __enter__(self) -> None:
+        """The store is asked within the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, StoreUnavailableError):
+            self._outage.failed(error, self._consequence)
+            return True
+        if error is None:
+            self._outage.ended()
+        return False

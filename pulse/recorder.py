@@ -61,23 +61,22 @@ class Recorder:
         self._hears = tuple(hears)
         self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
         self._recording = threading.Lock()
-        self._settling = 0
-        self._lock = threading.Lock()
+        self._settling: set[str] = set()  # by run; what it is asked for and told, each, is one step of the interpreter
 
     @property
     def unrecorded(self) -> int:
         """How many runs have ended without a record so far."""
-        return self._settling + len(self._unrecorded)
+        return len(self._settling) + len(self._unrecorded)
 
     def settle(self, ended: Run) -> Run | None:
         """Record *ended* now, or as soon as the store answers; None if it is not ours any more."""
         if not self._outage.is_on:  # else each would wait for the store again, and its worker with it
-            self._count_settling(1)
+            self._settling.add(ended.id)
             try:
                 with self._outage.endured("what ends now is recorded later"):
                     return self.complete(ended)
             finally:
-                self._count_settling(-1)
+                self._settling.discard(ended.id)
         self.keep(ended)
         return ended
 
@@ -132,7 +131,3 @@ class Recorder:
         """Say that somebody else has taken *run* over."""
         said = f"task={run.task} run={run.id} lost its lease: its result changes nothing any more"
         say(logging.WARNING, said, run, "lease_lost")
-
-    def _count_settling(self, difference: int) -> None:
-        with self._lock:
-            self._settling += difference

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from pulse.aftermath import Aftermath
 from pulse.clock import Clock
@@ -37,6 +37,14 @@ QUEUED: Final = timedelta(days=1)  # that a run may wait in a queue if its task 
 
 _INSTANT: Final = timedelta(microseconds=1)
 _OBSERVED: Final = Limits(instances=None)  # what is taken over has been judged when it was claimed
+
+
+class _Terms(TypedDict):
+    """Of a claim: who asks, when, and for how long."""
+
+    owner: str
+    now: datetime
+    lease: timedelta
 
 
 class Runner:
@@ -79,6 +87,7 @@ class Runner:
         self._owner = owner
         self._lease = lease
         self._fleet = fleet
+        self._limits: dict[str, Limits] = {}  # by task, of what the schedule makes due
         self._hears = tuple(hears)
         self._under_way = UnderWay(clock, patience)
         self._postponed = Postponed(clock)
@@ -276,17 +285,15 @@ class Runner:
     # The steps of `run`
 
     def _claim(self, fire: Fire, *, owner: str = "", lease: timedelta | None = None) -> Claimed:
-        task = self._tasks[fire.task]
-        terms: dict[str, Any] = {"owner": owner or self._owner, "now": self._clock.now(), "lease": self._lease}
-        terms["limits"] = Limits.of(task, fire)
-        if lease is not None:
-            terms["lease"] = lease
+        limits = self._limits_of(fire)
+        terms: _Terms = {"owner": owner or self._owner, "now": self._clock.now(), "lease": lease or self._lease}
         with self._outage.endured("nothing is run unclaimed"):
             if fire.is_reserved:
                 return self._take_over(fire, terms)
             if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
-                return self._adopt(fire, terms)
-            claimed = self._recorder.noted(self._store.claim(fire, passed=self._passed(fire), **terms))
+                return self._adopt(fire, limits, terms)
+            claimed = self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms)
+            self._recorder.noted(claimed)
             if any(run.recovers for run in claimed.lost):
                 self._look_for_attempts(self._clock.now())  # it goes before what is due next
             if claimed.answer is Claim.WAIT:
@@ -294,17 +301,17 @@ class Runner:
             return self._unless_late(fire, claimed)
         return Claimed(answer=Claim.REFUSED)
 
-    def _adopt(self, fire: Fire, terms: Mapping[str, Any]) -> Claimed:
+    def _adopt(self, fire: Fire, limits: Limits, terms: _Terms) -> Claimed:
         """Begin a further attempt, if nobody else has, and if the task is not running now."""
         following = self._schedules[fire.task].next_due(fire.due)
         if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
             return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
-        run = self._store.adopt(_held_as(fire), **terms)
+        run = self._store.adopt(_held_as(fire), limits=limits, **terms)
         return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
 
-    def _take_over(self, fire: Fire, terms: Mapping[str, Any]) -> Claimed:
+    def _take_over(self, fire: Fire, terms: _Terms) -> Claimed:
         """Begin what was claimed for a queue, unless that is of no use any more."""
-        run = self._store.adopt(_held_as(fire), **{**terms, "limits": _OBSERVED})
+        run = self._store.adopt(_held_as(fire), limits=_OBSERVED, **terms)
         if run is None:
             return Claimed(answer=Claim.TAKEN)
         now, pause = self._clock.now(), self._store.pauses().get(fire.task)
@@ -338,6 +345,15 @@ class Runner:
         if claimed.answer is not Claim.WON or run is None or fire.latest is None or now <= fire.latest:
             return claimed
         return Claimed(answer=Claim.STALE, run=self._not_begun(run, Outcome.MISSED, "the claim came back too late"))
+
+    def _limits_of(self, fire: Fire) -> Limits:
+        """Those of its task; they are the same for all that the schedule makes due."""
+        if fire.trigger is not Trigger.SCHEDULE:
+            return Limits.of(self._tasks[fire.task], fire)
+        limits = self._limits.get(fire.task)
+        if limits is None:
+            limits = self._limits[fire.task] = Limits.of(self._tasks[fire.task], fire)
+        return limits
 
     def _passed(self, fire: Fire) -> Passed:
         """What the schedule says about the instants between a cursor and *fire*."""

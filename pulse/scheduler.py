@@ -1,9 +1,10 @@
 """The bell: turns due instants into fires, and hands them to the workers.
 
-APScheduler keeps time. It is given one job, whose trigger is the head of a heap of all
-tasks, and an executor that rings for every task that is due by then: ten thousand tasks
-start in milliseconds, and a fire costs a heap operation instead of a job. The instants
-themselves come from `pulse.schedule` alone, so every process of a fleet finds the same.
+APScheduler keeps time. It is given a job store that holds no jobs, but a heap of all tasks:
+asked for what is due, it rings for every task that is due by then, and what it says is due
+next is the head of the heap. So ten thousand tasks start in milliseconds, and a fire costs a
+heap operation instead of a job. The instants themselves come from `pulse.schedule` alone, so
+every process of a fleet finds the same.
 """
 
 import heapq
@@ -13,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from apscheduler.executors.base import BaseExecutor
+from apscheduler.executors.debug import DebugExecutor
+from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
 
 from pulse.clock import Clock
 from pulse.errors import ClosedError
@@ -24,7 +25,7 @@ from pulse.schedule import Schedule, delay_of, latest_start
 
 log = logging.getLogger(__name__)
 _timer_log = log.getChild("timer")
-_timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its one job, not about tasks
+_timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its stores, not about tasks
 
 # The longest sleep: while a machine is suspended its monotonic clock stands still, and a
 # wall clock that steps ahead wakes nobody. Then a task rings at most this much late.
@@ -100,10 +101,8 @@ class Scheduler:
     def start(self) -> None:
         """Ring for everything that is planned, from now on."""
         timer = _Timer(timezone=UTC, daemon=True, logger=_timer_log)
-        timer.add_executor(_Bell(self.ring))
-        timer.add_job(
-            _rung_by_the_executor, _Head(self._until_next_ring), misfire_grace_time=None, coalesce=True, id="pulse"
-        )
+        timer.add_executor(DebugExecutor())  # which makes no threads; there is nothing for it to execute
+        timer.add_jobstore(_Heap(self, self._clock))
         timer.start()
         self._timer = timer
 
@@ -177,11 +176,6 @@ class Scheduler:
 
     # The heap
 
-    def _until_next_ring(self) -> timedelta | None:
-        """How long that is from now on: APScheduler's clock may be another one than the fleet's."""
-        ring = self.next_ring()
-        return None if ring is None else ring - self._clock.now()
-
     def _take(self, now: datetime) -> list[_Planned]:
         """Everything whose time has come, earliest first."""
         taken = []
@@ -215,31 +209,24 @@ class _Timer(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no t
         self._thread.join(JOIN)
 
 
-class _Head(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """The trigger of the one job: the time of the first entry of the heap."""
+class _Heap(MemoryJobStore):  # type: ignore[misc]  # as above
+    """The heap, as what APScheduler asks for the time of its next job; it never has one."""
 
-    __slots__ = ("_until_next_ring",)
-
-    def __init__(self, until_next_ring: Callable[[], timedelta | None]) -> None:
-        self._until_next_ring = until_next_ring
-
-    def get_next_fire_time(self, _previous: datetime | None, now: datetime) -> datetime:
-        """Later than *now*, whatever the heap says, or APScheduler would ask for ever."""
-        until = self._until_next_ring()
-        return now + max(NAP if until is None else min(until, NAP), REST)
-
-
-class _Bell(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
-    """The executor of the one job: it rings in the timer's own thread, and never blocks."""
-
-    def __init__(self, ring: Callable[[], None]) -> None:
+    def __init__(self, scheduler: Scheduler, clock: Clock) -> None:
         super().__init__()
-        self._ring = ring
+        self._tasks = scheduler
+        self._clock = clock
 
-    def _do_submit_job(self, job: Any, _run_times: list[datetime]) -> None:
-        self._ring()
-        self._run_job_success(job.id, [])
+    def get_due_jobs(self, now: datetime) -> list[Any]:
+        """Ring, in the timer's own thread; this never blocks."""
+        self._now = now
+        # By APScheduler's clock, which may be another one than the fleet's.
+        self._ahead = now - self._clock.now()
+        self._tasks.ring()
+        return []
 
-
-def _rung_by_the_executor() -> None:
-    """What APScheduler takes for the job's function; `_Bell` never calls it."""
+    def get_next_run_time(self) -> datetime:
+        """When to ring again: for the head of the heap, but not at once, and not too late."""
+        ring = self._tasks.next_ring()
+        latest = self._now + NAP
+        return latest if ring is None else max(self._now + REST, min(ring + self._ahead, latest))

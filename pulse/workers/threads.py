@@ -75,10 +75,10 @@ class ThreadWorkers(Workers):
         self._pool: set[_Worker] = set()
         self._apart: set[_Worker] = set()
         self._abandoned: set[_Worker] = set()
+        self._running: set[_Worker] = set()  # those of the first two that have a fire
         self._lock = threading.Lock()  # taken within that of the queue, never the other way round
         self._begun = threading.Event()  # something is being run: the watcher has to look
-        self._idle = threading.Event()
-        self._idle.set()
+        self._idle = threading.Event()  # nothing is being run any more; only whoever closes the pool is told
         self._ended = threading.Event()
         self._is_closing = False
 
@@ -111,6 +111,7 @@ class ThreadWorkers(Workers):
         until = self._clock.monotonic() + seconds + LAST_RECORD
         with self._lock:  # from here on nothing begins: what has begun has marked itself as busy
             self._is_closing = True
+            self._rest()
         waiting = self._queue.close()
         if not self._ended.is_set() and not self._clock.wait(self._idle, seconds):
             self._cancel()
@@ -126,7 +127,7 @@ class ThreadWorkers(Workers):
     def busy(self) -> int:
         """See `Workers.busy`."""
         with self._lock:
-            return self._count_busy()
+            return len(self._running)
 
     @property
     def abandoned(self) -> int:
@@ -193,8 +194,11 @@ class ThreadWorkers(Workers):
     def _admits(self, worker: _Worker, lane: Manner) -> bool:
         """Hand *worker* a task of that lane, if there may be one more of them."""
         with self._lock:
+            if lane is Manner.QUICK:
+                worker.lane = lane
+                return True
             handed = [one.lane for one in self._pool if one.lane is not None]
-            if lane is not Manner.QUICK and self._is_bound and len(handed) >= self._size:
+            if self._is_bound and len(handed) >= self._size:
                 return False
             # Many that hang must not keep out the others: one thread is left to these.
             if lane is Manner.TROUBLED and handed.count(lane) >= max(1, self._size - 1):
@@ -204,8 +208,9 @@ class ThreadWorkers(Workers):
 
     def _work(self, worker: _Worker) -> None:
         """The outermost frame of a worker thread."""
+        admits = partial(self._admits, worker)
         try:
-            while not self._is_surplus(worker) and (fires := self._queue.get(partial(self._admits, worker))):
+            while not self._is_surplus(worker) and (fires := self._queue.get(admits)):
                 for fire in fires:
                     if worker.is_abandoned or not self._begin(worker, fire):
                         break  # the rest is recorded as missed when a later instant is claimed
@@ -219,7 +224,7 @@ class ThreadWorkers(Workers):
         """Whether *worker* is not needed any more; if it is, it has nothing in hand."""
         with self._lock:
             worker.lane = None
-            is_needed = len(self._pool) - self._count_held() <= self._size
+            is_needed = len(self._pool) <= self._size or len(self._pool) - self._count_held() <= self._size
         return worker.is_abandoned or not (is_needed or self._queue.count(Manner.QUICK, Manner.SLOW))
 
     def _work_apart(self, worker: _Worker, fire: Fire) -> None:
@@ -231,7 +236,7 @@ class ThreadWorkers(Workers):
 
     def _retire(self, worker: _Worker) -> None:
         with self._lock:
-            for workers in (self._pool, self._apart, self._abandoned):
+            for workers in (self._pool, self._apart, self._abandoned, self._running):
                 workers.discard(worker)
             self._rest()
 
@@ -242,8 +247,9 @@ class ThreadWorkers(Workers):
                 return False
             worker.fire = fire
             worker.begun = self._clock.monotonic()
-            self._idle.clear()
-        self._begun.set()
+            self._running.add(worker)
+        if not self._begun.is_set():  # the watcher looks for what runs after it has cleared it, so nothing is missed
+            self._begun.set()
         return True
 
     def _run(self, worker: _Worker, fire: Fire) -> None:
@@ -268,6 +274,7 @@ class ThreadWorkers(Workers):
             with self._lock:
                 worker.fire = None
                 worker.is_held = False
+                self._running.discard(worker)
                 self._rest()
 
     def _note_pace(self, seconds: float | None) -> None:
@@ -278,6 +285,8 @@ class ThreadWorkers(Workers):
 
     def _why_not(self, task: str) -> str:
         """Why a run of *task* would only be one more that is left behind; empty if it would not."""
+        if not self._abandoned:
+            return ""
         with self._lock:
             stuck, left = self._count_stuck(task), len(self._abandoned)
         if stuck >= (STUCK_LIMIT if left < CROWD else 1):
@@ -289,11 +298,8 @@ class ThreadWorkers(Workers):
     # With the lock
 
     def _rest(self) -> None:
-        if not self._count_busy():
+        if self._is_closing and not self._running:
             self._idle.set()
-
-    def _count_busy(self) -> int:
-        return sum(worker.fire is not None for worker in self._pool | self._apart)
 
     def _count_held(self) -> int:
         return sum(worker.is_held for worker in self._pool)
@@ -338,6 +344,7 @@ class ThreadWorkers(Workers):
                 worker.is_abandoned = True
             self._pool.difference_update(stuck)
             self._apart.difference_update(stuck)
+            self._running.difference_update(stuck)
             self._abandoned.update(stuck)
             self._rest()
         for worker, fire in stuck.items():
