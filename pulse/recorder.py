@@ -70,15 +70,29 @@ class Recorder:
 
     def settle(self, ended: Run) -> Run | None:
         """Record *ended* now, or as soon as the store answers; None if it is not ours any more."""
+        return self._settled([ended])[0]
+
+    def settle_all(self, ended: Sequence[Run]) -> list[Run | None]:
+        """The same for several runs, with one step of the store for all that are not tried again."""
+        together = [run for run in ended if run.again_at is None]
+        records = dict(zip([run.id for run in together], self._settled(together), strict=True)) if together else {}
+        return [records[run.id] if run.id in records else self.settle(run) for run in ended]
+
+    def _settled(self, ended: Sequence[Run]) -> list[Run | None]:
         if not self._outage.is_on:  # else each would wait for the store again, and its worker with it
-            self._settling.add(ended.id)
+            ids = [run.id for run in ended]
+            self._settling.update(ids)
             try:
                 with self._outage.endured("what ends now is recorded later"):
-                    return self.complete(ended)
+                    if len(ended) == 1:
+                        return [self.complete(ended[0])]
+                    answers = self._store.finish_all(ended)
+                    return [self._completed(run, is_ours) for run, is_ours in zip(ended, answers, strict=True)]
             finally:
-                self._settling.discard(ended.id)
-        self.keep(ended)
-        return ended
+                self._settling.difference_update(ids)
+        for run in ended:
+            self.keep(run)
+        return list(ended)
 
     def keep(self, ended: Run) -> None:
         """Record *ended* when it is time for `catch_up`."""
@@ -91,7 +105,10 @@ class Recorder:
             StoreUnavailableError: the store does not answer.
         """
         record = ended if ended.again_at is None else replace(ended, again_at=None)
-        if not self._store.finish(record, again_at=ended.again_at):
+        return self._completed(ended, self._store.finish(record, again_at=ended.again_at))
+
+    def _completed(self, ended: Run, is_ours: bool) -> Run | None:  # noqa: FBT001 - what the store has answered
+        if not is_ours:
             self.lost(ended)
             return None
         if ended.again_at is not None and ended.finished is not None:

@@ -23,7 +23,7 @@ from pulse.outage import Outage
 from pulse.postponed import Postponed, attempt_of
 from pulse.recorder import Listener, Recorder
 from pulse.runlog import say
-from pulse.runstores.base import Passed, RunStore
+from pulse.runstores.base import Bid, Passed, RunStore
 from pulse.schedule import Schedule
 from pulse.underway import PATIENCE, Active, UnderWay
 from pulse.within import within
@@ -110,38 +110,79 @@ class Runner:
         the instant as missed.
         """
         claimed = self.claim(fire)
-        if not isinstance(claimed, Active):
-            return claimed
-        try:
-            reply = self._dispatch(claimed.task, claimed.run, claimed.control)
-        except BaseException:  # a fault of Pulse: what is not under way must not be renewed for ever
-            self._under_way.end(claimed)
-            raise
-        return self.finish(claimed, reply)
+        return self.finish(claimed, self.perform(claimed)) if isinstance(claimed, Active) else claimed
 
     def claim(self, fire: Fire) -> Active | Run | None:
         """Ask for *fire*, and begin its run; or the record that was made instead; or None, as for `run`."""
-        task = self._tasks[fire.task]
-        if self._fleet and self._fleet.why_not(fire.task) and fire.trigger is not Trigger.MANUAL:
+        if self._is_left_to_others(fire):
             return None
-        claimed = self._claim(fire)
-        if claimed.answer is not Claim.WON or claimed.run is None:
-            return claimed.run
-        return self._begin(task, claimed.run)
+        claimed = self._taken(fire, self._claim(fire))
+        if isinstance(claimed, Active):
+            self._begin(claimed)
+        return claimed
+
+    def perform(self, active: Active) -> Reply:
+        """Request the endpoint of a run that has begun, in this thread, until it has answered."""
+        try:
+            return self._dispatch(active.task, active.run, active.control)
+        except BaseException:  # a fault of Pulse: what is not under way must not be renewed for ever
+            self._under_way.end(active)
+            raise
 
     def finish(self, active: Active, reply: Reply) -> Run | None:
-        """End a run that `claim` has begun, and record it; None if it was lost meanwhile."""
-        self._under_way.end(active)
-        run = active.run
-        if active.given_up:
-            say(logging.WARNING, f"task={run.task} run={run.id} came back after it was given up", run, "came_back")
-            return active.given_up
+        """End a run that has begun, and record it; None if it was lost meanwhile."""
         finished = self._ended(active, reply)
-        again_at = self._aftermath.again_at(finished, reply.retry_after)
-        recorded = self._recorder.settle(finished if again_at is None else replace(finished, again_at=again_at))
-        if reply.traceback:
-            say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", finished, "raised")
+        if finished is None:
+            return active.given_up
+        recorded = self._recorder.settle(finished)
+        self._say_raised(finished, reply)
         return recorded
+
+    # Several at once
+
+    def may_join(self, fire: Fire) -> bool:
+        """Whether *fire* may be claimed together with others, and recorded together with them.
+
+        A lock would keep the second of two tasks waiting that are in one hand; and what is to be run
+        again when it is lost should not wait for its record behind the runs of others.
+        """
+        task = self._tasks[fire.task]
+        return fire.trigger is Trigger.SCHEDULE and not (task.lock or task.recover)
+
+    def claim_all(self, fires: Iterable[Fire]) -> list[tuple[Fire, Active]]:
+        """Ask for *fires* of different tasks in one go; those that were won, whose runs have not begun."""
+        wanted = [fire for fire in fires if not self._is_left_to_others(fire)]
+        bids = [Bid(fire=fire, passed=self._passed(fire), limits=self._limits_of(fire)) for fire in wanted]
+        with self._outage.endured("nothing is run unclaimed"):
+            answers = self._store.claim_all(bids, owner=self._owner, now=self._clock.now(), lease=self._lease)
+            taken = [
+                (fire, self._taken(fire, self._looked_at(fire, one))) for fire, one in zip(wanted, answers, strict=True)
+            ]
+            return [(fire, one) for fire, one in taken if isinstance(one, Active)]
+        return []
+
+    def begin(self, active: Active) -> bool:
+        """Begin a run that `claim_all` has won; False if it is not ours any more, or is of no use."""
+        now = self._clock.now()
+        if active.run.id not in self._under_way:  # it was lost, or given up, while it waited
+            return False
+        if _is_past(now, active.latest) or _is_past(now, active.expires):
+            self._under_way.end(active)
+            with self._outage.endured("its instant is found lost by its lease"):
+                self._not_begun(active.run, Outcome.MISSED, "its turn came too late")
+            return False
+        self._begin(active)
+        return True
+
+    def finish_all(self, ended: Sequence[tuple[Active, Reply]]) -> None:
+        """End runs that have begun, and record them in one go."""
+        finished = [(self._ended(active, reply), reply) for active, reply in ended]
+        ours = [(run, reply) for run, reply in finished if run is not None]
+        self._recorder.settle_all([run for run, _ in ours])
+        for run, reply in ours:
+            self._say_raised(run, reply)
+
+    # What waits in a queue of others
 
     def reserve(self, fire: Fire) -> Run | None:
         """Claim *fire* for a queue, for as long as it is useful to begin it.
@@ -149,7 +190,7 @@ class Runner:
         From there any process takes it over, as the fire with `is_reserved`. Returns the
         record instead if one was made, or None, as `claim`.
         """
-        if self._fleet and self._fleet.why_not(fire.task) and fire.trigger is not Trigger.MANUAL:
+        if self._is_left_to_others(fire):
             return None
         now, until = self._clock.now(), fire.latest
         if fire.trigger is Trigger.RETRY:
@@ -176,11 +217,17 @@ class Runner:
         Records what ended while the store did not answer, too.
         """
         now = self._clock.now()
-        runs = [active.run for active in self._under_way.everything()]
+        held = {active.run.id: active for active in self._under_way.everything()}
+        until = now + self._lease
         with self._outage.endured("leases are not renewed"):
-            for run in self._store.renew(runs, now + self._lease) if runs else ():
+            for run in self._store.renew([active.run for active in held.values()], until) if held else ():
+                lost = held.pop(run.id)
                 if run.id in self._under_way:  # not one that has ended meanwhile
                     self._recorder.lost(run)
+                if lost.began is None:
+                    self._under_way.end(lost)
+            for active in held.values():
+                active.expires = until
             for run in self._store.reap(now):
                 self._recorder.say(run)
             self._look_for_attempts(now)
@@ -259,8 +306,8 @@ class Runner:
 
     def abandon(self) -> list[Run]:
         """Give up every run that is still under way; the records, which `record_last` makes."""
-        reason = "it did not stop when the process ended"
-        records = self._without(self._under_way.everything(), Outcome.ABANDONED, reason)
+        left = self._under_way.everything()
+        records = self._without(left, Outcome.ABANDONED, "it did not stop when the process ended")
         for record in records:
             self._recorder.keep(record)
         return records
@@ -292,14 +339,22 @@ class Runner:
                 return self._take_over(fire, terms)
             if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
                 return self._adopt(fire, limits, terms)
-            claimed = self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms)
-            self._recorder.noted(claimed)
-            if any(run.recovers for run in claimed.lost):
-                self._look_for_attempts(self._clock.now())  # it goes before what is due next
-            if claimed.answer is Claim.WAIT:
-                self._postponed.put(fire)
-            return self._unless_late(fire, claimed)
+            return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
         return Claimed(answer=Claim.REFUSED)
+
+    def _looked_at(self, fire: Fire, claimed: Claimed) -> Claimed:
+        """*claimed*, once all is done that the answer of the store asks for."""
+        self._recorder.noted(claimed)
+        if any(run.recovers for run in claimed.lost):
+            self._look_for_attempts(self._clock.now())  # it goes before what is due next
+        if claimed.answer is Claim.WAIT:
+            self._postponed.put(fire)
+        return self._unless_late(fire, claimed)
+
+    def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:
+        if claimed.answer is not Claim.WON or claimed.run is None:
+            return claimed.run
+        return self._under_way.take(self._tasks[fire.task], claimed.run, fire.latest)
 
     def _adopt(self, fire: Fire, limits: Limits, terms: _Terms) -> Claimed:
         """Begin a further attempt, if nobody else has, and if the task is not running now."""
@@ -326,8 +381,7 @@ class Runner:
 
     def _not_begun(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
         """Record that the claimed *run* was not begun."""
-        ended = replace(run, started=None, finished=self._clock.now(), outcome=outcome, reason=reason)
-        return self._recorder.complete(ended)
+        return self._recorder.complete(_not_begun(run, self._clock.now(), outcome, reason))
 
     def _look_for_attempts(self, now: datetime) -> None:
         """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
@@ -342,7 +396,7 @@ class Runner:
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
         """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
         run, now = claimed.run, self._clock.now()
-        if claimed.answer is not Claim.WON or run is None or fire.latest is None or now <= fire.latest:
+        if claimed.answer is not Claim.WON or run is None or not _is_past(now, fire.latest):
             return claimed
         return Claimed(answer=Claim.STALE, run=self._not_begun(run, Outcome.MISSED, "the claim came back too late"))
 
@@ -368,14 +422,30 @@ class Runner:
 
         return passed
 
-    def _begin(self, task: Task, run: Run) -> Active:
-        """From here on the lease of *run* is renewed, and its deadline watched."""
-        active = self._under_way.begin(task, run)
+    def _begin(self, active: Active) -> None:
+        self._under_way.begin(active)
         for listener in self._hears:
-            listener.began(run)
-        return active
+            listener.began(active.run)
 
-    def _ended(self, active: Active, reply: Reply) -> Run:
+    def _ended(self, active: Active, reply: Reply) -> Run | None:
+        """What is to be the record of *active*; None if there is one, since it was given up."""
+        self._under_way.end(active)
+        run = active.run
+        if active.given_up:
+            say(logging.WARNING, f"task={run.task} run={run.id} came back after it was given up", run, "came_back")
+            return None
+        finished = self._judged(active, reply)
+        again_at = self._aftermath.again_at(finished, reply.retry_after)
+        return finished if again_at is None else replace(finished, again_at=again_at)
+
+    def _say_raised(self, run: Run, reply: Reply) -> None:
+        if reply.traceback:
+            say(logging.ERROR, f"task={run.task} run={run.id} raised\n{reply.traceback.rstrip()}", run, "raised")
+
+    def _is_left_to_others(self, fire: Fire) -> bool:
+        return bool(self._fleet and self._fleet.why_not(fire.task)) and fire.trigger is not Trigger.MANUAL
+
+    def _judged(self, active: Active, reply: Reply) -> Run:
         why = active.control.reason if reply.outcome is Outcome.CANCELLED else ""
         return replace(
             active.run,
@@ -403,8 +473,11 @@ class Runner:
         records = []
         for active in given_up:
             now = self._clock.now()
-            duration = (now - (active.run.started or now)).total_seconds()
-            record = replace(active.run, finished=now, outcome=outcome, reason=reason, duration=duration)
+            if active.began is None:  # it was claimed with others, and was to be the next one
+                record = _not_begun(active.run, now, Outcome.MISSED, f"it had not begun: {reason}")
+            else:
+                duration = (now - (active.run.started or now)).total_seconds()
+                record = replace(active.run, finished=now, outcome=outcome, reason=reason, duration=duration)
             if self._under_way.give_up(active, record):
                 records.append(record)
         return records
@@ -412,6 +485,15 @@ class Runner:
     def _paused(self, task: str, pause: Pause) -> None:
         for listener in self._hears:
             listener.paused(task, pause)
+
+
+def _is_past(now: datetime, last: datetime | None) -> bool:
+    return last is not None and now > last
+
+
+def _not_begun(run: Run, now: datetime, outcome: Outcome, reason: str) -> Run:
+    """The record of a claimed *run* that is not begun."""
+    return replace(run, started=None, finished=now, outcome=outcome, reason=reason)
 
 
 def _held_as(fire: Fire) -> Run:

@@ -1,8 +1,9 @@
-"""The runs that are under way in this process: their deadlines, and who asks them to stop."""
+"""The runs that this process has claimed: their deadlines, and who asks them to stop."""
 
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pulse.clock import Clock
@@ -17,19 +18,21 @@ PATIENCE: Final = 0.5
 
 @dataclass(eq=False, slots=True)
 class Active:
-    """A run that is under way in this process."""
+    """A run of this process, from its claim to its end."""
 
     task: Task
     run: Run
     control: Control
-    began: float  # monotonic seconds, as the next one
-    deadline: float | None
+    latest: datetime | None  # the last instant at which it is useful to begin it
+    expires: datetime | None  # when its lease ends, as far as this process knows
+    began: float | None = None  # monotonic seconds, as the next one; None while it waits for its turn
+    deadline: float | None = None
     told: Progress | None = None  # what the store knows of its progress
     given_up: Run | None = None  # the record, when it was made before the run came back
 
 
 class UnderWay:
-    """The active runs by id; safe to use from many threads at once."""
+    """The claimed runs by id; safe to use from many threads at once."""
 
     def __init__(self, clock: Clock, patience: float = PATIENCE) -> None:
         """No run is under way; one is overdue *patience* seconds after its deadline."""
@@ -42,16 +45,21 @@ class UnderWay:
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._active
 
-    def begin(self, task: Task, run: Run) -> Active:
-        """From here on the lease of *run* is renewed, and its deadline watched."""
-        seconds = task.timeout.total_seconds() if task.timeout else None
-        now = self._clock.monotonic()
-        active = Active(task, run, Control(), now, None if seconds is None else now + seconds)
+    def take(self, task: Task, run: Run, latest: datetime | None) -> Active:
+        """From here on the lease of *run* is renewed."""
+        active = Active(task, run, Control(), latest, run.expires)
         with self._lock:
             if self._ending:  # the claim took its time: nothing begins any more
                 active.control.stop(self._ending)
             self._active[run.id] = active
         return active
+
+    def begin(self, active: Active) -> None:
+        """From here on its deadline is watched."""
+        active.began = now = self._clock.monotonic()
+        timeout = active.task.timeout
+        if timeout:
+            active.deadline = now + timeout.total_seconds()
 
     def end(self, active: Active) -> None:
         """The run has come back, or is not to be."""
@@ -67,14 +75,14 @@ class UnderWay:
             return True
 
     def everything(self) -> list[Active]:
-        """All that is under way now."""
+        """All that is claimed now, and has not ended."""
         with self._lock:
             return list(self._active.values())
 
     def lasting(self, seconds: float) -> list[Active]:
         """What has been under way for longer than that."""
-        now = self._clock.monotonic()
-        return [active for active in self.everything() if now - active.began >= seconds]
+        last = self._clock.monotonic() - seconds
+        return [active for active in self.everything() if active.began is not None and active.began <= last]
 
     def overdue(self) -> list[Active]:
         """What is to be given up; what will be PATIENCE later is told to stop by this call."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pulse.errors import ClosedError
 from pulse.model import Fire, Run
+from pulse.workers.handful import HANDFUL, Handful, Taken
 
 
 class Workers(ABC):
@@ -79,6 +80,7 @@ _LANES: Final = {
     Manner.UNKNOWN: Manner.SLOW,
     Manner.TROUBLED: Manner.TROUBLED,
 }
+_LIGHT: Final = frozenset({Manner.QUICK, Manner.UNKNOWN})  # may be claimed while another one still runs
 # Neither of the first two may starve the other one.
 _TURNS: Final = (
     (Manner.QUICK, Manner.SLOW, Manner.TROUBLED),
@@ -90,6 +92,10 @@ def _anything(_lane: Manner) -> bool:
     return True
 
 
+def _alone(_fire: Fire) -> bool:
+    return False
+
+
 class FireQueue:
     """Waiting fires by task, bounded by the number of tasks.
 
@@ -98,7 +104,9 @@ class FireQueue:
     by their manner; within a lane first come is first served.
 
     Threads that run what is over at once wait for each other longer than they work, for the
-    interpreter and for the store. So while runs are brisk, one of them takes one after the other.
+    interpreter and for the store. So while runs are brisk, one of them takes one after the other,
+    and several tasks at a time. What it has claimed of these and cannot run soon comes back, and
+    goes before what waits; it is handed out even when the queue is closed.
 
     Attributes:
         is_brisk: Whether they are, by `pace`.
@@ -107,6 +115,7 @@ class FireQueue:
     def __init__(self) -> None:
         # Ordered: a plain dict that is emptied from its front looks at all that has gone each time.
         self._lanes: dict[Manner, OrderedDict[str, deque[Fire]]] = {lane: OrderedDict() for lane in _TURNS[0]}
+        self._claimed: dict[Manner, deque[Taken]] = {lane: deque() for lane in _TURNS[0]}
         self.is_brisk = False
         self._is_called = False  # somebody who waits has been woken, and has not looked yet
         self._out: set[int] = set()  # the threads that have taken something and may be back at once
@@ -140,30 +149,56 @@ class FireQueue:
             waiting.appendleft(fire)
             self._call()
 
+    def give_back(self, taken: Iterable[Taken]) -> None:
+        """Have somebody else run what one thread has claimed, and cannot run soon."""
+        with self._changed:
+            for fire, active in taken:
+                self._claimed[self._lane(fire.task)].append((fire, active))
+            self._changed.notify_all()
+
     def get(self, admits: Callable[[Manner], bool] = _anything) -> list[Fire]:
-        """The fires of the task whose turn it is; blocks. Empty when the queue was closed.
+        """The fires of the task whose turn it is; as `take`, for who claims nothing together."""
+        turn = self.take(admits)
+        assert isinstance(turn, list)
+        return turn
+
+    def take(
+        self, admits: Callable[[Manner], bool] = _anything, joins: Callable[[Fire], bool] = _alone
+    ) -> list[Fire] | Handful:
+        """What is to be done next; blocks. Nothing when the queue was closed.
 
         Quick tasks and others take turns; tasks in trouble come last.
 
         Args:
             admits: Whether a task of that lane, `QUICK`, `SLOW` or `TROUBLED`, may be
                 begun now; what it admits is handed out. Asked again after `stir`.
+            joins: Whether a fire may be claimed together with others.
+
+        Returns:
+            The fires of the task whose turn it is; or, while runs are brisk, one each of several
+            tasks; or what was claimed by another thread and is to be run.
         """
         me = threading.get_ident()
         with self._changed:
             self._out.discard(me)
-            while not self._is_closed:
+            while not self._is_closed or self.is_owed:
                 self._is_called = False
-                fires = [] if self.is_brisk and self._out else self._next(admits)
-                if fires:
+                turn = None if self.is_brisk and self._out else self._next(admits, joins)
+                if turn is not None:
                     self._out.add(me)
-                    return fires
+                    return turn
                 self._changed.wait()
+            self._changed.notify_all()  # what was still to be run is taken
             return []
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether something is claimed, and waits for a thread."""
+        return any(self._claimed.values())
 
     def count(self, *lanes: Manner) -> int:
         """How many tasks wait in *lanes*."""
-        return sum(len(self._lanes[lane]) for lane in lanes)
+        return sum(len(self._lanes[lane]) + len(self._claimed[lane]) for lane in lanes)
 
     def manner_of(self, task: str) -> Manner:
         """That of the last run of *task* in this process."""
@@ -208,16 +243,36 @@ class FireQueue:
         self._is_called = True
         self._changed.notify()
 
-    def _lane_of(self, task: str) -> OrderedDict[str, deque[Fire]]:
-        return self._lanes[_LANES[self.manner_of(task)]]
+    def _lane(self, task: str) -> Manner:
+        return _LANES[self.manner_of(task)]
 
-    def _next(self, admits: Callable[[Manner], bool]) -> list[Fire]:
+    def _lane_of(self, task: str) -> OrderedDict[str, deque[Fire]]:
+        return self._lanes[self._lane(task)]
+
+    def _next(self, admits: Callable[[Manner], bool], joins: Callable[[Fire], bool]) -> list[Fire] | Handful | None:
         for lane in _TURNS[self._turn]:
-            waiting = self._lanes[lane]
-            if waiting and admits(lane):
+            waiting, claimed = self._lanes[lane], self._claimed[lane]
+            if (claimed or (waiting and not self._is_closed)) and admits(lane):
                 self._turn = int(lane is Manner.QUICK)
-                return list(waiting.popitem(last=False)[1])
-        return []
+                return Handful(deque([claimed.popleft()])) if claimed else self._grasped(waiting, joins)
+        return None
+
+    def _grasped(self, waiting: OrderedDict[str, deque[Fire]], joins: Callable[[Fire], bool]) -> list[Fire]:
+        """The fires of the first task that waits, and those of the next ones that go together with it."""
+        task, first = waiting.popitem(last=False)
+        fires = list(first)
+        if not (self.is_brisk and self._is_joined(task, first, joins)):
+            return fires
+        for task, more in waiting.items():
+            if len(fires) == HANDFUL or not self._is_joined(task, more, joins):
+                break
+            fires += more
+        for fire in fires[1:]:
+            del waiting[fire.task]
+        return fires
+
+    def _is_joined(self, task: str, fires: deque[Fire], joins: Callable[[Fire], bool]) -> bool:
+        return len(fires) == 1 and self.manner_of(task) in _LIGHT and joins(fires[0])
 
 
 def say(log: logging.Logger, level: int, message: str, *args: object, **more: Any) -> None:

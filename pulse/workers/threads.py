@@ -12,6 +12,7 @@ known to last, too.
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -20,10 +21,13 @@ from functools import partial
 from typing import Final
 
 from pulse.clock import Clock, Every, processor_time
+from pulse.dispatch import Reply
 from pulse.errors import ClosedError
 from pulse.model import MOST_THREADS, Fire, Outcome, Run
 from pulse.runner import Runner
+from pulse.underway import Active
 from pulse.workers.base import FireQueue, Manner, Workers, say
+from pulse.workers.handful import Handful, Taken
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ class _Worker:
     lane: Manner | None = None  # of the task that it has been handed
     is_held: bool = False  # by a run that has lasted for more than a moment
     is_abandoned: bool = False
+    handful: Handful | None = None  # what it has claimed together
     promise: Future[Run | None] | None = None  # of a thread beside the pool
 
 
@@ -186,10 +191,14 @@ class ThreadWorkers(Workers):
         """Have the others go on where the one that takes all has not come back: it, or the store, takes its time."""
         latest = self._clock.monotonic() - LOOK / 10
         with self._lock:
-            is_kept = any(worker.fire is not None and worker.begun < latest for worker in self._pool)
-        if is_kept and self._brisk_runs:
+            kept = [worker for worker in self._pool if worker.fire is not None and worker.begun < latest]
+            handfuls = [worker.handful for worker in kept if worker.handful is not None]
+        if kept and self._brisk_runs:
             self._note_pace(None)
             self._queue.stir()
+        for handful in handfuls:
+            self._queue.give_back(handful.rest())
+            self._runner.finish_all(handful.done())
 
     def _admits(self, worker: _Worker, lane: Manner) -> bool:
         """Hand *worker* a task of that lane, if there may be one more of them."""
@@ -210,20 +219,73 @@ class ThreadWorkers(Workers):
         """The outermost frame of a worker thread."""
         admits = partial(self._admits, worker)
         try:
-            while not self._is_surplus(worker) and (fires := self._queue.get(admits)):
-                for fire in fires:
-                    if worker.is_abandoned or not self._begin(worker, fire):
-                        break  # the rest is recorded as missed when a later instant is claimed
-                    self._run(worker, fire)
+            while not self._is_surplus(worker) and (turn := self._queue.take(admits, self._joins)):
+                if isinstance(turn, Handful):
+                    self._run_handful(worker, turn)
+                elif turn[0].task != turn[-1].task:
+                    self._run_together(worker, turn)
+                else:
+                    self._run_in_turn(worker, turn)
         finally:
             self._retire(worker)
             self._fill()
             self._queue.stir()
 
+    def _joins(self, fire: Fire) -> bool:
+        return not self._abandoned and self._runner.may_join(fire)
+
+    def _run_in_turn(self, worker: _Worker, fires: Iterable[Fire]) -> None:
+        """Run *fires* of one task; what is left of them is recorded as missed when a later instant is claimed."""
+        for fire in fires:
+            if worker.is_abandoned or not self._begin(worker, fire):
+                return
+            self._run(worker, fire)
+
+    def _run_together(self, worker: _Worker, fires: list[Fire]) -> None:
+        """Run one fire each of several tasks, which are claimed together and recorded together."""
+        if not self._begin(worker, fires[0]):
+            return
+        taken: list[Taken] = []
+        try:
+            taken = self._runner.claim_all(fires)
+        except BaseException as error:  # noqa: BLE001 - as in `_run`
+            for fire in fires:
+                _say_broke(fire, error)
+        finally:
+            self._run_handful(worker, Handful(deque(taken)))
+
+    def _run_handful(self, worker: _Worker, handful: Handful) -> None:
+        """Run what is claimed, whether the pool is closing or not."""
+        worker.handful = handful
+        try:
+            while taken := handful.next():
+                self._run_taken(worker, handful, *taken)
+            self._runner.finish_all(handful.done())
+        except BaseException as error:  # noqa: BLE001 - as in `_run`
+            say(log, logging.ERROR, "runs could not be recorded", extra={"pulse_event": "run_broke"}, exc_info=error)
+        finally:
+            worker.handful = None
+            self._end(worker)
+
+    def _run_taken(self, worker: _Worker, handful: Handful, fire: Fire, active: Active) -> None:
+        with self._lock:
+            self._mark_as_busy(worker, fire)
+        try:
+            if not self._runner.begin(active):
+                return
+            reply = self._runner.perform(active)
+            handful.note(active, reply)
+            if not worker.is_abandoned:
+                self._queue.mark(fire.task, _manner_of(reply))
+                self._note_pace(reply.duration)
+        except BaseException as error:  # noqa: BLE001 - as in `_run`
+            _say_broke(fire, error)
+
     def _is_surplus(self, worker: _Worker) -> bool:
         """Whether *worker* is not needed any more; if it is, it has nothing in hand."""
         with self._lock:
             worker.lane = None
+            self._rest()
             is_needed = len(self._pool) <= self._size or len(self._pool) - self._count_held() <= self._size
         return worker.is_abandoned or not (is_needed or self._queue.count(Manner.QUICK, Manner.SLOW))
 
@@ -245,12 +307,15 @@ class ThreadWorkers(Workers):
         with self._lock:
             if self._is_closing:
                 return False
-            worker.fire = fire
-            worker.begun = self._clock.monotonic()
-            self._running.add(worker)
+            self._mark_as_busy(worker, fire)
         if not self._begun.is_set():  # the watcher looks for what runs after it has cleared it, so nothing is missed
             self._begun.set()
         return True
+
+    def _mark_as_busy(self, worker: _Worker, fire: Fire) -> None:
+        worker.fire = fire
+        worker.begun = self._clock.monotonic()
+        self._running.add(worker)
 
     def _run(self, worker: _Worker, fire: Fire) -> None:
         try:
@@ -268,14 +333,16 @@ class ThreadWorkers(Workers):
         # the store. The fire stays unrecorded until the next claim passes over it.
         except BaseException as error:  # noqa: BLE001 - it is told and logged
             keep_promise(worker.promise, error)
-            facts = _facts(fire, "run_broke")
-            say(log, logging.ERROR, "task=%s due=%s was not run", fire.task, fire.due, extra=facts, exc_info=error)
+            _say_broke(fire, error)
         finally:
-            with self._lock:
-                worker.fire = None
-                worker.is_held = False
-                self._running.discard(worker)
-                self._rest()
+            self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        with self._lock:
+            worker.fire = None
+            worker.is_held = False
+            self._running.discard(worker)
+            self._rest()
 
     def _note_pace(self, seconds: float | None) -> None:
         """A run took so many *seconds*; None for one that takes its time."""
@@ -298,7 +365,7 @@ class ThreadWorkers(Workers):
     # With the lock
 
     def _rest(self) -> None:
-        if self._is_closing and not self._running:
+        if self._is_closing and not (self._running or self._queue.is_owed or any(one.lane for one in self._pool)):
             self._idle.set()
 
     def _count_held(self) -> int:
@@ -399,10 +466,15 @@ def keep_promise(promise: Future[Run | None] | None, result: Run | BaseException
             promise.set_result(result)
 
 
-def _manner_of(run: Run) -> Manner:
-    if run.outcome in IN_TROUBLE:
+def _manner_of(ended: Run | Reply) -> Manner:
+    if ended.outcome in IN_TROUBLE:
         return Manner.TROUBLED
-    return Manner.QUICK if (run.duration or 0.0) <= MOMENT else Manner.SLOW
+    return Manner.QUICK if (ended.duration or 0.0) <= MOMENT else Manner.SLOW
+
+
+def _say_broke(fire: Fire, error: BaseException) -> None:
+    facts = _facts(fire, "run_broke")
+    say(log, logging.ERROR, "task=%s due=%s was not run", fire.task, fire.due, extra=facts, exc_info=error)
 
 
 def _facts(fire: Fire, event: str) -> dict[str, object]:

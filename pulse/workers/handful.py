@@ -1,0 +1,56 @@
+"""Several fires in one hand: claimed together, run one after the other, and recorded together.
+
+What is due in one instant and is over at once costs more to claim and to record than to run.
+A thread that runs what is brisk therefore takes some of it at a time, and asks the store twice
+for all of them. What it has claimed and not begun is not lost behind a run that lasts: the
+watcher gives it to other threads.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from pulse.dispatch import Reply
+from pulse.model import Fire
+from pulse.underway import Active
+
+HANDFUL: Final = 16  # fires; so many halve what a step of a store costs each, and twice as many hardly halve it again
+
+T = TypeVar("T")
+Taken = tuple[Fire, Active]
+
+
+@dataclass(eq=False, slots=True)
+class Handful:
+    """What one thread has claimed; the thread and the watcher take from both ends of it.
+
+    Safe to use from two threads at once: each method takes what it gives in one step of the
+    interpreter, so nothing is run or recorded twice.
+    """
+
+    todo: deque[Taken]
+    _done: deque[tuple[Active, Reply]] = field(default_factory=deque)
+
+    def next(self) -> Taken | None:
+        """What is to be run next; None if there is nothing left."""
+        return next(_emptied(self.todo), None)
+
+    def rest(self) -> list[Taken]:
+        """What has not been begun; it is somebody else's from now on."""
+        return list(_emptied(self.todo))
+
+    def note(self, active: Active, reply: Reply) -> None:
+        """A run has come back."""
+        self._done.append((active, reply))
+
+    def done(self) -> list[tuple[Active, Reply]]:
+        """What has come back, and is to be recorded by whoever asks."""
+        return list(_emptied(self._done))
+
+
+def _emptied(items: deque[T]) -> Iterator[T]:
+    while items:
+        with suppress(IndexError):  # the other one was faster
+            yield items.popleft()
