@@ -317,7 +317,7 @@ class Rehearsal:
     def _run(self, fire: Fire) -> Run | None:
         stuck = sum(task == fire.task for task in self._stuck.values())
         if stuck >= STUCK_LIMIT:
-            return self._runner.dismiss(fire, Outcome.SKIPPED, f"{stuck} earlier runs have not come back")
+            return self._runner.claims.dismiss(fire, Outcome.SKIPPED, f"{stuck} earlier runs have not come back")
         self._depth += 1
         try:
             run = self._runner.run(fire)

@@ -178,7 +178,7 @@ class AioWorkers(Workers):
 
     def _dismiss(self, fire: Fire) -> Run | None:
         reason = f"{self._count_stuck(fire)} earlier runs do not let themselves be cancelled"
-        return self._runner.dismiss(fire, Outcome.SKIPPED, reason)
+        return self._runner.claims.dismiss(fire, Outcome.SKIPPED, reason)
 
     def _count_stuck(self, fire: Fire) -> int:
         with self._work:

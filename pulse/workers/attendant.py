@@ -104,7 +104,7 @@ class Attendant:
         for fire in self._runner.due_again():
             try:
                 self._post.knock()
-                run = self._runner.reserve(fire)
+                run = self._runner.claims.reserve(fire)
                 if run is not None and run.is_reserved:
                     self._post.send(run, run.expires or run.due)
             except BrokerUnavailableError as error:  # it waits in the store for a process that rings

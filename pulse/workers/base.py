@@ -254,7 +254,7 @@ class FireQueue:
             waiting, claimed = self._lanes[lane], self._claimed[lane]
             if (claimed or (waiting and not self._is_closed)) and admits(lane):
                 self._turn = int(lane is Manner.QUICK)
-                return Handful(deque([claimed.popleft()])) if claimed else self._grasped(waiting, joins)
+                return Handful([claimed.popleft()]) if claimed else self._grasped(waiting, joins)
         return None
 
     def _grasped(self, waiting: OrderedDict[str, deque[Fire]], joins: Callable[[Fire], bool]) -> list[Fire]:

@@ -117,7 +117,7 @@ class Courier(Workers):
             unsent, self._unsent = self._unsent, {}
             promises, self._promises = self._promises, {}
         for run in unsent.values():
-            self._runner.withdraw(run, Outcome.MISSED, self._problem)
+            self._runner.claims.withdraw(run, Outcome.MISSED, self._problem)
         for run, promise in promises.values():
             keep_promise(promise, _not_awaited(run))
         self._runner.record_late()
@@ -135,7 +135,7 @@ class Courier(Workers):
             BrokerUnavailableError: nothing was claimed.
         """
         self._must_answer()
-        run = self._runner.reserve(fire)
+        run = self._runner.claims.reserve(fire)
         if run is not None and run.is_reserved:
             self._send(run)
         return run
@@ -179,7 +179,7 @@ class Courier(Workers):
         except BrokerUnavailableError as error:
             self._note_silence(error)
             if run.trigger is Trigger.MANUAL:  # whoever calls by hand would wait for the broker, too
-                self._runner.withdraw(run, Outcome.MISSED, str(error))
+                self._runner.claims.withdraw(run, Outcome.MISSED, str(error))
                 return
             with self._lock:
                 self._unsent[run.id] = run
@@ -244,7 +244,7 @@ class Courier(Workers):
 
     def _dismiss(self, fire: Fire, problem: str) -> Run | None:
         try:
-            return self._runner.dismiss(fire, Outcome.MISSED, problem)
+            return self._runner.claims.dismiss(fire, Outcome.MISSED, problem)
         except StoreUnavailableError:
             return None  # the next claim that is answered records it
 
@@ -309,7 +309,7 @@ class Courier(Workers):
         for fire in fires:
             self._dismiss(fire, problem)
         for run in late:
-            self._runner.withdraw(run, Outcome.MISSED, problem)
+            self._runner.claims.withdraw(run, Outcome.MISSED, problem)
 
     def _look_at_the_queue(self) -> None:
         """End what is asked to stop while it waits: there is no process yet that could."""
@@ -317,7 +317,7 @@ class Courier(Workers):
         with self._lock:
             self._sent &= {run.id for run in queued}
         for run in queued:
-            if run.stop and self._runner.withdraw(run, Outcome.CANCELLED, f"cancelled in the queue: {run.stop}"):
+            if run.stop and self._runner.claims.withdraw(run, Outcome.CANCELLED, f"cancelled in the queue: {run.stop}"):
                 self._post.recall(run)
 
     def _keep_promises(self) -> None:

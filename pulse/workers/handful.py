@@ -7,9 +7,8 @@ watcher gives it to other threads.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from pulse.dispatch import Reply
@@ -22,7 +21,6 @@ T = TypeVar("T")
 Taken = tuple[Fire, Active]
 
 
-@dataclass(eq=False, slots=True)
 class Handful:
     """What one thread has claimed; the thread and the watcher take from both ends of it.
 
@@ -30,16 +28,18 @@ class Handful:
     interpreter, so nothing is run or recorded twice.
     """
 
-    todo: deque[Taken]
-    _done: deque[tuple[Active, Reply]] = field(default_factory=deque)
+    def __init__(self, taken: Iterable[Taken]) -> None:
+        """*taken*: what has been claimed, in the order in which it is to be run."""
+        self._todo = deque(taken)
+        self._done: deque[tuple[Active, Reply]] = deque()
 
     def next(self) -> Taken | None:
         """What is to be run next; None if there is nothing left."""
-        return next(_emptied(self.todo), None)
+        return next(_emptied(self._todo), None)
 
     def rest(self) -> list[Taken]:
         """What has not been begun; it is somebody else's from now on."""
-        return list(_emptied(self.todo))
+        return list(_emptied(self._todo))
 
     def note(self, active: Active, reply: Reply) -> None:
         """A run has come back."""

@@ -12,7 +12,6 @@ known to last, too.
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -232,7 +231,7 @@ class ThreadWorkers(Workers):
             self._queue.stir()
 
     def _joins(self, fire: Fire) -> bool:
-        return not self._abandoned and self._runner.may_join(fire)
+        return not self._abandoned and self._runner.claims.may_join(fire)
 
     def _run_in_turn(self, worker: _Worker, fires: Iterable[Fire]) -> None:
         """Run *fires* of one task; what is left of them is recorded as missed when a later instant is claimed."""
@@ -247,12 +246,12 @@ class ThreadWorkers(Workers):
             return
         taken: list[Taken] = []
         try:
-            taken = self._runner.claim_all(fires)
+            taken = self._runner.claims.claim_all(fires)
         except BaseException as error:  # noqa: BLE001 - as in `_run`
             for fire in fires:
                 _say_broke(fire, error)
         finally:
-            self._run_handful(worker, Handful(deque(taken)))
+            self._run_handful(worker, Handful(taken))
 
     def _run_handful(self, worker: _Worker, handful: Handful) -> None:
         """Run what is claimed, whether the pool is closing or not."""
@@ -321,7 +320,7 @@ class ThreadWorkers(Workers):
         try:
             why_not = self._why_not(fire.task)
             if why_not:
-                run = self._runner.dismiss(fire, Outcome.SKIPPED, why_not)
+                run = self._runner.claims.dismiss(fire, Outcome.SKIPPED, why_not)
             else:
                 run = self._runner.run(fire)
                 # What comes back from the dead says nothing of how the task is doing now.

@@ -99,7 +99,7 @@ def test_a_call_by_hand_for_which_there_is_no_thread_keeps_nobody_waiting(make, 
             bench.workers.run_apart(bench.fire("ok"))
 
     assert bench.workers.busy == 0
-    assert bench.workers._idle.is_set()  # `close` waits for it
+    assert not bench.workers._running  # `close` waits for them
 
 
 def test_who_waits_for_the_sign_to_stop_is_woken_by_it():
@@ -253,6 +253,73 @@ def test_a_run_that_is_not_over_at_once_ends_a_brisk_pace(make, monkeypatch):
     bench.run("ok")
 
     wait_until(lambda: not bench.workers._queue.is_brisk)
+
+
+def brisk_bench(make, monkeypatch, **more) -> Bench:
+    """One whose threads take several tasks at a time."""
+    monkeypatch.setattr("pulse.workers.threads.BRISK", LIMIT)
+    bench = make(**more)
+    for _ in range(BRISK_RUNS):
+        bench.run("ok")
+        bench.records.clear()
+    assert bench.workers._queue.is_brisk
+    return bench
+
+
+def submit_at_once(bench: Bench, *tasks: str) -> None:
+    with bench.workers._queue._changed:  # nobody takes the first one before the last one is there
+        bench.submit(*tasks)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_claimed_with_a_run_that_hangs_is_run_by_others_once(make, monkeypatch, workers):
+    bench = brisk_bench(make, monkeypatch, workers=workers, timeout=0.5)
+
+    submit_at_once(bench, "hangs", "ok", "where", "raises")
+
+    wait_until(lambda: len(bench.records) == 4)
+    assert {run.task: run.outcome for run in bench.records} == {
+        "hangs": Outcome.TIMEOUT, "ok": Outcome.SUCCESS, "where": Outcome.SUCCESS, "raises": Outcome.FAILED,
+    }  # fmt: skip
+    assert bench.store.running() == []
+
+
+def test_what_came_back_is_recorded_though_a_later_run_of_the_handful_hangs(make, monkeypatch):
+    bench = brisk_bench(make, monkeypatch, workers=2, timeout=2 * LIMIT)
+
+    submit_at_once(bench, "raises", "where", "hangs")
+
+    wait_until(lambda: {run.task for run in bench.records} == {"raises", "where"})
+    assert [run.task for run in bench.store.running()] == ["hangs"]
+    bench.release()
+    wait_until(lambda: bench.outcomes("hangs") == [Outcome.SUCCESS])
+    assert len(bench.records) == 3
+
+
+def test_what_a_handful_still_holds_at_the_end_has_its_record(make, monkeypatch):
+    bench = brisk_bench(make, monkeypatch, workers=1, timeout=2 * LIMIT)
+    submit_at_once(bench, "hangs", "raises", "where")  # none of which has run before, so they go together
+    wait_until(lambda: len(bench.store.running()) == 3)
+
+    bench.workers.close(0.1)
+
+    assert bench.outcomes("hangs") == [Outcome.ABANDONED]
+    assert {run.task for run in bench.records} == {"hangs", "raises", "where"}
+    assert bench.store.running() == []
+
+
+def test_what_others_cannot_run_for_want_of_a_store_holds_up_nobody(make, monkeypatch):
+    bench = brisk_bench(make, monkeypatch, workers=2)
+
+    def break_down(*_args, **_terms):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "claim_all", break_down)
+        submit_at_once(bench, "ok", "where")
+        wait_until(lambda: not bench.workers.busy and not bench.workers._queue.count(Manner.QUICK, Manner.SLOW))
+
+    assert bench.run("where").outcome is Outcome.SUCCESS
 
 
 @pytest.fixture

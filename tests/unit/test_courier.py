@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bench import Recorder
 
+from pulse.claims import QUEUED
 from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import BrokerUnavailableError, ClosedError
 from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
-from pulse.runner import QUEUED, Runner
+from pulse.runner import Runner
 from pulse.runstores.ledger import NOT_TAKEN
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
@@ -364,7 +365,7 @@ def test_what_a_worker_has_taken_is_not_ended_in_the_queue():
     terms = {"owner": "celery:2", "now": bench.clock.now(), "lease": LEASE, "limits": Limits(instances=None)}
     taken = bench.store.adopt(run, **terms)
 
-    assert bench.courier._runner.withdraw(run, Outcome.CANCELLED, "enough") is None
+    assert bench.courier._runner.claims.withdraw(run, Outcome.CANCELLED, "enough") is None
     assert bench.store.running() == [taken]
 
 

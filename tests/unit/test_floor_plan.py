@@ -17,14 +17,15 @@ FLOORS = {
     "underway": 4, "guard": 4, "config": 4, "wsgi": 4, "runstores": 4, "state": 4, "logs": 4,
     "dispatch": 5, "sessions": 5, "fleet": 5, "aftermath": 5,
     "recorder": 6, "alarms": 6,
-    "runner": 7,
-    "workers": 8, "announce": 8,
-    "scheduler": 9,
-    "status": 10,
-    "start": 11, "engine": 11,
-    "middleware": 12,
-    "app": 13, "asgi": 13, "commands": 13,
-    "cli": 14,
+    "claims": 7,
+    "runner": 8,
+    "workers": 9, "announce": 9,
+    "scheduler": 10,
+    "status": 11,
+    "start": 12, "engine": 12,
+    "middleware": 13,
+    "app": 14, "asgi": 14, "commands": 14,
+    "cli": 15,
 }  # fmt: skip
 OUTSIDE = {"__init__", "__main__", "pytest_plugin", "testing"}  # they may import every room; no room imports them
 

@@ -95,3 +95,96 @@ def test_a_closed_queue_hands_out_and_takes_nothing(queue):
     queue.put_back(fire("a"), keep=1)
     with pytest.raises(ClosedError):
         queue.put([fire("a")], keep=1)
+
+
+# Several tasks in one hand
+
+HAND = 3
+
+
+@pytest.fixture
+def brisk(queue, monkeypatch) -> FireQueue:
+    monkeypatch.setattr("pulse.workers.base.HANDFUL", HAND)
+    queue.pace(is_brisk=True)
+    return queue
+
+
+def put_all(queue: FireQueue, *tasks: str) -> None:
+    for task in tasks:
+        queue.put([fire(task)], keep=1)
+
+
+def tasks_of(turn) -> list[str]:
+    return [one.task for one in turn]
+
+
+def anything(_lane) -> bool:
+    return True
+
+
+def goes_along(one: Fire) -> bool:
+    return one.task != "alone"
+
+
+def test_at_a_brisk_pace_several_tasks_are_taken_at_a_time(brisk):
+    put_all(brisk, "a", "b", "c", "d")
+
+    assert tasks_of(brisk.take(anything, goes_along)) == ["a", "b", "c"]
+    assert tasks_of(brisk.take(anything, goes_along)) == ["d"]
+
+
+def test_at_any_other_pace_one_task_is_taken_at_a_time(queue):
+    put_all(queue, "a", "b")
+
+    assert tasks_of(queue.take(anything, goes_along)) == ["a"]
+
+
+def test_a_task_that_goes_along_with_none_is_taken_alone_in_its_turn(brisk):
+    put_all(brisk, "a", "alone", "b")
+
+    turns = [brisk.take(anything, goes_along) for _ in range(3)]
+
+    assert [tasks_of(turn) for turn in turns] == [["a"], ["alone"], ["b"]]
+
+
+def test_a_task_with_several_fires_is_taken_alone(brisk):
+    put_all(brisk, "a")
+    brisk.put([fire("b", 1), fire("b", 2)], keep=2)
+
+    assert [brisk.take(anything, goes_along) for _ in range(2)] == [[fire("a")], [fire("b", 1), fire("b", 2)]]
+
+
+def test_a_task_that_lasted_is_not_taken_along(brisk):
+    brisk.mark("slow", Manner.SLOW)
+    put_all(brisk, "a", "slow", "b")
+
+    turns = [tasks_of(brisk.take(anything, goes_along)) for _ in range(3)]
+
+    assert turns == [["a"], ["slow"], ["b"]]
+
+
+def test_what_is_given_back_goes_first_one_at_a_time_and_to_those_who_may(brisk):
+    brisk.mark("quick", Manner.QUICK)
+    put_all(brisk, "a", "quick")
+    brisk.give_back([(fire("c"), "active c"), (fire("quick", 1), "active quick")])
+    brisk.stir()
+
+    def only_quick(lane):
+        return lane is Manner.QUICK
+
+    assert brisk.count(Manner.QUICK, Manner.SLOW) == 4
+    assert brisk.take(only_quick, goes_along).rest() == [(fire("quick", 1), "active quick")]
+    brisk.pace(is_brisk=False)
+    assert brisk.take(anything, goes_along).rest() == [(fire("c"), "active c")]
+    assert not brisk.is_owed
+
+
+def test_what_is_claimed_is_handed_out_when_the_queue_is_closed_and_nothing_else_is(brisk):
+    put_all(brisk, "a")
+    brisk.give_back([(fire("b"), "active")])
+
+    assert brisk.close() == 1
+
+    assert brisk.is_owed
+    assert brisk.take(anything, goes_along).rest() == [(fire("b"), "active")]
+    assert brisk.take(anything, goes_along) == []

@@ -210,8 +210,8 @@ def test_a_dismissed_fire_is_recorded_once():
     bench = Bench()
     fire = bench.fire()
 
-    assert bench.runner.dismiss(fire, Outcome.SKIPPED, "because").reason == "because"
-    assert bench.runner.dismiss(fire, Outcome.SKIPPED, "because") is None
+    assert bench.runner.claims.dismiss(fire, Outcome.SKIPPED, "because").reason == "because"
+    assert bench.runner.claims.dismiss(fire, Outcome.SKIPPED, "because") is None
     assert len(bench.records) == 1
 
 

@@ -1,0 +1,244 @@
+"""The wish to run a fire: what the store is asked, and what its answers bring with them.
+
+Most fires are asked for one by one, when a worker is about to run them. Some are asked for
+together, some only reserved for a queue, and some are further attempts, which wait in the
+store and are adopted.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, TypedDict
+
+from pulse.clock import Clock
+from pulse.fleet import Fleet
+from pulse.instance import this_place
+from pulse.model import QUEUE, Claim, Claimed, Fire, Limits, Outcome, Run, Span, Task, Trigger
+from pulse.outage import Outage
+from pulse.postponed import Postponed, attempt_of
+from pulse.recorder import Recorder
+from pulse.runstores.base import Bid, Passed, RunStore
+from pulse.schedule import Schedule
+from pulse.underway import Active, UnderWay
+
+QUEUED: Final = timedelta(days=1)  # that a run may wait in a queue if its task knows no limit
+
+_INSTANT: Final = timedelta(microseconds=1)
+_OBSERVED: Final = Limits(instances=None)  # what is taken over has been judged when it was claimed
+
+
+class _Terms(TypedDict):
+    """Of a claim: who asks, when, and for how long."""
+
+    owner: str
+    now: datetime
+    lease: timedelta
+
+
+class Claims:
+    """Makes the claims of one process; safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        schedules: Mapping[str, Schedule],
+        *,
+        store: RunStore,
+        clock: Clock,
+        owner: str,
+        lease: timedelta,
+        fleet: Fleet | None,
+        under_way: UnderWay,
+        recorder: Recorder,
+        postponed: Postponed,
+        outage: Outage,
+    ) -> None:
+        """Wire it.
+
+        Args:
+            tasks: The tasks by name.
+            schedules: Their schedules by name; they tell what a claim passes over.
+            store: The referee.
+            clock: For the instants of claims.
+            owner: The identity of this process in the store.
+            lease: How long the right to a run lasts unless it is renewed.
+            fleet: Tells which tasks this process has to leave to others.
+            under_way: Is given what was won.
+            recorder: Is told of the records that claims make.
+            postponed: Is given what has to wait.
+            outage: The state of the way to *store*.
+        """
+        self._tasks = tasks
+        self._schedules = schedules
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+        self._lease = lease
+        self._fleet = fleet
+        self._under_way = under_way
+        self._recorder = recorder
+        self._postponed = postponed
+        self._outage = outage
+        self._limits: dict[str, Limits] = {}  # by task, of what the schedule makes due
+
+    def claim(self, fire: Fire) -> Active | Run | None:
+        """Ask for *fire*; what was won, which has not begun, or the record that was made instead."""
+        return None if self._is_left_to_others(fire) else self._taken(fire, self._claim(fire))
+
+    def claim_all(self, fires: Iterable[Fire]) -> list[tuple[Fire, Active]]:
+        """Ask for *fires* of different tasks in one go; those that were won, which have not begun."""
+        wanted = [fire for fire in fires if not self._is_left_to_others(fire)]
+        bids = [Bid(fire=fire, passed=self._passed(fire), limits=self._limits_of(fire)) for fire in wanted]
+        with self._outage.endured("nothing is run unclaimed"):
+            answers = self._store.claim_all(bids, owner=self._owner, now=self._clock.now(), lease=self._lease)
+            claims = [self._looked_at(*pair) for pair in zip(wanted, answers, strict=True)]
+            taken = [(fire, self._taken(fire, claimed)) for fire, claimed in zip(wanted, claims, strict=True)]
+            return [(fire, one) for fire, one in taken if isinstance(one, Active)]
+        return []
+
+    def may_join(self, fire: Fire) -> bool:
+        """Whether *fire* may be claimed together with others, and recorded together with them.
+
+        A lock would keep the second of two tasks waiting that are in one hand; and what is to be run
+        again when it is lost should not wait for its record behind the runs of others.
+        """
+        task = self._tasks[fire.task]
+        return fire.trigger is Trigger.SCHEDULE and not (task.lock or task.recover)
+
+    def reserve(self, fire: Fire) -> Run | None:
+        """Claim *fire* for a queue, for as long as it is useful to begin it.
+
+        From there any process takes it over, as the fire with `is_reserved`. Returns the
+        record instead if one was made, or None, as `claim`.
+        """
+        if self._is_left_to_others(fire):
+            return None
+        now, until = self._clock.now(), fire.latest
+        if fire.trigger is Trigger.RETRY:
+            until = self._schedules[fire.task].next_due(fire.due)
+        return self._claim(fire, owner=QUEUE, lease=(until or now + QUEUED) - now).run
+
+    def withdraw(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
+        """Record that nobody has taken the reserved *run* from its queue; None if somebody has."""
+        with self._outage.endured("what waits in a queue stays there"):
+            now = self._clock.now()
+            taken = self._store.adopt(run, owner=self._owner, now=now, lease=self._lease, limits=_OBSERVED)
+            return taken and self.give_back(taken, outcome, reason)
+        return None
+
+    def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
+        """Record that *fire* is not run; None if somebody else has claimed it."""
+        return self._recorder.noted(
+            self._store.dismiss(fire, outcome=outcome, reason=reason, now=self._clock.now(), passed=self._passed(fire))
+        ).run
+
+    def give_back(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
+        """Record that the claimed *run* is not begun; None if it is not ours any more."""
+        return self._recorder.complete(not_begun(run, self._clock.now(), outcome, reason))
+
+    def look_for_attempts(self, now: datetime) -> None:
+        """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
+        # Whatever the options say now: what an earlier configuration has left waiting, with its
+        # `recover`, would keep the task from running for ever.
+        for run in self._store.waiting():
+            task = self._tasks.get(run.task)
+            is_ripe = run.expires is not None and run.expires <= now and run.id not in self._under_way
+            if task is not None and task.enabled and is_ripe and run.place in ("", this_place(task.scope)):
+                self._postponed.put(attempt_of(run))
+
+    # The steps of a claim
+
+    def _is_left_to_others(self, fire: Fire) -> bool:
+        return bool(self._fleet and self._fleet.why_not(fire.task)) and fire.trigger is not Trigger.MANUAL
+
+    def _claim(self, fire: Fire, *, owner: str = "", lease: timedelta | None = None) -> Claimed:
+        limits = self._limits_of(fire)
+        terms: _Terms = {"owner": owner or self._owner, "now": self._clock.now(), "lease": lease or self._lease}
+        with self._outage.endured("nothing is run unclaimed"):
+            if fire.is_reserved:
+                return self._take_over(fire, terms)
+            if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
+                return self._adopt(fire, limits, terms)
+            return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
+        return Claimed(answer=Claim.REFUSED)
+
+    def _looked_at(self, fire: Fire, claimed: Claimed) -> Claimed:
+        """*claimed*, once all is done that the answer of the store asks for."""
+        self._recorder.noted(claimed)
+        if any(run.recovers for run in claimed.lost):
+            self.look_for_attempts(self._clock.now())  # it goes before what is due next
+        if claimed.answer is Claim.WAIT:
+            self._postponed.put(fire)
+        return self._unless_late(fire, claimed)
+
+    def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:
+        if claimed.answer is not Claim.WON or claimed.run is None:
+            return claimed.run
+        return self._under_way.take(self._tasks[fire.task], claimed.run, fire.latest)
+
+    def _adopt(self, fire: Fire, limits: Limits, terms: _Terms) -> Claimed:
+        """Begin a further attempt, if nobody else has, and if the task is not running now."""
+        following = self._schedules[fire.task].next_due(fire.due)
+        if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
+            return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
+        run = self._store.adopt(_held_as(fire), limits=limits, **terms)
+        return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
+
+    def _take_over(self, fire: Fire, terms: _Terms) -> Claimed:
+        """Begin what was claimed for a queue, unless that is of no use any more."""
+        run = self._store.adopt(_held_as(fire), limits=_OBSERVED, **terms)
+        if run is None:
+            return Claimed(answer=Claim.TAKEN)
+        now, pause = self._clock.now(), self._store.pauses().get(fire.task)
+        if run.stop:
+            return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.CANCELLED, run.stop))
+        if pause and pause.holds(now) and run.trigger is not Trigger.MANUAL:
+            return Claimed(answer=Claim.PAUSED, run=self.give_back(run, Outcome.SKIPPED, pause.reason))
+        if fire.latest and now > fire.latest:
+            reason = f"taken from the queue {(now - fire.latest).total_seconds():.1f} s after its grace was over"
+            return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, reason))
+        return Claimed(answer=Claim.WON, run=run)
+
+    def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
+        """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
+        run, now = claimed.run, self._clock.now()
+        if claimed.answer is not Claim.WON or run is None or not is_past(now, fire.latest):
+            return claimed
+        return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, "the claim came back too late"))
+
+    def _limits_of(self, fire: Fire) -> Limits:
+        """Those of its task; they are the same for all that the schedule makes due."""
+        if fire.trigger is not Trigger.SCHEDULE:
+            return Limits.of(self._tasks[fire.task], fire)
+        limits = self._limits.get(fire.task)
+        if limits is None:
+            limits = self._limits[fire.task] = Limits.of(self._tasks[fire.task], fire)
+        return limits
+
+    def _passed(self, fire: Fire) -> Passed:
+        """What the schedule says about the instants between a cursor and *fire*."""
+        schedule = self._schedules[fire.task]
+
+        def passed(cursor: datetime) -> Span | None:
+            first = schedule.next_due(cursor)
+            if first is None or first >= fire.due:
+                return None
+            last = schedule.previous_due(fire.due - _INSTANT) or first
+            return Span(first=first, last=last, count=schedule.count(cursor, last))
+
+        return passed
+
+
+def is_past(now: datetime, last: datetime | None) -> bool:
+    """Whether *last*, if there is such a limit, is over."""
+    return last is not None and now > last
+
+
+def not_begun(run: Run, now: datetime, outcome: Outcome, reason: str) -> Run:
+    """The record of a claimed *run* that is not begun."""
+    return replace(run, started=None, finished=now, outcome=outcome, reason=reason)
+
+
+def _held_as(fire: Fire) -> Run:
+    """How a store knows the attempt that *fire* is."""
+    return Run(id=fire.run_id, task=fire.task, due=fire.due, attempt=fire.attempt, place=fire.place)

@@ -1,0 +1,234 @@
+"""Fires of several tasks that one thread claims together, runs one after the other, and records together."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bench import Recorder
+
+from pulse.config import read_config
+from pulse.dispatch import Reply
+from pulse.errors import StoreUnavailableError
+from pulse.model import Fire, Outcome, Pause, Run, Trigger
+from pulse.runner import Runner
+from pulse.runstores.memory import MemoryRunStore
+from pulse.schedule import schedule_of
+from pulse.testing import ManualClock
+from pulse.workers.handful import Handful
+
+NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
+LEASE = timedelta(seconds=30)
+
+
+class Store(MemoryRunStore):
+    """Counts the steps, and does not answer where it is out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[str] = []
+        self.is_out_of_reach = False
+
+    def _step(self, *tasks: str):
+        if self.is_out_of_reach:
+            raise StoreUnavailableError("the store is away")
+        self.steps.append(" ".join(tasks))
+        return super()._step(*tasks)
+
+
+class Bench:
+    """A runner of tasks that are due each minute, and answer at once."""
+
+    def __init__(self, *names: str, **options) -> None:
+        self.clock = ManualClock(NOON + timedelta(minutes=1))
+        self.store = Store()
+        self.store.register(names, NOON)
+        self.records: list[Run] = []
+        tasks = read_config(tasks={name: {"interval": 60, **options} for name in names}).tasks
+        self.replies = dict.fromkeys(names, Reply(outcome=Outcome.SUCCESS, status=200, duration=0.001))
+        self.runner = Runner(
+            tasks, {name: schedule_of(task) for name, task in tasks.items()}, store=self.store,
+            dispatch=lambda task, run, control: self.replies[task.name], clock=self.clock,
+            owner="here:1", lease=LEASE, hears=[Recorder(self.records)],
+        )  # fmt: skip
+        self.fires = [Fire(task=name, due=self.clock.now(), latest=self.clock.now() + LEASE) for name in names]
+        self.store.steps.clear()
+
+    def run(self) -> None:
+        """As a worker does."""
+        done = []
+        for _, active in self.runner.claims.claim_all(self.fires):
+            if self.runner.begin(active):
+                done.append((active, self.runner.perform(active)))
+        self.runner.finish_all(done)
+
+
+def test_several_runs_are_claimed_in_one_step_and_recorded_in_one_step():
+    bench = Bench("a", "b", "c")
+
+    bench.run()
+
+    assert [(run.task, run.outcome) for run in bench.records] == [
+        ("a", Outcome.SUCCESS), ("b", Outcome.SUCCESS), ("c", Outcome.SUCCESS),
+    ]  # fmt: skip
+    assert bench.store.steps == ["a b c", "a b c"]
+    assert bench.store.running() == []
+    assert [bench.store.history(task)[0] for task in "abc"] == bench.records
+
+
+def test_what_is_not_won_is_recorded_and_not_run():
+    bench = Bench("a", "b", "c")
+    bench.store.pause("b", Pause(since=NOON, note="for now"))
+
+    won = bench.runner.claims.claim_all(bench.fires)
+
+    assert [fire.task for fire, _ in won] == ["a", "c"]
+    assert [(run.task, run.outcome) for run in bench.records] == [("b", Outcome.SKIPPED)]
+
+
+def test_a_run_that_is_tried_again_is_recorded_with_its_next_attempt():
+    bench = Bench("a", "b", retries=1, retry_delay=5)
+    bench.replies["a"] = Reply(outcome=Outcome.FAILED, reason="answered 500", status=500, duration=0.001)
+
+    bench.run()
+
+    assert {run.task: run.outcome for run in bench.records} == {"a": Outcome.FAILED, "b": Outcome.SUCCESS}
+    assert [(run.task, run.attempt) for run in bench.store.waiting()] == [("a", 2)]
+
+
+def test_what_an_endpoint_raised_is_in_the_log(caplog):
+    bench = Bench("a", "b")
+    bench.replies["b"] = Reply(outcome=Outcome.FAILED, reason="ValueError: x", traceback="Traceback...\n")
+
+    bench.run()
+
+    assert "task=b" in caplog.text
+    assert "Traceback..." in caplog.text
+
+
+def test_while_the_store_is_out_of_reach_nothing_is_run_unclaimed():
+    bench = Bench("a", "b")
+    bench.store.is_out_of_reach = True
+
+    assert bench.runner.claims.claim_all(bench.fires) == []
+    assert bench.runner.is_cut_off
+    assert bench.records == []
+
+
+def test_what_has_ended_in_an_outage_is_recorded_when_the_store_answers_again():
+    bench = Bench("a", "b")
+    claimed = [active for _, active in bench.runner.claims.claim_all(bench.fires)]
+    done = [(active, bench.runner.perform(active)) for active in claimed if bench.runner.begin(active)]
+    bench.store.is_out_of_reach = True
+    bench.runner.finish_all(done)
+    assert bench.runner.is_awaited
+
+    bench.store.is_out_of_reach = False
+    bench.runner.record_late()
+
+    assert [(run.task, run.outcome) for run in bench.records] == [("a", Outcome.SUCCESS), ("b", Outcome.SUCCESS)]
+    assert not bench.runner.is_awaited
+
+
+@pytest.mark.parametrize(
+    ("options", "trigger", "may_join"),
+    [
+        ({}, Trigger.SCHEDULE, True),
+        ({}, Trigger.MANUAL, False),
+        ({}, Trigger.CATCHUP, False),
+        ({}, Trigger.STARTUP, False),
+        ({"lock": "printer"}, Trigger.SCHEDULE, False),
+        ({"recover": True}, Trigger.SCHEDULE, False),
+    ],
+)
+def test_what_would_keep_others_waiting_or_run_again_is_claimed_alone(options, trigger, may_join):
+    bench = Bench("a", **options)
+
+    assert bench.runner.claims.may_join(Fire(task="a", due=NOON, trigger=trigger)) is may_join
+
+
+def test_the_deadline_of_a_run_begins_with_its_turn():
+    bench = Bench("a", "b", timeout=10)
+    (_, first), (_, second) = bench.runner.claims.claim_all(bench.fires)
+    bench.runner.begin(first)
+    bench.clock.advance(9)
+    bench.runner.begin(second)
+
+    bench.clock.advance(5)
+
+    assert [run.task for run in bench.runner.give_up_overdue()] == ["a"]
+    assert bench.runner.lasting(0) == {second.run.id}
+
+
+def test_a_run_whose_turn_comes_after_its_grace_is_missed():
+    bench = Bench("a", "b")
+    (_, first), (_, second) = bench.runner.claims.claim_all(bench.fires)
+    bench.runner.begin(first)
+    for _ in range(4):
+        bench.clock.advance(LEASE / 3)
+        bench.runner.renew()
+
+    assert not bench.runner.begin(second)
+
+    assert [(run.task, run.outcome, run.started) for run in bench.records] == [("b", Outcome.MISSED, None)]
+    assert [run.task for run in bench.store.running()] == ["a"]
+
+
+def test_a_run_whose_lease_ended_before_its_turn_is_not_begun():
+    bench = Bench("a", "b")
+    fires = [Fire(task=fire.task, due=fire.due) for fire in bench.fires]  # which it is never too late for
+    (_, first), (_, second) = bench.runner.claims.claim_all(fires)
+    bench.runner.begin(first)
+    bench.clock.advance(LEASE + timedelta(seconds=1))  # frozen meanwhile
+
+    assert not bench.runner.begin(second)
+
+    assert [(run.task, run.outcome) for run in bench.records] == [("b", Outcome.MISSED)]
+
+
+def test_the_lease_of_a_run_that_waits_for_its_turn_is_renewed():
+    bench = Bench("a", "b")
+    fires = [Fire(task=fire.task, due=fire.due) for fire in bench.fires]
+    (_, first), (_, second) = bench.runner.claims.claim_all(fires)
+    bench.runner.begin(first)
+    for _ in range(6):
+        bench.clock.advance(LEASE / 3)
+        bench.runner.renew()
+
+    assert bench.runner.begin(second)
+
+
+def test_a_run_that_somebody_has_found_lost_before_its_turn_is_not_begun():
+    bench = Bench("a", "b")
+    fires = [Fire(task=fire.task, due=fire.due) for fire in bench.fires]
+    (_, _), (_, second) = bench.runner.claims.claim_all(fires)
+    bench.store.reap(bench.clock.now() + 2 * LEASE)
+    bench.runner.renew()
+
+    assert not bench.runner.begin(second)
+
+
+def test_at_the_end_of_the_process_what_has_not_begun_is_missed_and_not_abandoned():
+    bench = Bench("a", "b")
+    (_, first), (_, second) = bench.runner.claims.claim_all(bench.fires)
+    bench.runner.begin(first)
+
+    bench.runner.abandon()
+    bench.runner.record_last(1)
+
+    assert {run.task: (run.outcome, run.started is None) for run in bench.records} == {
+        "a": (Outcome.ABANDONED, False),
+        "b": (Outcome.MISSED, True),
+    }
+    assert not bench.runner.begin(second)
+
+
+def test_what_is_taken_out_of_a_handful_is_there_for_nobody_else():
+    bench = Bench("a", "b", "c")
+    handful = Handful(bench.runner.claims.claim_all(bench.fires))
+    fire, active = handful.next()
+    handful.note(active, bench.replies["a"])
+
+    assert fire.task == "a"
+    assert [fire.task for fire, _ in handful.rest()] == ["b", "c"]
+    assert handful.next() is None
+    assert handful.done() == [(active, bench.replies["a"])]
+    assert handful.done() == []
