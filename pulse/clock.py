@@ -60,10 +60,14 @@ class Every:
         self._clock = clock
         self._last = clock.monotonic()
 
+    @property
+    def is_due(self) -> bool:
+        """What `has_come` would say now."""
+        return self._clock.monotonic() - self._last >= self._seconds
+
     def has_come(self) -> bool:
         """Whether that long has passed since it was last so."""
-        now = self._clock.monotonic()
-        if now - self._last < self._seconds:
+        if not self.is_due:
             return False
-        self._last = now
+        self._last = self._clock.monotonic()
         return True

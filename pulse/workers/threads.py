@@ -376,29 +376,36 @@ class ThreadWorkers(Workers):
     # The watcher
 
     def _watch(self) -> None:
-        """Renew leases, see to runs that last, and replace the threads whose runs were given up."""
+        """The outermost frame of the watcher."""
         report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
         effort = Effort(self._clock)
         while not self._ended.is_set():
             self._clock.wait(self._begun, self._runner.beat)
             self._begun.clear()
-            if self.busy or self._runner.is_awaited:
-                self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
-            try:
-                self._relieve(is_computing=effort.since_last() > BUSY)
-                self._leave_behind(self._runner.give_up_overdue())
-                self._fill()
-                for fire in self._runner.due_again():
-                    self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
-                if report.has_come():
-                    self._runner.report()
-                if renewal.has_come():
-                    self._runner.renew()
-            # The store may be out of reach for a while; the deadlines must be watched on.
-            except Exception as error:  # noqa: BLE001 - it is logged
-                extra = {"pulse_event": "renewal_failed"}
-                say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
+            # Most runs are over by then: to look at once would only keep them waiting for the interpreter.
             self._clock.wait(self._ended, LOOK)
+            is_needed = bool(self.busy or self._queue.is_owed or self._runner.is_awaited)
+            if is_needed:
+                self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
+            if is_needed or renewal.is_due:
+                self._look(report, renewal, effort)
+
+    def _look(self, report: Every, renewal: Every, effort: "Effort") -> None:
+        """Renew leases, see to runs that last, and replace the threads whose runs were given up."""
+        try:
+            self._relieve(is_computing=effort.since_last() > BUSY)
+            self._leave_behind(self._runner.give_up_overdue())
+            self._fill()
+            for fire in self._runner.due_again():
+                self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+            if report.has_come():
+                self._runner.report()
+            if renewal.has_come():
+                self._runner.renew()
+        # The store may be out of reach for a while; the deadlines must be watched on.
+        except Exception as error:  # noqa: BLE001 - it is logged
+            extra = {"pulse_event": "renewal_failed"}
+            say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
 
     def _leave_behind(self, given_up: Iterable[Run]) -> None:
         """Take the threads of runs that were given up out of the pool, and fill their places."""
