@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from pulse import address, reader
 from pulse.errors import ConfigError, Fault
 from pulse.option import option, options_of, read_options, shown
+from pulse.zone import iso
 
 YEAR: Final = timedelta(days=366)
 DEFAULT_INTERVAL: Final = timedelta(seconds=300)
@@ -494,7 +495,7 @@ class Fire:
 
     def __post_init__(self) -> None:
         if not self.run_id:
-            object.__setattr__(self, "run_id", _run_id(f"{self.track} {self.due.isoformat()}"))
+            object.__setattr__(self, "run_id", _run_id(f"{track_of(self.task, self.place)} {iso(self.due)}"))
 
     @property
     def track(self) -> str:

@@ -7,13 +7,14 @@
 import io
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from pulse import __version__
 from pulse.gateway import Environ
 from pulse.model import Config, Run, Task
+from pulse.zone import iso
 
 if TYPE_CHECKING:
     from pulse.control import Control
@@ -235,7 +236,7 @@ class InternalRequest:
         environ["wsgi.input"] = io.BytesIO(self._body)
         environ["wsgi.errors"] = errors
         environ["HTTP_X_PULSE_RUN"] = run.id
-        environ["HTTP_X_PULSE_DUE"] = _iso(run.due)
+        environ["HTTP_X_PULSE_DUE"] = iso(run.due)
         environ["HTTP_X_PULSE_ATTEMPT"] = str(attempt)
         environ["HTTP_X_PULSE_TRIGGER"] = trigger
         # W3C trace context: the run is the trace, so its log lines are found by its id.
@@ -273,14 +274,3 @@ class InternalRequest:
         environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in task.headers})
         environ.update(task.environ)
         return environ
-
-
-def _iso(due: datetime) -> str:
-    """What `due.isoformat()` gives, which takes a twentieth of a dispatch for an aware instant."""
-    if due.tzinfo is not UTC or due.microsecond or due.year < 1000:
-        return due.isoformat()
-    day = f"{due.year}-{_TWO[due.month]}-{_TWO[due.day]}"
-    return f"{day}T{_TWO[due.hour]}:{_TWO[due.minute]}:{_TWO[due.second]}+00:00"
-
-
-_TWO: Final = [f"{number:02}" for number in range(60)]
