@@ -7,8 +7,7 @@ watcher gives it to other threads.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from pulse.dispatch import Reply
@@ -22,10 +21,10 @@ Taken = tuple[Fire, Active]
 
 
 class Handful:
-    """What one thread has claimed; the thread and the watcher take from both ends of it.
+    """What one thread has claimed; the watcher takes from it, too, if the thread does not come back.
 
-    Safe to use from two threads at once: each method takes what it gives in one step of the
-    interpreter, so nothing is run or recorded twice.
+    Safe to use by both at once: each thing is taken in one step of the interpreter, so nothing
+    is run or recorded twice.
     """
 
     def __init__(self, taken: Iterable[Taken]) -> None:
@@ -35,11 +34,11 @@ class Handful:
 
     def next(self) -> Taken | None:
         """What is to be run next; None if there is nothing left."""
-        return next(_emptied(self._todo), None)
+        return _first(self._todo)
 
     def rest(self) -> list[Taken]:
         """What has not been begun; it is somebody else's from now on."""
-        return list(_emptied(self._todo))
+        return _emptied(self._todo)
 
     def note(self, active: Active, reply: Reply) -> None:
         """A run has come back."""
@@ -47,10 +46,18 @@ class Handful:
 
     def done(self) -> list[tuple[Active, Reply]]:
         """What has come back, and is to be recorded by whoever asks."""
-        return list(_emptied(self._done))
+        return _emptied(self._done)
 
 
-def _emptied(items: deque[T]) -> Iterator[T]:
-    while items:
-        with suppress(IndexError):  # the other one was faster
-            yield items.popleft()
+def _first(items: deque[T]) -> T | None:
+    try:
+        return items.popleft()
+    except IndexError:
+        return None
+
+
+def _emptied(items: deque[T]) -> list[T]:
+    taken = []
+    while (item := _first(items)) is not None:
+        taken.append(item)
+    return taken
