@@ -91,6 +91,25 @@ def a_run_that_recovers_is_run_again_by_another_worker(folder):
     fleet.must_balance()
 
 
+@story
+def workers_that_are_killed_with_their_hands_full_run_nothing_twice(folder):
+    tasks = {f"task{number}": {"interval": 1} for number in range(40)}  # over at once, and all due at once
+    fleet = Fleet(folder, workers=2, task=tasks)
+    with gunicorn(APP, "-w", "3", env=fleet.env, cwd=fleet.home) as server:
+        for turn in range(3):
+            begun = len(fleet.began("task7"))
+            wait_until(lambda begun=begun, turn=turn: len(fleet.began("task7")) > begun + turn)
+            os.kill(fleet.began("task7")[-1].pid, signal.SIGKILL)
+        begun = {task: len(fleet.began(task)) for task in tasks}
+        wait_until(lambda: all(len(fleet.began(task)) > count for task, count in begun.items()))
+        assert server.terminate() == 0
+
+    fleet.must_balance()
+    assert {run.outcome for task in tasks for run in fleet.records(task)} <= {
+        Outcome.SUCCESS, Outcome.LOST, Outcome.MISSED, Outcome.SKIPPED,
+    }  # fmt: skip
+
+
 def records_of(fleet: Fleet, run: Done) -> list[Run]:
     return [record for record in fleet.records(run.task) if record.due == run.due]
 
