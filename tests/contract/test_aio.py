@@ -181,6 +181,7 @@ def test_each_run_has_the_whole_of_a_time_limit_that_many_have(site, serve):
     assert min(run.duration for (run,) in found) >= 0.4 - 1e-6
     assert middleware.run_now("waits0").outcome is Outcome.TIMEOUT
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+    wait_until(lambda: not any(limit._flights for limit in middleware._engine.workers._limits.values()))
 
 
 def test_a_run_that_was_asked_to_stop_is_cancelled_even_if_its_time_is_over_then(site, serve):
@@ -338,6 +339,37 @@ def test_pieces_of_a_synchronous_iterable_may_be_awaitable(serve):
         return iter([b"hello ", later()])
 
     assert serve(app).run_now("ok").body == b"hello World!"
+
+
+def test_what_an_answer_results_in_may_have_to_be_awaited_too(serve):
+    async def app(environ, start_response):
+        start_response("200 OK", [])
+        return later([b"at last"])
+
+    async def later(body):
+        await asyncio.sleep(0)
+        return body
+
+    assert serve(app).run_now("ok").body == b"at last"
+
+
+def test_what_is_logged_between_runs_that_wait_is_kept_with_the_run_that_said_it(serve):
+    async def app(environ, start_response):
+        start_response("200 OK", [])
+        for step in ("begins", "ends"):
+            logging.getLogger("app").warning("%s %s", environ["HTTP_X_PULSE_TASK"], step)
+            await asyncio.sleep(0.01)
+        return [b""]
+
+    names = ["one", "two"]
+    middleware = serve(app, tasks=names)
+    for name in names:
+        middleware._engine.workers.submit([Fire(task=name, due=middleware._clock.now())])
+
+    wait_until(lambda: all(middleware.run_store.history(name) for name in names))
+    for name in names:
+        lines = middleware.run_store.history(name)[0].log.decode().splitlines()
+        assert [line.partition(" app ")[2] for line in lines] == [f"{name} begins", f"{name} ends"]
 
 
 @pytest.mark.parametrize("kind", [list, tuple])

@@ -258,3 +258,13 @@ def test_no_task_has_anything_in_its_environ_from_another_one():
     assert first["CONTENT_TYPE"] == "application/json"
     assert {"CONTENT_TYPE", "HTTP_X_KEY", "USER"}.isdisjoint(second)
     assert second["HTTP_USER_AGENT"] == shared["HTTP_USER_AGENT"] != "mine"
+
+
+@pytest.mark.parametrize("action", ["/jobs/müll", "/jobs/m%C3%BCll"])
+def test_a_path_stands_in_the_environ_as_its_bytes(action):
+    run = Run(id="ab" * 16, task="sweep", due=datetime(2027, 5, 1, 12, tzinfo=UTC))
+    request = InternalRequest(Task(name="sweep", action=action), shared_environ(Config()))
+
+    environ = request.environ(run, None, io.StringIO(), Control())
+
+    assert environ["PATH_INFO"] == environ["pulse.info"]["context"] == "/jobs/mÃ¼ll"
