@@ -29,7 +29,7 @@ LIMIT: Final = "tasks on a loop, environs by hand (the limit)"
 PULSE: Final = "Pulse: mode asyncio"
 BOUNDS: Final = [
     Bound(name=PULSE, figure="ratio", most=1.3),
-    Bound(name=PULSE, figure="ratio_kb", most=4.5),
+    Bound(name=PULSE, figure="ratio_kb", most=2.8),
 ]
 
 

@@ -20,14 +20,15 @@ class Control(Event):
         progress: What the run last told of itself.
     """
 
+    # Those of the class, until a run has its own: of most runs nobody asks anything.
+    reason = ""
+    progress: Progress | None = None
+    _is_set = False
+    _changed: Condition | None = None  # once somebody waits
     _making: Final = Lock()
 
     def __init__(self) -> None:
         """Nobody has asked for anything yet."""
-        self.reason = ""
-        self.progress: Progress | None = None
-        self._is_set = False
-        self._changed: Condition | None = None  # once somebody waits
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {'set' if self._is_set else 'unset'}>"

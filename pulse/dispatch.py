@@ -6,6 +6,7 @@ than make its own run fail, except to hang: a thread cannot be killed.
 """
 
 import asyncio
+import math
 import os
 import re
 import traceback
@@ -23,10 +24,10 @@ from pulse.errors import ResponseError
 from pulse.evidence import RunLog, headers_shown, listen, reset_current, set_current
 from pulse.gateway import Environ, WsgiApp
 from pulse.hint import hint
-from pulse.mark import INTERNAL, Mark, acting_for, begin_acting, end_acting
+from pulse.mark import INTERNAL, Mark, begin_acting, end_acting
 from pulse.model import Config, Outcome, Run, Task
-from pulse.request import InternalRequest
-from pulse.wsgi.bridge.answer import END, LoopReader, Pieces, awaited, close, is_asynchronous, readable, settled
+from pulse.request import InternalRequest, shared_environ
+from pulse.wsgi.bridge.answer import END, LoopReader, Pieces, awaited, close, is_asynchronous, is_whole, readable
 from pulse.wsgi.bridge.connection import CFG, CONNECTION, Connection, Settings
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -38,6 +39,7 @@ NOT_NOW: Final = frozenset({409, 423})  # the endpoint is there, and has a reaso
 LONGEST_WAIT: Final = 366 * 86_400  # seconds
 
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}( .*)?")
+_NOTHING: Final[Mapping[str, str]] = {}
 _TELLING: Final = frozenset({"allow", "location", "retry-after", "x-pulse-result"})
 
 
@@ -101,8 +103,7 @@ class Dispatcher:
         self._context = config.context
         self._capture = config.capture
         self._clock = clock or SystemClock()
-        self._config = config
-        self._told = {CONNECTION: Connection("internal"), CFG: Settings(config)}
+        self._shared = shared_environ(config, {CONNECTION: Connection("internal"), CFG: Settings(config)})
         self._requests: dict[str, InternalRequest] = {}  # of the tasks that have run
         listen()
 
@@ -137,34 +138,35 @@ class Dispatcher:
     async def perform(self, task: Task, run: Run, control: Control) -> Reply:
         """The same on an event loop: whatever the application awaits is awaited here.
 
+        To be run as a task of its own: what it enters, it never leaves.
+
         Raises:
             asyncio.CancelledError: it was cancelled; the response is closed before.
         """
         exchange, environ, mark = self._prepare(task, run, control)
-        entered = activate(RunContext(self._middleware, environ, self._context, run))
-        logged = set_current(exchange.log)
+        activate(RunContext(self._middleware, environ, self._context, run))
+        begin_acting(mark)
+        set_current(exchange.log)
         raised: BaseException | None = None
         try:
-            with acting_for(mark):
-                await exchange.perform_async(self._app, environ)
+            answer = body = exchange.begin(self._app, environ)
+            while hasattr(body, "__await__"):  # here: a coroutine further in would cost each run that waits
+                body = await body
+            await exchange.read(readable(body), is_asynchronous=is_asynchronous(answer))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
             raised = error
         finally:
-            reset_current(logged)
-            restore(entered)
+            mark.live = False
         return self._reply(task, exchange, raised)
 
     def _prepare(self, task: Task, run: Run, control: Control) -> tuple["_Exchange", Environ, Mark]:
-        clock, timeout = self._clock, task.timeout
-        limits = _Limits(clock, clock.monotonic(), timeout.total_seconds() if timeout else None, control)
-        exchange = _Exchange(self._capture, limits)
+        exchange = _Exchange(self._capture, self._clock, task.timeout, control)
         request = self._requests.get(task.name)
         if request is None:  # ten thousand of them, made beforehand, took most of the time of a start
-            request = self._requests[task.name] = InternalRequest(task, self._config, self._told)
-        exchange.request = request.line
-        deadline = clock.now() + timeout if timeout else None
+            request = self._requests[task.name] = InternalRequest(task, self._shared)
+        deadline = self._clock.now() + task.timeout if task.timeout else None
         environ = request.environ(run, deadline, exchange.errors, control)
         mark = environ[INTERNAL] = Mark(task=task.name, due=run.due, trigger=run.trigger, path=task.path)
         return exchange, environ, mark
@@ -185,12 +187,12 @@ class Dispatcher:
             reason=reason,
             status=exchange.status,
             duration=exchange.seconds(),
-            body=exchange.body.kept(),
+            body=exchange.kept(),
             errors=exchange.errors.kept(),
             traceback=trace,
             retry_after=_retry_after(said["retry-after"], self._clock) if "retry-after" in said else None,
             result=_brief(said["x-pulse-result"], RESULT_LENGTH) if "x-pulse-result" in said else "",
-            request=exchange.request,
+            request=f"{task.method} {task.action}",
             headers=headers_shown(exchange.headers) if self._capture else "",
             log=exchange.log.close(),
         )
@@ -205,34 +207,6 @@ class RunStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
         self.outcome = outcome
 
 
-class _Limits:
-    """When a run has to stop between two chunks."""
-
-    __slots__ = ("_cancelled", "_clock", "_seconds", "_started")
-
-    def __init__(self, clock: Clock, started: float, seconds: float | None, cancelled: Control) -> None:
-        self._clock = clock
-        self._started = started
-        self._seconds = seconds
-        self._cancelled = cancelled
-
-    def seconds(self) -> float:
-        """How long the run has lasted."""
-        return self._clock.monotonic() - self._started
-
-    def check(self) -> None:
-        is_late = self._seconds is not None and self.seconds() > self._seconds
-        # Whoever watches the deadline asks the run to stop then, too, and gives no reason.
-        if self._cancelled.reason or not is_late:
-            self.check_cancelled()
-        if is_late:
-            raise RunStopped(Outcome.TIMEOUT, f"cut after {self._seconds:g} s, before it had sent all of its response")
-
-    def check_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise RunStopped(Outcome.CANCELLED, "cancelled before it had sent all of its response")
-
-
 class _Capture:
     """Keeps the first bytes of what is written, and forgets the rest at once."""
 
@@ -240,15 +214,17 @@ class _Capture:
 
     def __init__(self, limit: int) -> None:
         self._room = limit
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] | None = None  # most runs write nothing to `wsgi.errors`
 
     def add(self, chunk: bytes) -> None:
         if self._room > 0 and chunk:
+            if self._parts is None:
+                self._parts = []
             self._parts.append(chunk[: self._room])
             self._room -= len(chunk)
 
     def kept(self) -> bytes:
-        return b"".join(self._parts)
+        return b"".join(self._parts or ())
 
 
 class _Errors(_Capture):
@@ -287,27 +263,44 @@ class _Errors(_Capture):
         return True
 
 
-class _Exchange:
-    """One call of a WSGI application, from `start_response` to `close()`."""
+class _Exchange(_Capture):
+    """One call of a WSGI application, from `start_response`, which it is, to `close()`; it keeps the body.
 
-    __slots__ = ("_chunks", "_has_sent", "_limits", "body", "errors", "headers", "log", "request", "said", "status")
+    In one object, since thousands may wait.
+    """
 
-    def __init__(self, capture: int, limits: _Limits) -> None:
-        self.request = ""  # its method and path
+    __slots__ = (
+        "_cancelled",
+        "_chunks",
+        "_clock",
+        "_has_sent",
+        "_started",
+        "_timeout",
+        "errors",
+        "headers",
+        "log",
+        "said",
+        "status",
+    )
+
+    def __init__(self, capture: int, clock: Clock, timeout: timedelta | None, cancelled: Control) -> None:
+        super().__init__(capture)
         self.status: int | None = None
-        self.body = _Capture(capture)
         self.errors = _Errors(capture)
         self.log = RunLog(capture)
         self.headers: Sequence[tuple[str, str]] = ()
-        self._limits = limits
-        self.said: Mapping[str, str] = {}  # the headers that say something to Pulse
+        self.said: Mapping[str, str] = _NOTHING  # the headers that say something to Pulse
         self._has_sent = False
         self._chunks = 0
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._timeout = timeout
+        self._cancelled = cancelled
 
     def perform(self, app: WsgiApp, environ: Environ) -> None:
         """Call *app* and read its response to the end; raises what it raises, or `ResponseError`."""
-        self._limits.check_cancelled()
-        answer = app(environ, self._start_response)
+        self._check_cancelled()
+        answer = app(environ, self)
         if type(answer) is list:
             for chunk in answer:
                 self._take(chunk)
@@ -316,13 +309,21 @@ class _Exchange:
         if self.status is None:
             raise ResponseError("it never called start_response (PEP 3333)")
 
-    async def perform_async(self, app: WsgiApp, environ: Environ) -> None:
-        """The same on an event loop."""
-        self._limits.check_cancelled()
-        answer = app(environ, self._start_response)
-        if is_asynchronous(answer):
-            await self._read_async(await settled(answer))
-        elif not await self._read_either(readable(answer)):
+    def begin(self, app: WsgiApp, environ: Environ) -> Any:
+        """What *app* answers, which may have to be awaited."""
+        self._check_cancelled()
+        return app(environ, self)
+
+    async def read(self, body: Any, *, is_asynchronous: bool) -> None:
+        """Read what *app* has answered to its end; raises what it raises, or `ResponseError`.
+
+        Args:
+            body: When all of it is awaited.
+            is_asynchronous: Whether it had to be, or can be read by `async for`.
+        """
+        if is_asynchronous:
+            await self._read_async(body)
+        elif not await self._read_either(body):
             raise ResponseError(
                 "it answered without waiting for anything, which on a loop all others wait for: "
                 "want mode = threading for a synchronous application"
@@ -331,6 +332,10 @@ class _Exchange:
             raise ResponseError("it never called start_response (PEP 3333)")
 
     async def _read_async(self, body: Any) -> None:
+        if type(body) is list and is_whole(body):  # nothing is left to run, or to be closed
+            for piece in body:
+                self._take(piece)
+            return
         pieces = Pieces(body)
         try:
             while (piece := await pieces.next()) is not END:
@@ -351,13 +356,13 @@ class _Exchange:
 
     def seconds(self) -> float:
         """How long it has lasted."""
-        return self._limits.seconds()
+        return self._clock.monotonic() - self._started
 
     def _read(self, answer: object) -> None:
         chunks = answer
         try:
             if is_asynchronous(answer):
-                reader = LoopReader(answer, check=self._limits.check)
+                reader = LoopReader(answer, check=self._check)
                 chunks = reader.body()
             for chunk in readable(chunks):
                 self._take(chunk)
@@ -378,12 +383,13 @@ class _Exchange:
         answer, status = f"answered {self.status}", self.status or 0
         if status // 100 == 3:
             answer += f" and pointed to {_brief(self.said.get('location', '')) or 'nowhere'}"
-        remedy = hint(task, status, self.said, self.body.kept())
+        remedy = hint(task, status, self.said, self.kept())
         return f"{answer}: {remedy}" if remedy else answer
 
-    def _start_response(
+    def __call__(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:
+        """`start_response`."""
         if exc_info:
             try:
                 if self._has_sent and exc_info[1] is not None:
@@ -412,13 +418,27 @@ class _Exchange:
             raise ResponseError(f"its response yielded {type(chunk).__name__}; want bytes (PEP 3333)")
         if chunk:
             self._has_sent = True
-        self.body.add(chunk)
+        self.add(chunk)
         self._chunks += 1
         if self._chunks > 1:  # a response in one piece has come to its end, if late
-            self._limits.check()
+            self._check()
+
+    def _check(self) -> None:
+        """Stop here, between two chunks, if the run has to."""
+        limit = self._timeout.total_seconds() if self._timeout else math.inf
+        is_late = self.seconds() > limit
+        # Whoever watches the deadline asks the run to stop then, too, and gives no reason.
+        if self._cancelled.reason or not is_late:
+            self._check_cancelled()
+        if is_late:
+            raise RunStopped(Outcome.TIMEOUT, f"cut after {limit:g} s, before it had sent all of its response")
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise RunStopped(Outcome.CANCELLED, "cancelled before it had sent all of its response")
 
     def _awaited(self, chunk: Any) -> object:
-        return awaited(chunk, check=self._limits.check) if hasattr(chunk, "__await__") else chunk
+        return awaited(chunk, check=self._check) if hasattr(chunk, "__await__") else chunk
 
 
 async def _settled_piece(piece: Any) -> Any:

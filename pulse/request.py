@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -193,27 +194,50 @@ def _text(path: str) -> str:
         return path
 
 
+def shared_environ(config: Config, more: Mapping[str, object] | None = None) -> Environ:
+    """What stands in the environ of every internal request, whatever the task: of *config*, and *more*."""
+    address = _ADDRESS.fullmatch(config.host)
+    name, port = (address["name"], address["port"]) if address else (config.host, None)
+    return {
+        "SCRIPT_NAME": "",
+        "QUERY_STRING": "",
+        "SERVER_NAME": name,
+        "SERVER_PORT": port or PORTS[config.scheme],
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_SOFTWARE": USER_AGENT,
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": config.host,
+        "HTTP_USER_AGENT": USER_AGENT,
+        "CONTENT_LENGTH": "0",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": config.scheme,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        **(more or {}),
+    }
+
+
 class InternalRequest:
     """The request of one task; `environ` gives a fresh environ for each run.
 
     What is the same for all runs is worked out once. Safe to use from any thread.
-
-    Attributes:
-        line: The method and the path.
     """
 
-    def __init__(self, task: Task, config: Config, more: Mapping[str, object] | None = None) -> None:
-        """*task* with its whole path, as `pulse.config` places it; *more* that stands in every environ."""
-        self._path = unquote_to_bytes(task.path).decode("latin-1")
-        self.line = f"{task.method} {task.action}"
-        self._body = task.body
-        self._fixed = self._fixed_environ(task, config) | dict(more or {})
-        self._fixed_info: dict[str, object] = {
-            "context": self._path,  # 2009's name for the path
-            "interval": task.interval.total_seconds() if task.interval else None,
-            "task": task.name,
-            "action": task.action,
-        }
+    __slots__ = ("_interval", "_more", "_path", "_shared", "_task")
+
+    def __init__(self, task: Task, shared: Environ) -> None:
+        """Work it out.
+
+        Args:
+            task: With its whole path, as `pulse.config` places it.
+            shared: The `shared_environ` of its application.
+        """
+        self._task = task
+        self._shared = shared
+        self._path = _bytes_of(task.path)
+        self._interval = task.interval.total_seconds() if task.interval else None
+        self._more = _more_of(task)
 
     def environ(self, run: Run, deadline: datetime | None, errors: object, control: "Control") -> Environ:
         """What the endpoint sees of *run*: it may change or clear it, nobody else looks again.
@@ -224,53 +248,56 @@ class InternalRequest:
             errors: The text stream that receives what the endpoint writes to `wsgi.errors`.
             control: Set when the run is asked to stop; takes what it tells of its progress.
         """
-        attempt, trigger = run.attempt, run.trigger.value
-        info = self._fixed_info.copy()
-        info["run_id"] = run.id
-        info["due"] = run.due
-        info["attempt"] = attempt
-        info["trigger"] = trigger
-        info["deadline"] = deadline
-        # Key by key into a copy: writing both into one display takes twice as long.
-        environ = self._fixed.copy()
-        environ["wsgi.input"] = io.BytesIO(self._body)
+        task, trigger = self._task, run.trigger.value
+        # Key by key into a copy: writing all of them into one display takes twice as long.
+        environ = self._shared.copy()
+        environ["REQUEST_METHOD"] = task.method
+        environ["PATH_INFO"] = self._path
+        environ["HTTP_X_PULSE_TASK"] = task.name
+        if self._more:
+            environ.update(self._more)
+        environ["wsgi.input"] = io.BytesIO(task.body)
         environ["wsgi.errors"] = errors
         environ["HTTP_X_PULSE_RUN"] = run.id
         environ["HTTP_X_PULSE_DUE"] = iso(run.due)
-        environ["HTTP_X_PULSE_ATTEMPT"] = str(attempt)
+        environ["HTTP_X_PULSE_ATTEMPT"] = _number(run.attempt)
         environ["HTTP_X_PULSE_TRIGGER"] = trigger
         # W3C trace context: the run is the trace, so its log lines are found by its id.
         environ["HTTP_TRACEPARENT"] = f"00-{run.id}-{run.id[16:]}-01"
-        environ["pulse.info"] = info
+        environ["pulse.info"] = {
+            "context": self._path,  # 2009's name for the path
+            "interval": self._interval,
+            "task": task.name,
+            "action": task.action,
+            "run_id": run.id,
+            "due": run.due,
+            "attempt": run.attempt,
+            "trigger": trigger,
+            "deadline": deadline,
+        }
         environ["pulse.cancelled"] = control
         environ["pulse.progress"] = control.tell
         return environ
 
-    def _fixed_environ(self, task: Task, config: Config) -> Environ:
-        address = _ADDRESS.fullmatch(config.host)
-        name, port = (address["name"], address["port"]) if address else (config.host, None)
-        environ: Environ = {
-            "REQUEST_METHOD": task.method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": self._path,
-            "QUERY_STRING": quote(task.query, safe=_QUERY),
-            "SERVER_NAME": name,
-            "SERVER_PORT": port or PORTS[config.scheme],
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "SERVER_SOFTWARE": USER_AGENT,
-            "REMOTE_ADDR": "127.0.0.1",
-            "HTTP_HOST": config.host,
-            "HTTP_USER_AGENT": USER_AGENT,
-            "HTTP_X_PULSE_TASK": task.name,
-            "CONTENT_LENGTH": str(len(task.body)),
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": config.scheme,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": True,
-            "wsgi.run_once": False,
-        }
-        if task.content_type:
-            environ["CONTENT_TYPE"] = task.content_type
-        environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in task.headers})
-        environ.update(task.environ)
-        return environ
+
+def _more_of(task: Task) -> Environ | None:
+    """What few tasks have in their environ, in place of what `shared_environ` says; None for nothing."""
+    environ: Environ = {}
+    if task.query:
+        environ["QUERY_STRING"] = quote(task.query, safe=_QUERY)
+    if task.body:
+        environ["CONTENT_LENGTH"] = str(len(task.body))
+    if task.content_type:
+        environ["CONTENT_TYPE"] = task.content_type
+    environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in task.headers})
+    environ.update(task.environ)
+    return environ or None
+
+
+def _bytes_of(path: str) -> str:
+    """*path*, percent-decoded, as an environ has it: each character is a byte (PEP 3333)."""
+    is_plain = path.isascii() and "%" not in path  # of most tasks: one text stands for both
+    return path if is_plain else unquote_to_bytes(path).decode("latin-1")
+
+
+_number: Final = lru_cache(maxsize=64)(str)

@@ -87,11 +87,12 @@ class UnderWay:
     def overdue(self) -> list[Active]:
         """What is to be given up; what will be PATIENCE later is told to stop by this call."""
         now, last_call = self._clock.monotonic(), self._patience - PATIENCE
-        timed = [(one, one.deadline) for one in self.everything() if one.deadline is not None]
-        late = [(one, deadline) for one, deadline in timed if now > deadline + last_call]
+        # Nothing is made for those that are not late: thousands may wait.
+        latest = now - last_call
+        late = [(one, until) for one in self.everything() if (until := one.deadline) is not None and until < latest]
         for one, _ in late:
             one.control.set()
-        return [one for one, deadline in late if now > deadline + self._patience]
+        return [one for one, until in late if now > until + self._patience]
 
     def stop(self, active: Active, reason: str) -> None:
         """Ask a run to stop; it is overdue if it does not within `kill_grace`."""

@@ -107,8 +107,8 @@ class MemoryRunStore(LedgerStore):
             gone = ({_task_of(track) for track in self._cursors} | set(self._pauses)) - set(keep)
             for track in [track for track in self._cursors if _task_of(track) in gone]:
                 del self._cursors[track]
-                for run_id in self._by_track.pop(track, {}):
-                    del self._by_id[run_id]
+                for run in self._by_track.pop(track, ()):
+                    del self._by_id[run.id]
             for task in gone:
                 self._accounts.pop(task, None)
                 self._pauses.pop(task, None)
@@ -189,7 +189,7 @@ class MemoryRunStore(LedgerStore):
         self._ran = (date.min, 0)  # the last day on which runs ended, and how many
         self._cursors: dict[str, datetime] = {}
         self._by_id: dict[str, Run] = {}
-        self._by_track: dict[str, dict[str, Run]] = {}
+        self._by_track: dict[str, tuple[Run, ...]] = {}  # most have one: a dict for each would be as large as the run
         self._accounts: dict[str, _Account] = {}
         self._pauses: dict[str, Pause] = {}
         self._instances: dict[str, Instance] = {}
@@ -211,7 +211,7 @@ class MemoryRunStore(LedgerStore):
         self._cursors[track] = max(to, self._cursors.get(track, to))
 
     def _held(self, track: str | None) -> list[Run]:
-        return list((self._by_id if track is None else self._by_track.get(track, {})).values())
+        return list(self._by_id.values() if track is None else self._by_track.get(track, ()))
 
     def _find(self, run: Run) -> Run | None:
         held = self._by_id.get(run.id)
@@ -219,14 +219,18 @@ class MemoryRunStore(LedgerStore):
 
     def _hold(self, run: Run) -> None:
         self._by_id[run.id] = run
-        self._by_track.setdefault(run.track, {})[run.id] = run
+        self._by_track[run.track] = (*self._others(run), run)
 
     def _release(self, run: Run) -> bool:
         if self._find(run) is None:
             return False
         del self._by_id[run.id]
-        del self._by_track[run.track][run.id]
+        self._by_track[run.track] = self._others(run)
         return True
+
+    def _others(self, run: Run) -> tuple[Run, ...]:
+        """What is held beside *run* of its track."""
+        return tuple(one for one in self._by_track.get(run.track, ()) if one.id != run.id)
 
     def _append(self, run: Run) -> None:
         self._account(run.task).history.appendleft(run)

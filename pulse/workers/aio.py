@@ -9,13 +9,14 @@ the loop, say by a call that is not asynchronous, keeps all others of this mode 
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
-from functools import partial
+from datetime import timedelta
 from inspect import iscoroutinefunction
+from itertools import takewhile
 from typing import Final
 
 from pulse.clock import Clock, Every
@@ -27,6 +28,7 @@ from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
 from pulse.workers.base import FireQueue, Workers, say
+from pulse.workers.handful import HANDFUL
 from pulse.workers.threads import LAST_RECORD, LAST_WORD, REPORT, STUCK_LIMIT, keep_promise
 
 log = logging.getLogger(__name__)
@@ -55,13 +57,89 @@ def is_asynchronous_app(app: object) -> bool:
 
 @dataclass(eq=False, slots=True)
 class _Flight:
-    """A run on the loop; the lock of `AioWorkers` guards its fields."""
+    """A run on the loop. Thousands may wait: what is kept for one of them is little."""
 
-    fire: Fire
     active: Active
     promise: Future[Run | None] | None
-    task: "asyncio.Task[None] | None" = None
-    is_over: bool = False  # its place was given to another one
+    land: Callable[["_Flight"], None]  # called when it has ended
+    task: "asyncio.Task[Reply] | None" = None
+    began: float = 0.0  # seconds of the loop
+    is_late: bool = False
+    is_over: bool = False  # its place was given to another one; the lock of `AioWorkers` guards this
+
+    @property
+    def run(self) -> Run:
+        """What was claimed."""
+        return self.active.run
+
+    def cut(self) -> None:
+        """Its time is over."""
+        assert self.task is not None
+        self.is_late = True
+        self.task.cancel()
+
+    def __call__(self, _task: "asyncio.Task[Reply]") -> None:
+        """Its task has ended."""
+        self.land(self)
+
+    def reply(self, now: float) -> Reply:
+        """What became of it, when it has ended; *now*: seconds of the loop."""
+        assert self.task is not None
+        if self.task.cancelled():
+            return self._cancelled(self.task.cancelling(), now - self.began)
+        error = self.task.exception()
+        if error is None:
+            return self.task.result()
+        # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
+        facts = {"pulse_event": "run_broke", "pulse_task": self.run.task, "pulse_run": self.run.id}
+        say(log, logging.ERROR, "task=%s broke", self.run.task, extra=facts, exc_info=error)
+        reason = f"a fault of Pulse: {type(error).__name__}"
+        return Reply(outcome=Outcome.FAILED, reason=reason, duration=now - self.began)
+
+    def _cancelled(self, requests: int, duration: float) -> Reply:
+        timeout = self.active.task.timeout
+        if timeout and self.is_late and requests == 1:  # nobody else wanted it
+            reason = f"cancelled after {timeout.total_seconds():g} s, before it had sent all of its response"
+            return Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=duration)
+        reason = "cancelled before it had sent all of its response"
+        return Reply(outcome=Outcome.CANCELLED, reason=reason, duration=duration)
+
+
+class _TimeLimit:
+    """Cuts flights that all have the same time limit, and so come to its end in the order in which they began.
+
+    With one timer for all: one for each would take as much as the rest of a flight.
+    """
+
+    def __init__(self, limit: timedelta, loop: asyncio.AbstractEventLoop) -> None:
+        self._seconds = limit.total_seconds()
+        self._loop = loop
+        self._flights: dict[_Flight, None] = {}  # a set does not keep the order
+        self._is_set = False
+
+    def begin(self, flight: _Flight) -> None:
+        """From its beginning on the time of *flight* runs."""
+        self._flights[flight] = None
+        if not self._is_set:
+            self._set(flight)
+
+    def end(self, flight: _Flight) -> None:
+        """It has ended."""
+        self._flights.pop(flight, None)
+
+    def _set(self, first: _Flight) -> None:
+        self._is_set = True
+        self._loop.call_at(first.began + self._seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._is_set = False
+        last = self._loop.time() - self._seconds
+        for flight in list(takewhile(lambda one: one.began <= last, self._flights)):
+            self.end(flight)
+            flight.cut()
+        first = next(iter(self._flights), None)
+        if first is not None:
+            self._set(first)
 
 
 class AioWorkers(Workers):
@@ -76,7 +154,11 @@ class AioWorkers(Workers):
         self._room = threading.Semaphore(workers)
         self._flights: set[_Flight] = set()
         self._abandoned: set[_Flight] = set()
-        self._landed: deque[tuple[_Flight, Reply]] = deque()
+        self._leaving: list[_Flight] = []  # for the loop
+        self._landed: list[tuple[_Flight, Reply]] = []  # to be recorded
+        self._limits: dict[timedelta, _TimeLimit] = {}  # the loop's
+        self._landing = self._land  # made once, not for each flight; so is the context of what their tasks call
+        self._around = Context()
         self._work = threading.Condition()
         self._idle = threading.Event()
         self._idle.set()
@@ -137,44 +219,105 @@ class AioWorkers(Workers):
 
     def _claim(self) -> None:
         """The outermost frame of a thread that claims."""
-        while fires := self._queue.get():
-            for fire in fires:
+        while True:
+            self._room.acquire()  # before it takes something: what waits in the queue gives way to what is due later
+            fires = self._queued()
+            if not fires:
+                self._room.release()
+                return
+            if fires[0].task != fires[-1].task:
+                self._begin_all(fires)
+            else:
+                self._begin_in_turn(fires)
+
+    def _begin_in_turn(self, fires: list[Fire]) -> None:
+        """Claim *fires* of one task; there is room for the first one."""
+        for number, fire in enumerate(fires):
+            if number:
                 self._room.acquire()
-                if not self._begin(fire, None):
-                    self._room.release()
+            if not self._begin(fire, None):
+                self._room.release()
+
+    def _queued(self) -> list[Fire]:
+        """What is to be begun next: fires of one task, or one each of several that are claimed together."""
+        fires = self._queue.take(joins=self._joins)
+        assert isinstance(fires, list)
+        return fires
+
+    def _joins(self, fire: Fire) -> bool:
+        return not self._abandoned and self._runner.claims.may_join(fire)
+
+    def _begin_all(self, fires: list[Fire]) -> None:
+        """Claim *fires* of different tasks together, as many as there is room for; for the first one there is."""
+        room = 1
+        while room < len(fires) and self._room.acquire(blocking=False):
+            room += 1
+        for fire in fires[room:]:
+            self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
+        begun = self._claim_all(fires[:room])
+        for _ in range(room - begun):
+            self._room.release()
+
+    def _claim_all(self, fires: list[Fire]) -> int:
+        """How many of *fires* were won, and are sent to the loop."""
+        if not self._enter(len(fires)):
+            return 0
+        begun: list[Active] = []
+        try:
+            begun = [active for _, active in self._runner.claims.claim_all(fires) if self._runner.begin(active)]
+        except Exception as error:  # noqa: BLE001 - as in `_begin`
+            for fire in fires:
+                _say_broke(fire, error)
+        self._send([_Flight(active, None, self._landing) for active in begun], of=len(fires))
+        return len(begun)
 
     def _begin(self, fire: Fire, promise: Future[Run | None] | None) -> bool:
         """Claim *fire* and send it to the loop; False if there is nothing to run."""
-        with self._work:
-            if self._is_closing:
-                keep_promise(promise, ClosedError("the workers were closed"))
-                return False
-            self._claiming += 1
-            self._idle.clear()
+        if not self._enter(1):
+            keep_promise(promise, ClosedError("the workers were closed"))
+            return False
+        claimed: Active | Run | None = None
         try:
             claimed = self._runner.claim(fire) if self._count_stuck(fire) < STUCK_LIMIT else self._dismiss(fire)
         # What arrives here is a fault of Pulse or of the store; the fire stays unrecorded
         # until the next claim passes over it.
         except Exception as error:  # noqa: BLE001 - it is logged
             keep_promise(promise, error)
-            facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
-            say(log, logging.ERROR, "task=%s due=%s was not run", fire.task, fire.due, extra=facts, exc_info=error)
-            claimed = None
-        flight = _Flight(fire, claimed, promise) if isinstance(claimed, Active) else None
+            _say_broke(fire, error)
+        if isinstance(claimed, Active):
+            self._send([_Flight(claimed, promise, self._landing)], of=1)
+            return True
+        keep_promise(promise, claimed)
+        self._send([], of=1)
+        return False
+
+    def _enter(self, count: int) -> bool:
+        """So many claims begin; False if the workers are closing."""
         with self._work:
-            self._claiming -= 1
-            if flight is not None:
-                self._flights.add(flight)
-            self._work.notify_all()
-        if flight is None:
-            keep_promise(promise, claimed if isinstance(claimed, Run) else None)
-            self._rest()
-            return False
-        try:
-            self._loop.call_soon_threadsafe(self._take_off, flight)
-        except RuntimeError as error:  # the loop was closed, as at the end of the process
-            self._land(flight, Reply(outcome=Outcome.FAILED, reason=f"it could not be begun: {error}"))
+            if self._is_closing:
+                return False
+            self._claiming += count
+            self._idle.clear()
         return True
+
+    def _send(self, flights: list[_Flight], *, of: int) -> None:
+        """Claims have ended, *of* them, and *flights* are for the loop."""
+        with self._work:
+            self._claiming -= of
+            is_called = bool(self._leaving)  # the loop, and has not come yet
+            self._flights.update(flights)
+            self._leaving += flights
+        if not flights:
+            self._rest()
+        elif not is_called:
+            self._call_loop()
+
+    def _call_loop(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._take_off_all)
+        except RuntimeError as error:  # the loop was closed, as at the end of the process
+            for flight in self._leave():
+                self._hand_in(flight, _not_begun(error))
 
     def _dismiss(self, fire: Fire) -> Run | None:
         reason = f"{self._count_stuck(fire)} earlier runs do not let themselves be cancelled"
@@ -182,41 +325,46 @@ class AioWorkers(Workers):
 
     def _count_stuck(self, fire: Fire) -> int:
         with self._work:
-            return sum(flight.fire.task == fire.task for flight in self._abandoned)
+            return sum(flight.run.task == fire.task for flight in self._abandoned)
 
     # On the loop
 
+    def _take_off_all(self) -> None:
+        for flight in self._leave():
+            self._take_off(flight)
+
     def _take_off(self, flight: _Flight) -> None:
-        flight.task = self._loop.create_task(self._fly(flight))
-        flight.task.add_done_callback(partial(self._see_to, flight))
-
-    def _see_to(self, flight: _Flight, task: "asyncio.Task[None]") -> None:
-        """Land what was cancelled before its first step, of which `_fly` knows nothing."""
-        if task.cancelled():
-            self._land(flight, Reply(outcome=Outcome.CANCELLED, reason="cancelled before it had begun", duration=0.0))
-
-    async def _fly(self, flight: _Flight) -> None:
-        active = flight.active
-        seconds = active.task.timeout.total_seconds() if active.task.timeout else None
-        started = self._clock.monotonic()
+        task = flight.active.task
+        request = self._dispatcher.perform(task, flight.run, flight.active.control)
+        flight.began = self._loop.time()
         try:
-            async with asyncio.timeout(seconds):
-                reply = await self._dispatcher.perform(active.task, active.run, active.control)
-        except TimeoutError:
-            reason = f"cancelled after {seconds:g} s, before it had sent all of its response"
-            reply = Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=self._clock.monotonic() - started)
-        except asyncio.CancelledError:
-            reason = "cancelled before it had sent all of its response"
-            reply = Reply(outcome=Outcome.CANCELLED, reason=reason, duration=self._clock.monotonic() - started)
-        # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
-        except Exception as error:  # noqa: BLE001 - it is logged
-            facts = {"pulse_event": "run_broke", "pulse_task": active.run.task, "pulse_run": active.run.id}
-            say(log, logging.ERROR, "task=%s broke", active.run.task, extra=facts, exc_info=error)
-            reason = f"a fault of Pulse: {type(error).__name__}"
-            reply = Reply(outcome=Outcome.FAILED, reason=reason, duration=self._clock.monotonic() - started)
-        self._land(flight, reply)
+            flight.task = self._loop.create_task(request, name=task.name)  # without a name, it makes up one for each
+        # Of the loop's own making of tasks; what comes behind it must not stay on the ground.
+        except Exception as error:  # noqa: BLE001 - it is recorded
+            request.close()
+            self._hand_in(flight, _not_begun(error))
+            return
+        flight.task.add_done_callback(flight, context=self._around)
+        if task.timeout:
+            self._limit(task.timeout).begin(flight)
 
-    def _land(self, flight: _Flight, reply: Reply) -> None:
+    def _limit(self, timeout: timedelta) -> _TimeLimit:
+        limit = self._limits.get(timeout)
+        if limit is None:
+            limit = self._limits[timeout] = _TimeLimit(timeout, self._loop)
+        return limit
+
+    def _leave(self) -> list[_Flight]:
+        with self._work:
+            leaving, self._leaving = self._leaving, []
+        return leaving
+
+    def _land(self, flight: _Flight) -> None:
+        if timeout := flight.active.task.timeout:
+            self._limit(timeout).end(flight)
+        self._hand_in(flight, flight.reply(self._loop.time()))
+
+    def _hand_in(self, flight: _Flight, reply: Reply) -> None:
         """Have *flight* recorded; from any thread."""
         with self._work:
             self._landed.append((flight, reply))
@@ -232,18 +380,33 @@ class AioWorkers(Workers):
                     self._work.wait(LOOK)
                     if self._ended.is_set() and not self._landed:
                         return
-                if not self._landed:
-                    return
-                flight, reply = self._landed.popleft()
-            try:
-                keep_promise(flight.promise, self._runner.finish(flight.active, reply))
-            # A fault of Pulse, which must not end the thread that all others need.
-            except Exception as error:  # noqa: BLE001 - it is logged
-                keep_promise(flight.promise, error)
-                facts = {"pulse_event": "run_broke", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
-                message = "task=%s could not be recorded"
-                say(log, logging.ERROR, message, flight.fire.task, extra=facts, exc_info=error)
+                landed, self._landed = self._landed, []
+            if not landed:
+                return
+            for flight, reply in landed:
+                if flight.promise is not None:
+                    self._settle(flight, reply)
+            alone = [one for one in landed if one[0].promise is None]
+            for begin in range(0, len(alone), HANDFUL):
+                self._settle_all(alone[begin : begin + HANDFUL])
+
+    def _settle_all(self, landed: list[tuple[_Flight, Reply]]) -> None:
+        try:
+            self._runner.finish_all([(flight.active, reply) for flight, reply in landed])
+        except Exception as error:  # noqa: BLE001 - as in `_settle`
+            for flight, _ in landed:
+                _say_unrecorded(flight.run, error)
+        for flight, _ in landed:
             self._free(flight)
+
+    def _settle(self, flight: _Flight, reply: Reply) -> None:
+        try:
+            keep_promise(flight.promise, self._runner.finish(flight.active, reply))
+        # A fault of Pulse, which must not end the thread that all others need.
+        except Exception as error:  # noqa: BLE001 - it is logged
+            keep_promise(flight.promise, error)
+            _say_unrecorded(flight.run, error)
+        self._free(flight)
 
     def _free(self, flight: _Flight) -> None:
         """Give the place of *flight* to another one; once."""
@@ -307,17 +470,21 @@ class AioWorkers(Workers):
         if not records:
             return
         with self._work:
-            stuck = [flight for flight in self._flights if flight.fire.run_id in records]
+            stuck = [flight for flight in self._flights if flight.run.id in records]
         for flight in stuck:
-            keep_promise(flight.promise, records[flight.fire.run_id])
+            keep_promise(flight.promise, records[flight.run.id])
             self._free(flight)
             with self._work:
                 self._abandoned.add(flight)
             if flight.task is not None:
                 give_up(flight.task)
-            facts = {"pulse_event": "task_abandoned", "pulse_task": flight.fire.task, "pulse_run": flight.fire.run_id}
+            facts = {"pulse_event": "task_abandoned", "pulse_task": flight.run.task, "pulse_run": flight.run.id}
             message = "task=%s run=%s does not let itself be cancelled"
-            say(log, logging.ERROR, message, flight.fire.task, flight.fire.run_id, extra=facts)
+            say(log, logging.ERROR, message, flight.run.task, flight.run.id, extra=facts)
+
+
+def _not_begun(error: Exception) -> Reply:
+    return Reply(outcome=Outcome.FAILED, reason=f"it could not be begun: {error}")
 
 
 def known_as_synchronous(app: WsgiApp) -> bool:
@@ -325,3 +492,13 @@ def known_as_synchronous(app: WsgiApp) -> bool:
     kinds = {(kind.__module__, kind.__name__) for kind in type(app).__mro__}
     is_known = not kinds.isdisjoint(SYNCHRONOUS) and not is_asynchronous_app(app)
     return is_known or getattr(app, "async_", None) is False
+
+
+def _say_broke(fire: Fire, error: Exception) -> None:
+    facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
+    say(log, logging.ERROR, "task=%s due=%s was not run", fire.task, fire.due, extra=facts, exc_info=error)
+
+
+def _say_unrecorded(run: Run, error: Exception) -> None:
+    facts = {"pulse_event": "run_broke", "pulse_task": run.task, "pulse_run": run.id}
+    say(log, logging.ERROR, "task=%s could not be recorded", run.task, extra=facts, exc_info=error)

@@ -104,9 +104,9 @@ class FireQueue:
     by their manner; within a lane first come is first served.
 
     Threads that run what is over at once wait for each other longer than they work, for the
-    interpreter and for the store. So while runs are brisk, one of them takes one after the other,
-    and several tasks at a time. What it has claimed of these and cannot run soon comes back, and
-    goes before what waits; it is handed out even when the queue is closed.
+    interpreter and for the store. So while runs are brisk, one of them takes one after the other.
+    Who claims several tasks at a time may bring back what it has claimed and cannot run soon: that
+    goes before what waits, and is handed out even when the queue is closed.
 
     Attributes:
         is_brisk: Whether they are, by `pace`.
@@ -172,11 +172,11 @@ class FireQueue:
         Args:
             admits: Whether a task of that lane, `QUICK`, `SLOW` or `TROUBLED`, may be
                 begun now; what it admits is handed out. Asked again after `stir`.
-            joins: Whether a fire may be claimed together with others.
+            joins: Whether a fire may be claimed together with others now.
 
         Returns:
-            The fires of the task whose turn it is; or, while runs are brisk, one each of several
-            tasks; or what was claimed by another thread and is to be run.
+            The fires of the task whose turn it is; or one each of several tasks that are to be
+            claimed together; or what was claimed by another thread and is to be run.
         """
         me = threading.get_ident()
         with self._changed:
@@ -261,7 +261,7 @@ class FireQueue:
         """The fires of the first task that waits, and those of the next ones that go together with it."""
         task, first = waiting.popitem(last=False)
         fires = list(first)
-        if not (self.is_brisk and self._is_joined(task, first, joins)):
+        if not self._is_joined(task, first, joins):
             return fires
         for task, more in waiting.items():
             if len(fires) == HANDFUL or not self._is_joined(task, more, joins):

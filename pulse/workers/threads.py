@@ -231,7 +231,7 @@ class ThreadWorkers(Workers):
             self._queue.stir()
 
     def _joins(self, fire: Fire) -> bool:
-        return not self._abandoned and self._runner.claims.may_join(fire)
+        return self._queue.is_brisk and not self._abandoned and self._runner.claims.may_join(fire)
 
     def _run_in_turn(self, worker: _Worker, fires: Iterable[Fire]) -> None:
         """Run *fires* of one task; what is left of them is recorded as missed when a later instant is claimed."""

@@ -53,6 +53,11 @@ class Site:
                 await asyncio.sleep(0.01)
         return []
 
+    async def lingers(self, environ):
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
     async def raises(self, environ):
         raise ValueError("bad day")
 
@@ -80,7 +85,7 @@ def serve(site):
     made: list[PulseMiddleware] = []
 
     def make(app=None, tasks=(), **options) -> PulseMiddleware:
-        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "raises", "streams"), HOUR)
+        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "lingers", "raises", "streams"), HOUR)
         made.append(PulseMiddleware(app or site, task=names, **{"mode": "asyncio", "start": "manual", **options}))
         made[-1].start()
         return made[-1]
@@ -150,6 +155,57 @@ def test_no_more_runs_than_workers_are_under_way(site, serve):
     assert site.most == 3
 
 
+def submit_at_once(middleware: PulseMiddleware, *names: str) -> None:
+    workers, now = middleware._engine.workers, middleware._clock.now()
+    with workers._queue._changed:  # nobody takes the first one before the last one is there
+        for name in names:
+            workers.submit([Fire(task=name, due=now)])
+
+
+def test_what_is_due_at_once_is_claimed_together_and_recorded_together(serve, monkeypatch):
+    names = [f"ok{number}" for number in range(40)]
+    middleware = serve(tasks=names)
+    store = middleware.run_store
+    claims = store.claim_all
+    together: list[int] = []
+    monkeypatch.setattr(store, "claim_all", lambda bids, **terms: together.append(len(bids)) or claims(bids, **terms))
+
+    submit_at_once(middleware, *names)
+    wait_until(lambda: all(store.history(name) for name in names))
+
+    assert {store.history(name)[0].outcome for name in names} == {Outcome.SUCCESS}
+    assert (sum(together), len(together)) == (40, 3)
+    assert not store.running()
+
+
+def test_what_there_is_no_room_for_waits_unclaimed(site, serve):
+    names = [f"waits{number}" for number in range(8)]
+    middleware = serve(tasks=names, workers=3)
+
+    submit_at_once(middleware, *names)
+    wait_until(lambda: site.under_way == 3)
+
+    assert len(middleware.run_store.running()) == 3
+    site.release.set()
+    wait_until(lambda: all(middleware.run_store.history(name) for name in names))
+    assert site.most == 3
+
+
+@pytest.mark.parametrize("step", ["claim_all", "finish_all"])
+def test_a_store_that_breaks_ends_no_thread_and_keeps_no_place(serve, monkeypatch, step):
+    names = [f"ok{number}" for number in range(1, 10)]
+    middleware = serve(tasks=["ok", *names], workers=3)
+    workers, asked = middleware._engine.workers, []
+    with monkeypatch.context() as patch:
+        patch.setattr(middleware.run_store, step, lambda *args, **more: asked.append(args) or 1 / 0)
+        for count in (1, 2, 3):
+            submit_at_once(middleware, *names[count * 3 - 3 : count * 3])
+            wait_until(lambda count=count: len(asked) >= count and workers.busy == 0)
+
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+    wait_until(lambda: workers._room._value in (1, 2, 3))  # but for what the threads hold that claim
+
+
 @pytest.mark.parametrize("name", ["waits", "streams"])
 def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
     middleware = serve(config={"pulse.config.default.timeout": "0.2"})
@@ -160,6 +216,35 @@ def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
     if name == "streams":
         assert site.closed == ["streams"]
+
+
+def test_each_run_has_the_whole_of_a_time_limit_that_many_have(site, serve):
+    names = [f"waits{number}" for number in range(6)]
+    middleware = serve(tasks=["ok", *names], config={"pulse.config.default.timeout": "0.4"})
+    found = []
+    for name in names:
+        found += [begin(middleware, name)]
+        middleware.run_now("ok")  # one that has ended in time lies between them
+
+    wait_until(lambda: all(found))
+
+    assert {run.outcome for (run,) in found} == {Outcome.TIMEOUT}
+    assert min(run.duration for (run,) in found) >= 0.4 - 1e-6
+    assert middleware.run_now("waits0").outcome is Outcome.TIMEOUT
+    assert middleware.run_now("ok").outcome is Outcome.SUCCESS
+    wait_until(lambda: not any(limit._flights for limit in middleware._engine.workers._limits.values()))
+
+
+def test_a_run_that_was_asked_to_stop_is_cancelled_even_if_its_time_is_over_then(site, serve):
+    middleware = serve(config={"pulse.config.default.timeout": "0.5"})
+    found = begin(middleware, "lingers")
+    wait_until(lambda: site.under_way)
+
+    middleware._engine.workers._runner.cancel()
+    middleware._engine.workers._cancel_asked()
+    wait_until(lambda: found)
+
+    assert found[0].outcome is Outcome.CANCELLED
 
 
 def test_a_run_that_does_not_let_itself_be_cancelled_is_given_up(serve, site):
@@ -225,6 +310,34 @@ def test_a_run_whose_loop_was_closed_is_recorded_and_keeps_nobody_waiting(serve)
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
 
 
+def test_a_run_that_the_loop_does_not_take_is_recorded_and_others_are_run(site, serve, monkeypatch):
+    names = ["waits", "ok1", "ok2", "ok3"]
+    middleware = serve(tasks=names)
+    loop = middleware._engine.workers._loop
+    create = loop.create_task
+
+    def choosy(coro, *, name=None, **more):
+        if name == "ok2":
+            raise RuntimeError("no more tasks")
+        return create(coro, name=name, **more)
+
+    monkeypatch.setattr(loop, "create_task", choosy)
+    for name in names:
+        middleware._engine.workers.submit([Fire(task=name, due=middleware._clock.now())])
+    site.release.set()
+
+    wait_until(lambda: all(middleware.run_store.history(name) for name in names))
+    runs = {name: middleware.run_store.history(name)[0] for name in names}
+    assert {name: run.outcome for name, run in runs.items()} == {
+        "waits": Outcome.SUCCESS,
+        "ok1": Outcome.SUCCESS,
+        "ok2": Outcome.FAILED,
+        "ok3": Outcome.SUCCESS,
+    }
+    assert runs["ok2"].reason == "it could not be begun: no more tasks"
+    wait_until(lambda: not middleware._engine.workers.busy)
+
+
 @pytest.mark.parametrize("step", ["claim", "finish"])
 def test_a_log_that_cannot_be_written_ends_no_thread(serve, monkeypatch, step):
     class Broken(logging.Handler):
@@ -277,6 +390,53 @@ def test_pieces_of_a_synchronous_iterable_may_be_awaitable(serve):
         return iter([b"hello ", later()])
 
     assert serve(app).run_now("ok").body == b"hello World!"
+
+
+def test_what_an_answer_results_in_may_have_to_be_awaited_too(serve):
+    async def app(environ, start_response):
+        start_response("200 OK", [])
+        return later([b"at last"])
+
+    async def later(body):
+        await asyncio.sleep(0)
+        return body
+
+    assert serve(app).run_now("ok").body == b"at last"
+
+
+def test_what_is_logged_between_runs_that_wait_is_kept_with_the_run_that_said_it(serve):
+    async def app(environ, start_response):
+        start_response("200 OK", [])
+        for step in ("begins", "ends"):
+            logging.getLogger("app").warning("%s %s", environ["HTTP_X_PULSE_TASK"], step)
+            await asyncio.sleep(0.01)
+        return [b""]
+
+    names = ["one", "two"]
+    middleware = serve(app, tasks=names)
+    for name in names:
+        middleware._engine.workers.submit([Fire(task=name, due=middleware._clock.now())])
+
+    wait_until(lambda: all(middleware.run_store.history(name) for name in names))
+    for name in names:
+        lines = middleware.run_store.history(name)[0].log.decode().splitlines()
+        assert [line.partition(" app ")[2] for line in lines] == [f"{name} begins", f"{name} ends"]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_body_that_can_be_closed_is_closed_whatever_it_is(serve, kind):
+    closed = []
+
+    class Body(kind):
+        def close(self):
+            closed.append(kind)
+
+    async def app(environ, start_response):
+        start_response("200 OK", [])
+        return Body([b"hello"])
+
+    assert serve(app).run_now("ok").body == b"hello"
+    assert closed == [kind]
 
 
 @pytest.mark.parametrize(("mode", "workers", "is_allowed"), [("asyncio", 5000, True), ("threading", 257, False)])

@@ -266,6 +266,11 @@ def brisk_bench(make, monkeypatch, **more) -> Bench:
     return bench
 
 
+def test_only_at_a_brisk_pace_several_tasks_are_claimed_together(make, monkeypatch):
+    assert not make().workers._joins(make().fire("ok"))
+    assert brisk_bench(make, monkeypatch).workers._joins(make().fire("ok"))
+
+
 def submit_at_once(bench: Bench, *tasks: str) -> None:
     with bench.workers._queue._changed:  # nobody takes the first one before the last one is there
         bench.submit(*tasks)

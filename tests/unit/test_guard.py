@@ -22,7 +22,7 @@ from pulse.errors import NotInternalError, PulseError
 from pulse.guard import MOVERS, SCRUBBED, Guard
 from pulse.mark import INTERNAL, Mark, acting_for, internal_only, is_internal
 from pulse.model import Config, Run, Task, Trigger
-from pulse.request import InternalRequest
+from pulse.request import InternalRequest, shared_environ
 from pulse.testing import ManualClock
 
 DUE = datetime(2027, 3, 4, 5, 6, tzinfo=UTC)
@@ -749,7 +749,7 @@ def test_a_copied_environ_is_as_internal_as_its_run():
 
 def test_nothing_that_a_client_controls_opens_the_guard():
     config = Config(guard=True, tasks={"cleanup": Task(name="cleanup", action=PATH, headers={"X-Key": "k"})})
-    request = InternalRequest(config.tasks["cleanup"], config)
+    request = InternalRequest(config.tasks["cleanup"], shared_environ(config))
     run = Run(id="0" * 32, task="cleanup", due=DUE)
     environ = request.environ(run, deadline=None, errors=io.StringIO(), control=Control())
     replayed = {name: value for name, value in environ.items() if isinstance(value, str)}

@@ -126,17 +126,17 @@ def goes_along(one: Fire) -> bool:
     return one.task != "alone"
 
 
-def test_at_a_brisk_pace_several_tasks_are_taken_at_a_time(brisk):
+def test_several_tasks_that_go_together_are_taken_at_a_time(brisk):
     put_all(brisk, "a", "b", "c", "d")
 
     assert tasks_of(brisk.take(anything, goes_along)) == ["a", "b", "c"]
     assert tasks_of(brisk.take(anything, goes_along)) == ["d"]
 
 
-def test_at_any_other_pace_one_task_is_taken_at_a_time(queue):
+def test_one_task_is_taken_at_a_time_by_who_does_not_say_what_goes_together(queue):
     put_all(queue, "a", "b")
 
-    assert tasks_of(queue.take(anything, goes_along)) == ["a"]
+    assert tasks_of(queue.take()) == ["a"]
 
 
 def test_a_task_that_goes_along_with_none_is_taken_alone_in_its_turn(brisk):

@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 
 from pulse.control import Control
 from pulse.model import Config, Run, Task
-from pulse.request import InternalRequest, PulseRequest
+from pulse.request import InternalRequest, PulseRequest, shared_environ
 
 
 def test_a_request_is_empty_unless_told_otherwise():
@@ -208,6 +208,7 @@ def test_what_stands_in_for_a_starlette_request_is_read_by_its_parts():
         datetime(2027, 5, 1, 12, 0, 0, 250, tzinfo=UTC),
         datetime(999, 1, 2, 3, 4, 5, tzinfo=UTC),
         datetime(2027, 5, 1, 12, tzinfo=timezone(timedelta(hours=2), "UTC")),
+        datetime(2027, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))),  # the same instant as the first one
         datetime(2027, 5, 1, 12, tzinfo=ZoneInfo("Asia/Kathmandu")),
     ],
     ids=str,
@@ -216,13 +217,13 @@ def test_a_run_is_told_its_due_instant_in_iso_format(due):
     task = Task(name="sweep", action="/sweep")
     run = Run(id="ab" * 16, task="sweep", due=due)
 
-    environ = InternalRequest(task, Config()).environ(run, None, io.StringIO(), Control())
+    environ = InternalRequest(task, shared_environ(Config())).environ(run, None, io.StringIO(), Control())
 
     assert environ["HTTP_X_PULSE_DUE"] == due.isoformat()
 
 
 def test_each_run_has_an_environ_of_its_own():
-    request = InternalRequest(Task(name="sweep", action="/sweep"), Config())
+    request = InternalRequest(Task(name="sweep", action="/sweep"), shared_environ(Config()))
     run = Run(id="ab" * 16, task="sweep", due=datetime(2027, 5, 1, 12, tzinfo=UTC))
 
     first, second = (request.environ(run, None, io.StringIO(), Control()) for _ in range(2))
@@ -232,3 +233,38 @@ def test_each_run_has_an_environ_of_its_own():
     assert second["PATH_INFO"] == "/sweep"
     assert second["pulse.info"]["task"] == "sweep"
     assert request.environ(run, None, io.StringIO(), Control()).keys() == second.keys()
+
+
+def test_no_task_has_anything_in_its_environ_from_another_one():
+    shared = shared_environ(Config())
+    wordy = Task(
+        name="wordy",
+        action="/m%C3%BCll?deep=1",
+        method="POST",
+        body=b"{}",
+        content_type="application/json",
+        headers=(("X-Key", "k"), ("User-Agent", "mine")),
+        environ=(("USER", "cron"),),
+    )
+    run = Run(id="ab" * 16, task="sweep", due=datetime(2027, 5, 1, 12, tzinfo=UTC))
+
+    first = InternalRequest(wordy, shared).environ(run, None, io.StringIO(), Control())
+    second = InternalRequest(Task(name="plain", action="/plain"), shared).environ(run, None, io.StringIO(), Control())
+
+    told = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "CONTENT_LENGTH", "HTTP_X_PULSE_TASK")
+    assert [first[key] for key in told] == ["POST", "/mÃ¼ll", "deep=1", "2", "wordy"]
+    assert [second[key] for key in told] == ["GET", "/plain", "", "0", "plain"]
+    assert (first["HTTP_X_KEY"], first["HTTP_USER_AGENT"], first["USER"]) == ("k", "mine", "cron")
+    assert first["CONTENT_TYPE"] == "application/json"
+    assert {"CONTENT_TYPE", "HTTP_X_KEY", "USER"}.isdisjoint(second)
+    assert second["HTTP_USER_AGENT"] == shared["HTTP_USER_AGENT"] != "mine"
+
+
+@pytest.mark.parametrize("action", ["/jobs/müll", "/jobs/m%C3%BCll"])
+def test_a_path_stands_in_the_environ_as_its_bytes(action):
+    run = Run(id="ab" * 16, task="sweep", due=datetime(2027, 5, 1, 12, tzinfo=UTC))
+    request = InternalRequest(Task(name="sweep", action=action), shared_environ(Config()))
+
+    environ = request.environ(run, None, io.StringIO(), Control())
+
+    assert environ["PATH_INFO"] == environ["pulse.info"]["context"] == "/jobs/mÃ¼ll"
