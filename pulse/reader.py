@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -47,6 +47,25 @@ _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
     | {"SERVER_PROTOCOL", "CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_HOST", "HTTP_CONTENT_LENGTH"}
 )
+
+
+def remembering(read: Reader[T]) -> Reader[T]:
+    """*read*, but short texts and numbers that it has read lately are not read again.
+
+    Thousands of tasks say `5m` or `0 3 * * *`: they are read once, and share what that means.
+    Other values are not remembered, since equal ones may differ: an instant in two time zones.
+    """
+    known = lru_cache(maxsize=1024, typed=True)(read)  # `typed`: 1 is a number, and True is none
+
+    @wraps(read)
+    def look_up(value: object) -> T:
+        is_plain = len(value) <= _SHORT if type(value) is str else type(value) in (int, float)
+        return known(value) if is_plain else read(value)
+
+    return look_up
+
+
+_SHORT: Final = 100  # characters; a thousand longer ones from the status page would be kept for ever
 
 
 def boolean(value: object) -> bool:
@@ -130,14 +149,18 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
         f"want {spell(timedelta(seconds=least))} to {spell(most)}, as seconds (300) or with units (90s 5m 1h30m 1d)"
     )
 
+    shortest = timedelta(seconds=least)
+
     def read(value: object) -> timedelta:
+        if type(value) is timedelta and shortest <= value <= most:
+            return value
         seconds = _seconds(value)
         # A comparison with NaN is False: what is no duration is refused here too.
         if not least <= seconds <= most.total_seconds():
             raise ValueError(wanted + _span_meant(value))
         return timedelta(seconds=seconds)
 
-    return read
+    return remembering(read)
 
 
 _LONG_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|sec|min|hr?|second|minute|hour|day)s?", re.IGNORECASE)
@@ -309,6 +332,7 @@ def _moment(value: object, when_only_a_date: time) -> datetime:
         raise ValueError(f"want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00{hint}") from None
 
 
+@remembering
 def cron(value: object) -> str:
     """A cron expression of 5 fields, or of 6 with the seconds first; nicknames are spelt out."""
     expression = " ".join(value.split()) if isinstance(value, str) else ""
@@ -366,6 +390,7 @@ def _is_cron(expression: str) -> bool:
     return True
 
 
+@remembering
 def statuses(value: object) -> frozenset[int]:
     """A set of HTTP statuses from ranges: `200-299 304`."""
     wanted = "want HTTP statuses, as 200-299 304"
