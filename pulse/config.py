@@ -454,11 +454,15 @@ def _place(task: Task, config: Config) -> Task:
     It was made here and nobody has seen it yet, so it is completed as `__post_init__` would, without
     all of it being read once more.
     """
-    action = f"{task.path or task.name}?{task.query}" if task.query else task.path or task.name
+    path, mark, query = task.action.partition("?")
+    action = (path or task.name) + (mark + query if query else "")
     if not action.startswith("/"):
         action = f"/{config.context}/{action}" if config.context else f"/{action}"
-    interval = task.interval or (None if task.cron or task.at else DEFAULT_INTERVAL)
-    placed: dict[str, Any] = {"action": action, "interval": interval, "timezone": task.timezone or config.timezone}
+    placed: dict[str, Any] = {} if action == task.action else {"action": action}
+    if task.interval is None and task.cron is None and task.at is None:
+        placed["interval"] = DEFAULT_INTERVAL
+    if task.timezone is None:
+        placed["timezone"] = config.timezone
     if task.start_date and task.end_date:  # which of them comes first may depend on the zone
         return replace(task, **placed)
     for name, value in placed.items():

@@ -222,6 +222,8 @@ class Task:
     def hook_paths(self) -> tuple[str, ...]:
         """The paths of the application that are told of its records."""
         hooks = (self.on_success, self.on_failure, self.on_missed, self.on_timeout)
+        if not any(hooks):
+            return ()
         return tuple(hook.partition("?")[0] for hook in hooks if hook and hook.startswith("/"))
 
     def _conflicts(self) -> list[Fault]:

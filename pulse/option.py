@@ -147,20 +147,23 @@ def sparse(record: type[T]) -> type[T]:
     """
     dense = record.__init__
     options = options_of(record)  # type: ignore[arg-type]
-    defaults = {item.name: item.default for item in fields(record)}  # type: ignore[arg-type]
-    readers = {name: options[name].read if name in options else _as_it_is for name in defaults}
-    keep = object.__setattr__
+    known = {
+        item.name: (item.default, options[item.name].read if item.name in options else _as_it_is)
+        for item in fields(record)  # type: ignore[arg-type]
+    }
+    names, keep = frozenset(known), object.__setattr__
 
     @wraps(dense)
     def sparse_init(self: Any, /, *args: Any, **said: Any) -> None:
-        if args or not said.keys() <= readers.keys():
+        if args or not names.issuperset(said):
             dense(self, *args, **said)  # a TypeError that names the one that is too much
         faults = []
         for name, value in said.items():
-            if value is defaults[name]:
+            default, read = known[name]
+            if value is default:
                 continue
             try:
-                keep(self, name, readers[name](value))
+                keep(self, name, read(value))
             except ValueError as error:
                 keep(self, name, value)
                 faults.append(options[name].fault(value, str(error)))

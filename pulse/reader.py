@@ -151,16 +151,18 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
 
     shortest = timedelta(seconds=least)
 
-    def read(value: object) -> timedelta:
-        if type(value) is timedelta and shortest <= value <= most:
-            return value
+    @remembering
+    def read_anew(value: object) -> timedelta:
         seconds = _seconds(value)
         # A comparison with NaN is False: what is no duration is refused here too.
         if not least <= seconds <= most.total_seconds():
             raise ValueError(wanted + _span_meant(value))
         return timedelta(seconds=seconds)
 
-    return remembering(read)
+    def read(value: object) -> timedelta:
+        return value if type(value) is timedelta and shortest <= value <= most else read_anew(value)
+
+    return read
 
 
 _LONG_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|sec|min|hr?|second|minute|hour|day)s?", re.IGNORECASE)
@@ -251,9 +253,9 @@ def path(value: object) -> str:
     """A path of the application, perhaps with a query; runs of slashes become one."""
     if not isinstance(value, str):
         raise ValueError("want a path, as text")
+    if _PLAIN_PATH.fullmatch(value):
+        return value
     stripped = value.strip()
-    if _PLAIN_PATH.fullmatch(stripped):
-        return stripped
     if "://" in stripped.partition("?")[0]:
         raise ValueError("want a path of this application, not the address of a server")
     if "#" in stripped or re.search(r"[\s\x00-\x1f\x7f\\]", stripped):

@@ -14,6 +14,7 @@ of its times.
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -85,9 +86,9 @@ def schedule_of(task: Task) -> Schedule:
     A task without a zone lives by UTC, and without a schedule by the default interval.
     """
     zone = task.timezone or ZoneInfo("UTC")
-    if task.cron == reader.MANUALLY:
-        return _ByHand()
     if task.cron is not None:
+        if task.cron == reader.MANUALLY:
+            return _ByHand()
         schedule: Schedule = _Cron(times=_wall_times(task.cron), zone=zone)
     elif task.at is not None:
         schedule = _Once(due=instant_of(task.at, zone), zone=zone, said=task.at)
@@ -99,6 +100,30 @@ def schedule_of(task: Task) -> Schedule:
     first = EARLIEST if task.start_date is None else instant_of(task.start_date, zone)
     last = LATEST if task.end_date is None else instant_of(task.end_date, zone)
     return _Bounded(schedule=schedule, first=first, last=last, zone=zone)
+
+
+class Schedules(Mapping[str, Schedule]):
+    """The schedules of tasks, by their names; safe to use from any thread.
+
+    Each is made when it is asked for: a process that does not ring, as the master of a server
+    or one that shows the status page alone, needs few of them.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self._tasks = tasks
+        self._made: dict[str, Schedule] = {}
+
+    def __getitem__(self, name: str) -> Schedule:
+        made = self._made.get(name)
+        if made is None:  # two threads may each make one: they are the same
+            made = self._made[name] = schedule_of(self._tasks[name])
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
 def delay_of(task: Task, due: datetime, next_due: datetime | None) -> timedelta:
