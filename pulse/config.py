@@ -166,7 +166,7 @@ class _Reading:
         Raises:
             ConfigError: anything at all was wrong.
         """
-        sound = self._record(Config, self._config, f"{CONFIG}{{}}".format)
+        sound = self._record(Config, self._config)
         config = sound or Config()
         self._drop_bad_defaults()
         tasks = [self._declared(name, said) for name, said in self._tasks.items()]
@@ -185,18 +185,19 @@ class _Reading:
         )
 
     def _origins(self) -> "_Origins":
-        said = {name: tuple(own) for name, own in self._tasks.items()}
-        said |= {name: tuple(_said_by(task)) for name, task in self._objects.items()}
-        return _Origins({CONFIG: tuple(self._config), DEFAULT: tuple(self._defaults), **said}, self._place)
+        return _Origins({CONFIG: self._config, DEFAULT: self._defaults, **self._tasks}, self._place)
 
     # What belongs where
 
     def _sort(self, key: str, value: object) -> None:
         if problem := _swallowed(key, value):
             self._faults.append(self._setting(key, value).fault(problem))
-        elif key.startswith(TASK) and "." in key.removeprefix(TASK):
-            name, _, option = key.removeprefix(TASK).partition(".")
-            self._keep(self._tasks.setdefault(name, {}), Task, option, key, value)
+        elif key.startswith(TASK):
+            name, dot, option = key.removeprefix(TASK).partition(".")
+            if dot:
+                self._keep(self._tasks.setdefault(name, {}), Task, option, key, value)
+            else:
+                self._unknown(self._setting(key, value))
         elif key.startswith(DEFAULT):
             self._keep(self._defaults, Task, key.removeprefix(DEFAULT), key, value)
         elif key.startswith(CONFIG):
@@ -208,8 +209,11 @@ class _Reading:
         return Setting(key=key, value=value, where=self._place(key))
 
     def _keep(self, kept: dict[str, object], record: type, name: str, key: str, value: object) -> None:
+        if name in _PLAIN[record]:  # as nearly all are
+            kept[name] = value
+            return
         option = options_of(record).get(name.partition(".")[0])
-        if option and option.is_mapping == ("." in name) and not name.endswith("."):
+        if option and option.is_mapping and "." in name and not name.endswith("."):
             kept[name] = value
         elif option and option.is_mapping:
             wanted = f"want one key an entry, {key.rstrip('.')}.<Name>"
@@ -237,7 +241,7 @@ class _Reading:
         elif not isinstance(task, Mapping):
             problem = "want a Task, or a dict of its options"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
-        elif _PLAIN[Task].issuperset(task):  # as nearly all are
+        elif _PLAIN[Task].issuperset(task):
             self._tasks[name] = dict(task)
         else:
             said = self._tasks[name] = {}
@@ -257,19 +261,18 @@ class _Reading:
 
     # From settings to records
 
-    def _record(self, record: type, said: Mapping[str, object], key_of: "_KeyOf", **more: object) -> Any:
-        """The record that *said* describes; None if it has faults, which are noted."""
-        is_plain = _PLAIN[record].issuperset(said)
-        values, sound = (said, True) if is_plain else self._values(record, said, key_of)
+    def _record(self, record: type, said: Mapping[str, object], task: str | None = None) -> Any:
+        """The record that *said* describes, of *task* if that is one; None if it has faults, which are noted."""
+        values, sound = (said, True) if _PLAIN[record].issuperset(said) else self._values(record, said, task)
         try:
-            made = record(**values, **more)
+            made = record(**values) if task is None else record(name=task or _NAMELESS, **values)
         except ConfigError as error:
-            self._faults.extend(self._said_as(fault, said, record, key_of, more) for fault in error.faults)
+            self._faults.extend(self._said_as(fault, said, record, task) for fault in error.faults)
             return None
         return made if sound else None
 
-    def _values(self, record: type, said: Mapping[str, object], key_of: "_KeyOf") -> tuple[dict[str, Any], bool]:
-        """*said*, with the entries of each mapping in one value; and whether each of them is sound."""
+    def _values(self, record: type, said: Mapping[str, object], task: str | None) -> tuple[dict[str, Any], bool]:
+        """*said*, with all entries of a mapping in one value; and whether each of them is sound."""
         values: dict[str, Any] = {}
         sound = True
         for name, value in said.items():
@@ -282,36 +285,41 @@ class _Reading:
                 values.setdefault(option, {})[entry] = value
             except ValueError as error:
                 sound = False
-                self._faults.append(self._setting(key_of(name), value).fault(str(error)))
+                self._faults.append(self._setting(self._key_of(name, record, task), value).fault(str(error)))
         return values, sound
 
-    def _said_as(
-        self, fault: Fault, said: Mapping[str, object], record: type, key_of: "_KeyOf", more: Mapping[str, object]
-    ) -> Fault:
+    def _said_as(self, fault: Fault, said: Mapping[str, object], record: type, task: str | None) -> Fault:
         """*fault* of a field, under the key that somebody wrote and at its place."""
         if fault.key in said:
             # The value as it was written: by now it may have been read, `@daily` as `0 0 * * *`.
-            option = options_of(record)[fault.key]
-            setting = self._setting(key_of(fault.key), said[fault.key])
-            return setting.fault(fault.problem, is_secret=option.is_secret)
-        if record is Task:
-            name = more.get("name")
-            task = f"{TASK}{'' if name == _NAMELESS else name}"
-            where = next((self._place(key) for key in map(key_of, said) if key.startswith(TASK)), "")
-            if fault.key == "name":
-                return replace(fault, key=task, where=where, shown="''" if name == _NAMELESS else fault.shown)
-            return replace(fault.under(f"{task}."), where=where)
-        return fault.under(CONFIG)
+            setting = self._setting(self._key_of(fault.key, record, task), said[fault.key])
+            return setting.fault(fault.problem, is_secret=options_of(record)[fault.key].is_secret)
+        if record is Config:
+            return fault.under(CONFIG)
+        key = f"{TASK}{task}"
+        where = next((self._place(option_key(str(task), name)) for name in self._own(task)), "")
+        if fault.key == "name":
+            return replace(fault, key=key, where=where, shown=fault.shown if task else "''")
+        return replace(fault.under(f"{key}."), where=where)
+
+    def _key_of(self, name: str, record: type, task: str | None) -> str:
+        """The key under which somebody wrote an option: of *task*, or of the defaults."""
+        if record is Config:
+            return f"{CONFIG}{name}"
+        return option_key(str(task), name) if name in self._own(task) else f"{DEFAULT}{name}"
+
+    def _own(self, task: str | None) -> Mapping[str, object]:
+        return {} if task is None else self._tasks[task]
 
     def _drop_bad_defaults(self) -> None:
         """Say once what is wrong with a default, not once a task."""
         for name, value in list(self._defaults.items()):
-            if self._record(Task, {name: value}, f"{DEFAULT}{{}}".format) is None:
+            if self._record(Task, {name: value}) is None:
                 del self._defaults[name]
 
     def _declared(self, name: str, own: Mapping[str, object]) -> Task | None:
         said = {**self._defaults_beside(own), **own} if self._defaults else own
-        task: Task | None = self._record(Task, said, _keys_of(name, own), name=_named(name))
+        task: Task | None = self._record(Task, said, name)
         return task
 
     def _defaults_beside(self, said: Container[str]) -> dict[str, object]:
@@ -324,41 +332,33 @@ class _Reading:
 
     def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
         for task, fault in misfits(config, tasks):
-            own = self._tasks.get(task.name, {})
-            said = {**self._defaults, **own}
-            yield self._said_as(fault, said, Task, _keys_of(task.name, own), {"name": task.name})
+            yield self._said_as(fault, {**self._defaults, **self._own(task.name)}, Task, task.name)
 
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""
-        own = _said_by(task)
+        own = self._tasks[name] = _said_by(task)
         inherited = {
             full: value for full, value in self._defaults_beside(own).items() if full.partition(".")[0] not in own
         }
-        key_of = _keys_of(name, own)
-        values, _ = self._values(Task, inherited, key_of)
+        values, _ = self._values(Task, inherited, name)
         if task.name and task.name != name:
             problem = f"want no name, or that of its key, {name!r}"
             self._faults.append(Fault(key=option_key(name, "name"), shown=shown(task.name), problem=problem))
             return None
         try:
-            return Task(name=_named(name), **own, **values)
+            return Task(name=name or _NAMELESS, **own, **values)
         except ConfigError as error:
-            self._faults.extend(self._said_as(fault, own, Task, key_of, {"name": name}) for fault in error.faults)
+            self._faults.extend(self._said_as(fault, own, Task, name) for fault in error.faults)
             return None
 
 
-_KeyOf = Callable[[str], str]  # the key under which an option was written
+_NAMELESS: Final = " "  # the door of `Task` takes an empty name for that of a task without a key
 
 # The options that are one value each, which nearly all are.
 _PLAIN: Final[Mapping[type, frozenset[str]]] = {
     record: frozenset(name for name, option in options_of(record).items() if not option.is_mapping)
     for record in (Config, Task)
 }
-
-
-def _keys_of(task: str, own: Container[str]) -> _KeyOf:
-    """The keys of the options of *task*: of its *own*, or else those of the defaults."""
-    return lambda name: option_key(task, name) if name in own else f"{DEFAULT}{name}"
 
 
 class _Origins(Mapping[str, str]):
@@ -368,10 +368,13 @@ class _Origins(Mapping[str, str]):
     is few different lists of names, and would be tens of thousands of keys.
     """
 
-    def __init__(self, said: Mapping[str, tuple[str, ...]], place: Callable[[str], str]) -> None:
+    def __init__(self, said: Mapping[str, Iterable[str]], place: Callable[[str], str]) -> None:
         """*said*: the names of options by their task, and those of no task by the beginning of their keys."""
-        alike = {names: names for names in said.values()}
-        self._said = {owner: alike[names] for owner, names in said.items()}
+        self._said: dict[str, tuple[str, ...]] = {}
+        alike: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for owner, options in said.items():
+            names = tuple(options)
+            self._said[owner] = alike.setdefault(names, names)
         self._place = place
 
     def __getitem__(self, key: str) -> str:
@@ -403,14 +406,6 @@ def _said_by(task: Task) -> dict[str, Any]:
     """The options of *task* that are not at their defaults, with their values."""
     said = ((option, getattr(task, option.name)) for option in said_of(task))
     return {option.name: value for option, value in said if value != option.value}
-
-
-def _named(name: Any) -> Any:
-    """*name* as the door of `Task` judges it: there an empty one is a task without a key."""
-    return name or _NAMELESS
-
-
-_NAMELESS: Final = " "
 
 
 def _flat(option: str, value: object) -> dict[str, object]:

@@ -149,13 +149,13 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
         f"want {spell(timedelta(seconds=least))} to {spell(most)}, as seconds (300) or with units (90s 5m 1h30m 1d)"
     )
 
-    shortest = timedelta(seconds=least)
+    shortest, longest = timedelta(seconds=least), most.total_seconds()
 
     @remembering
     def read_anew(value: object) -> timedelta:
         seconds = _seconds(value)
         # A comparison with NaN is False: what is no duration is refused here too.
-        if not least <= seconds <= most.total_seconds():
+        if not least <= seconds <= longest:
             raise ValueError(wanted + _span_meant(value))
         return timedelta(seconds=seconds)
 
