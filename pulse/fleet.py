@@ -203,10 +203,8 @@ class Fleet:
 
 def fingerprint(task: Task) -> str:
     """Another one for each other definition of a task; the same on every host."""
-    lines = dict(_defaults())
-    for option in said_of(task):
-        lines[option.name] = _written(option.name, getattr(task, option.name))
-    return _hash(lines.values())
+    said = [(option, getattr(task, option.name)) for option in said_of(task)]
+    return _hash([_defaults(), *(_written(option.name, value) for option, value in said if value != option.value)])
 
 
 def digest_of(config: Config) -> str:
@@ -223,9 +221,9 @@ def _digest(fingerprints: Mapping[str, str]) -> str:
 
 
 @cache
-def _defaults() -> Mapping[str, str]:
-    """How the options are written that nobody has set, as most are."""
-    return {name: _written(name, option.value) for name, option in sorted(options_of(Task).items())}
+def _defaults() -> str:
+    """What the options mean that nobody has set, as most are."""
+    return _hash(_written(name, option.value) for name, option in options_of(Task).items())
 
 
 def _written(name: str, value: object) -> str:

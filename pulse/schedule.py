@@ -94,7 +94,7 @@ def schedule_of(task: Task) -> Schedule:
         schedule = _Once(due=instant_of(task.at, zone), zone=zone, said=task.at)
     else:
         every = task.interval or DEFAULT_INTERVAL
-        schedule = _Interval(every=every, anchor=EPOCH + _offset(task, every))
+        schedule = _Interval(every=every, offset=_offset(task, every))
     if task.start_date is None and task.end_date is None:
         return schedule
     first = EARLIEST if task.start_date is None else instant_of(task.start_date, zone)
@@ -160,27 +160,29 @@ def _hash(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Interval(Schedule):
-    """Due at *anchor*, and every *every* before and after it.
+    """Due *offset* after the Unix epoch, and every *every* before and after that.
 
     Restarts and deploys move nothing. Integers of microseconds: nothing drifts either.
     """
 
     every: timedelta
-    anchor: datetime
+    offset: timedelta
 
     def next_due(self, after: datetime) -> datetime:
-        return self.anchor + ((after - self.anchor) // self.every + 1) * self.every
+        anchor = EPOCH + self.offset
+        return anchor + ((after - anchor) // self.every + 1) * self.every
 
     def previous_due(self, at: datetime) -> datetime:
-        return self.anchor + (at - self.anchor) // self.every * self.every
+        anchor = EPOCH + self.offset
+        return anchor + (at - anchor) // self.every * self.every
 
     def count(self, after: datetime, until: datetime) -> int:
-        return max(0, (until - self.anchor) // self.every - (after - self.anchor) // self.every)
+        anchor = EPOCH + self.offset
+        return max(0, (until - anchor) // self.every - (after - anchor) // self.every)
 
     def describe(self) -> str:
-        offset = self.anchor - EPOCH
         every = _spoken(self.every)
-        return f"every {_ONE.get(every, every)}" + (f", offset {_spoken(offset)}" if offset else "")
+        return f"every {_ONE.get(every, every)}" + (f", offset {_spoken(self.offset)}" if self.offset else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
