@@ -404,8 +404,7 @@ def _owned(key: str) -> tuple[str, str]:
 
 def _said_by(task: Task) -> dict[str, Any]:
     """The options of *task* that are not at their defaults, with their values."""
-    said = ((option, getattr(task, option.name)) for option in said_of(task))
-    return {option.name: value for option, value in said if value != option.value}
+    return {option.name: value for option, value in said_of(task) if value != option.value}
 
 
 def _flat(option: str, value: object) -> dict[str, object]:
