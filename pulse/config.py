@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -92,11 +94,11 @@ def read_paste_config(global_conf: Mapping[str, str] | None, local_conf: Mapping
     Raises:
         ConfigError: naming every fault, with file and section where they are known.
     """
-    ini = IniFile.of((global_conf or {}).get("__file__"))
+    ini = IniFile((global_conf or {}).get("__file__") or "")
     shared = {key: value for key, value in (global_conf or {}).items() if key.lower().startswith("pulse.")}
     settings = [*{**shared, **local_conf}.items()]
     try:
-        return _Reading(settings, {}, place=ini.place, faults=ini.overridden()).config(ini)
+        return _Reading(settings, {}, place=ini.place, faults=ini.overridden() if shared else ()).config(ini)
     except ConfigError as error:
         place = ini.home(local_conf)
         raise ConfigError(fault if fault.where else replace(fault, where=place) for fault in error.faults) from None
@@ -465,26 +467,18 @@ def _place(task: Task, config: Config) -> Task:
 
 
 class IniFile:
-    """What stands where in an ini file; only for messages, PasteDeploy does the reading."""
+    """What stands where in an ini file; only for messages and the status page, PasteDeploy does the reading.
 
-    def __init__(self, path: str, sections: Mapping[str, Mapping[str, str]]) -> None:
-        """*path*, empty for no file; *sections* with the lines that each has itself."""
+    The file is read when somebody asks for the first time: of ten thousand tasks that takes
+    longer than all that is made of them.
+    """
+
+    def __init__(self, path: str) -> None:
+        """*path*, empty for no file; without one, or if it cannot be read, nothing is known."""
         self.path = path
         relative = os.path.relpath(path) if path else ""
         self._name = path if relative.startswith("..") else relative
-        self._sections = sections
-
-    @classmethod
-    def of(cls, path: str | None) -> "IniFile":
-        """The file at *path*; without one, or if it cannot be read, nothing is known."""
-        # No section is the default one here: what stands in [DEFAULT] must not show up in all.
-        parser = configparser.RawConfigParser(default_section="", strict=False, delimiters=("=", ":"))
-        parser.optionxform = str  # type: ignore[assignment, method-assign]
-        try:
-            parser.read(path or [], encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError):
-            return cls(path or "", {})
-        return cls(path or "", {name: dict(parser[name]) for name in parser.sections()})
+        self._file = Path(path).absolute() if path else None  # when it is read the process may be elsewhere
 
     def application(self) -> str:
         """The specification of its application, for other processes; empty without a file."""
@@ -517,3 +511,15 @@ class IniFile:
             for key, value in lines.items()
             if section != "DEFAULT" and key.startswith("pulse.") and shared.get(key, value) != value
         ]
+
+    @cached_property
+    def _sections(self) -> Mapping[str, Mapping[str, str]]:
+        """The lines that each section has itself."""
+        # No section is the default one here: what stands in [DEFAULT] must not show up in all.
+        parser = configparser.RawConfigParser(default_section="", strict=False, delimiters=("=", ":"))
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        try:
+            parser.read(self._file or (), encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            return {}
+        return {name: dict(parser[name]) for name in parser.sections()}

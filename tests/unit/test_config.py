@@ -456,6 +456,44 @@ def test_the_same_line_in_default_and_section_harms_nobody(tmp_path):
     assert read_paste_config(conf | {"pulse.config.guard": "true"}, {}).guard is True
 
 
+def test_where_an_option_stands_is_found_when_somebody_asks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ini(tmp_path, "[filter:pulse]\npulse.task.a.interval = 5\n[filter:other]\npulse.task.a.jitter = 1\n")
+    config = read_paste_config({"__file__": "some.ini"}, {"pulse.task.a.interval": "5", "pulse.task.a.jitter": "1"})
+
+    monkeypatch.chdir("/")
+
+    assert config.origins == {
+        "pulse.task.a.interval": "some.ini [filter:pulse]",
+        "pulse.task.a.jitter": "some.ini [filter:other]",
+    }
+
+
+def test_a_file_that_is_gone_when_somebody_asks_where_an_option_stands_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_paste_config(ini(tmp_path, "[filter:pulse]\n"), {"pulse.task.a.interval": "5"})
+
+    (tmp_path / "some.ini").unlink()
+
+    assert config.origins["pulse.task.a.interval"] == "some.ini"
+
+
+def test_every_option_that_was_written_has_its_origin_once_and_no_other_has_one():
+    written = {"pulse.config.guard": "true", "pulse.config.default.timeout": "9s", "pulse.task.a.headers.X-A": "1"}
+    tasks = {"b": {"enabled": True, "headers": {"X-A": "1", "X-B": "2"}}, "c": Task(interval=5)}
+
+    origins = read_config(written, tasks=tasks).origins
+
+    assert [*origins] == [
+        "pulse.config.guard", "pulse.config.default.timeout", "pulse.task.a.headers", "pulse.task.b.enabled",
+        "pulse.task.b.headers", "pulse.task.c.interval",
+    ]  # fmt: skip
+    assert {*origins.values()} == {"Python"}
+    assert len(origins) == 6
+    for key in ("guard", "a.headers", "pulse.task.a.timeout", "pulse.task.d.interval", "pulse.config.timeout", ""):
+        assert key not in origins
+
+
 def test_zones_are_zones():
     assert read_config(options={"timezone": ZoneInfo("Asia/Tokyo")}).timezone == ZoneInfo("Asia/Tokyo")
 
