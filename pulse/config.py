@@ -339,10 +339,9 @@ class _Reading:
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""
         own = self._tasks[name] = _said_by(task)
-        inherited = {
-            full: value for full, value in self._defaults_beside(own).items() if full.partition(".")[0] not in own
-        }
-        values, _ = self._values(Task, inherited, name)
+        inherited = self._defaults_beside(own) if self._defaults else {}
+        rest = {full: value for full, value in inherited.items() if full.partition(".")[0] not in own}
+        values, _ = self._values(Task, rest, name)
         if task.name and task.name != name:
             problem = f"want no name, or that of its key, {name!r}"
             self._faults.append(Fault(key=option_key(name, "name"), shown=shown(task.name), problem=problem))

@@ -1,5 +1,6 @@
 """What runs tasks in one process: a scheduler that rings, and workers that run what it rings for."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -176,8 +177,11 @@ class EngineFactory:
     def _cursors(self, now: datetime) -> Mapping[str, datetime]:
         """How far each task has got, where this process is."""
         tracks = {name: track_of(name, place) for name, place in self._places().items()}
+        firsts: defaultdict[datetime, list[str]] = defaultdict(list)
         for name, first in self._first_dues(now).items():
-            self._store.register([tracks.get(name, name)], now, since=first - _INSTANT)
+            firsts[first].append(tracks.get(name, name))
+        for first, new in firsts.items():
+            self._store.register(new, now, since=first - _INSTANT)
         # A task of a place is known by its own name, too, since that is what people pause and purge.
         cursors = self._store.register({*self._config.tasks, *tracks.values()}, now)
         return {**cursors, **{name: cursors[track] for name, track in tracks.items()}}
