@@ -55,7 +55,7 @@ def remembering(read: Reader[T]) -> Reader[T]:
     Thousands of tasks say `5m` or `0 3 * * *`: they are read once, and share what that means.
     Other values are not remembered, since equal ones may differ: an instant in two time zones.
     """
-    known = lru_cache(maxsize=1024, typed=True)(read)  # `typed`: 1 is a number, and True is none
+    known = lru_cache(maxsize=1024, typed=True)(read)  # `typed`: 200 is a status, and 200.0 is none
 
     @wraps(read)
     def look_up(value: object) -> T:

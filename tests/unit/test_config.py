@@ -268,6 +268,14 @@ def test_a_default_schedule_gives_way_to_the_tasks_own():
     assert (config.tasks["c"].interval, config.tasks["c"].offset) == (timedelta(seconds=60), "hash")
 
 
+def test_a_default_holds_for_a_task_object_that_says_no_more_than_pulse_does_by_itself():
+    tasks = {"a": Task(timeout="60m"), "b": Task(timeout="61m"), "c": {"timeout": "60m"}}
+
+    config = read_config({"pulse.config.default.timeout": "9s"}, tasks=tasks)
+
+    assert {name: task.timeout.total_seconds() for name, task in config.tasks.items()} == {"a": 9, "b": 3660, "c": 3600}
+
+
 def test_a_bad_default_is_reported_once():
     assert list(problems({"pulse.config.default.timeout": "x"}, tasks={"a": {}, "b": {}})) == [
         "pulse.config.default.timeout"
@@ -458,14 +466,19 @@ def test_the_same_line_in_default_and_section_harms_nobody(tmp_path):
 
 def test_where_an_option_stands_is_found_when_somebody_asks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ini(tmp_path, "[filter:pulse]\npulse.task.a.interval = 5\n[filter:other]\npulse.task.a.jitter = 1\n")
-    config = read_paste_config({"__file__": "some.ini"}, {"pulse.task.a.interval": "5", "pulse.task.a.jitter": "1"})
+    first, last = {"pulse.task.a.interval": "5", "pulse.task.a.headers.X-A": "1"}, {"pulse.task.a.headers.X-B": "1"}
+    sections = {"pulse": first, "other": last}
+    lines = [
+        f"[filter:{name}]\n" + "".join(f"{key} = {said[key]}\n" for key in said) for name, said in sections.items()
+    ]
+    ini(tmp_path, "".join(lines))
+    config = read_paste_config({"__file__": "some.ini"}, {**first, **last})
 
     monkeypatch.chdir("/")
 
     assert config.origins == {
         "pulse.task.a.interval": "some.ini [filter:pulse]",
-        "pulse.task.a.jitter": "some.ini [filter:other]",
+        "pulse.task.a.headers": "some.ini [filter:other]",
     }
 
 

@@ -41,6 +41,7 @@ def test_a_task_keeps_what_was_said_and_finds_the_rest_in_its_class():
         "headers": (("Accept", "text/plain"),),
     }
     assert [getattr(TASK, item.name) for item in fields(Task)][3:6] == [None, None, None]
+    assert vars(Task(name="a", enabled=True, cron=None, timeout=Task.timeout)) == {"name": "a"}
 
 
 def test_a_task_that_says_a_default_in_other_words_is_the_one_that_does_not():
@@ -95,3 +96,10 @@ def test_faults_of_a_task_come_in_the_order_of_the_table_and_then_those_between_
         Task(name="a", retries="-1", offset="5s", jitter="x", cron="@daily", action=7)
 
     assert [fault.key for fault in refused.value.faults] == ["action", "jitter", "retries", "offset"]
+
+
+def test_a_value_that_is_refused_still_conflicts_with_others():
+    with pytest.raises(ConfigError) as refused:
+        Task(name="a", interval="x", cron="@daily")
+
+    assert [fault.key for fault in refused.value.faults] == ["interval", "cron"]

@@ -25,11 +25,12 @@ def test_what_many_tasks_say_is_read_once_and_shared(read, written):
     assert read(written) is read(written)
 
 
-def test_a_value_that_equals_one_that_was_read_is_judged_by_its_own_kind():
-    assert DURATION(1) == timedelta(seconds=1)
+@pytest.mark.parametrize(("read", "good", "equal"), [(DURATION, 1, True), (reader.statuses, 200, 200.0)])
+def test_a_value_that_equals_one_that_was_read_is_judged_by_its_own_kind(read, good, equal):
+    read(good)
 
     with pytest.raises(ValueError, match="want"):
-        DURATION(True)
+        read(equal)
 
 
 def test_a_long_text_is_read_and_not_kept():
