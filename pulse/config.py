@@ -243,11 +243,12 @@ class _Reading:
         elif not isinstance(task, Mapping):
             problem = "want a Task, or a dict of its options"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
-        elif _PLAIN[Task].issuperset(task):
-            self._tasks[name] = dict(task)
         else:
-            said = self._tasks[name] = {}
+            said, plain = self._tasks.setdefault(name, {}), _PLAIN[Task]
             for option, value in task.items():
+                if option in plain:  # as nearly all are
+                    said[option] = value
+                    continue
                 for full, entry in _flat(str(option), value).items():
                     self._keep_once(said, full, option_key(name, full), entry)
 
