@@ -239,12 +239,12 @@ class _Reading:
             problem = "want a task once: it has keys in the configuration, too"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         elif isinstance(task, Task):
-            self._objects[name] = task
+            self._objects[name or ""] = task
         elif not isinstance(task, Mapping):
             problem = "want a Task, or a dict of its options"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         else:
-            said, plain = self._tasks.setdefault(name, {}), _PLAIN[Task]
+            said, plain = self._tasks.setdefault(name or "", {}), _PLAIN[Task]
             for option, value in task.items():
                 if option in plain:  # as nearly all are
                     said[option] = value

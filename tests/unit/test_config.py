@@ -406,6 +406,12 @@ def test_a_task_has_a_name(name):
     assert problems({f"pulse.task.{name}.interval": "5"})
 
 
+@pytest.mark.parametrize("name", [None, "", 0, 5])
+def test_what_is_no_name_is_refused_whatever_else_is_wrong_with_the_task(name):
+    for given in ({}, {"interval": "x"}, {"priority": "0"}, Task(priority=0)):
+        assert any("want a task name" in problem for problem in problems(tasks={name: given}).values())
+
+
 def test_a_config_or_task_of_another_kind_is_refused():
     assert problems("guard=true")
     assert problems(tasks=["a"])
