@@ -8,8 +8,10 @@ import configparser
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -32,6 +34,7 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
 _SECRETIVE: Final = re.compile(
     r"token|secret|passw|pwd|authori|credential|bearer|(api|private).?key|cookie|headers|environ", re.IGNORECASE
 )
+_ORDINARY: Final = re.compile(r"[^;#\n\"']*")  # nothing in it can be a comment, a line or a quotation
 _COMMENT: Final = re.compile(r"\s[;#]")
 _FREE: Final = re.compile(r"\.(headers|environ)\.")  # texts that may well hold a blank and a #
 
@@ -76,9 +79,7 @@ def read_config(
     given = _mapping("config", config)
     is_of_paste = "__file__" in given
     settings = [
-        Setting(key=str(key), value=value)
-        for key, value in given.items()
-        if not is_of_paste or str(key).lower().startswith("pulse.")
+        (str(key), value) for key, value in given.items() if not is_of_paste or str(key).lower().startswith("pulse.")
     ]
     keywords = [_keyword(name, value) for name, value in (options or {}).items()]
     return _Reading([*settings, *keywords], _mapping("task", tasks)).config()
@@ -93,15 +94,14 @@ def read_paste_config(global_conf: Mapping[str, str] | None, local_conf: Mapping
     Raises:
         ConfigError: naming every fault, with file and section where they are known.
     """
-    ini = IniFile.of((global_conf or {}).get("__file__"))
+    ini = IniFile((global_conf or {}).get("__file__") or "")
     shared = {key: value for key, value in (global_conf or {}).items() if key.lower().startswith("pulse.")}
-    settings = [Setting(key=key, value=value, where=ini.place(key)) for key, value in {**shared, **local_conf}.items()]
+    settings = [*{**shared, **local_conf}.items()]
     try:
-        config = _Reading(settings, {}, faults=ini.overridden()).config()
+        return _Reading(settings, {}, place=ini.place, faults=ini.overridden() if shared else ()).config(ini)
     except ConfigError as error:
         place = ini.home(local_conf)
         raise ConfigError(fault if fault.where else replace(fault, where=place) for fault in error.faults) from None
-    return replace(config, application=config.application or ini.application(), origin=ini.path)
 
 
 def option_key(task: str, name: str) -> str:
@@ -128,31 +128,42 @@ def _kind(value: object) -> str:
     return shown(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
 
 
-def _keyword(name: str, value: object) -> Setting:
-    return Setting(key=f"{CONFIG}{name}" if name in options_of(Config) else name, value=value)
+def _keyword(name: str, value: object) -> tuple[str, object]:
+    return f"{CONFIG}{name}" if name in options_of(Config) else name, value
+
+
+def _nowhere(_key: str) -> str:
+    return ""
 
 
 class _Reading:
-    """One pass over everything that was written; `config()` gives the result or all faults."""
+    """One pass over everything that was written; `config()` gives the result or all faults.
+
+    Values are kept as they were written, by the names of their options (`headers.<Name>` is one).
+    A `Setting`, with the full key and where that stands, is made for a message alone.
+    """
 
     def __init__(
         self,
-        settings: Iterable[Setting],
+        settings: Iterable[tuple[str, object]],
         tasks: Mapping[str, Task | Mapping[str, object]],
+        *,
+        place: Callable[[str], str] = _nowhere,
         faults: Iterable[Fault] = (),
     ) -> None:
+        self._place = place
         self._faults = list(faults)
-        self._config: dict[str, Setting] = {}
-        self._defaults: dict[str, Setting] = {}
-        self._tasks: dict[str, dict[str, Setting]] = {}
+        self._config: dict[str, object] = {}
+        self._defaults: dict[str, object] = {}
+        self._tasks: dict[str, dict[str, object]] = {}
         self._objects: dict[str, Task] = {}
-        for setting in settings:
-            self._sort(setting)
+        for key, value in settings:
+            self._sort(key, value)
         for name, task in tasks.items():
             self._sort_task(name, task)
 
-    def config(self) -> Config:
-        """The configuration.
+    def config(self, ini: "IniFile | None" = None) -> Config:
+        """The configuration, that was read from *ini* if from any file.
 
         Raises:
             ConfigError: anything at all was wrong.
@@ -168,46 +179,51 @@ class _Reading:
             raise ConfigError(self._faults)
         placed = [_place(task, config) for task in tasks if task]
         return replace(
-            config, tasks=MappingProxyType({task.name: task for task in placed}), origins=dict(self._origins())
+            config,
+            tasks=MappingProxyType({task.name: task for task in placed}),
+            application=config.application or (ini.application() if ini else ""),
+            origin=ini.path if ini else "",
+            origins=self._origins(),
         )
 
-    def _origins(self) -> Iterator[tuple[str, str]]:
-        """The key of each option that somebody wrote, without the name of an entry, and where."""
-        yield from ((f"{CONFIG}{name}", setting.where or PYTHON) for name, setting in self._config.items())
-        for name, setting in self._defaults.items():
-            yield f"{DEFAULT}{name.partition('.')[0]}", setting.where or PYTHON
-        for task, said in self._tasks.items():
-            for name, setting in said.items():
-                yield option_key(task, name.partition(".")[0]), setting.where or PYTHON
-        for name, given in self._objects.items():
-            yield from ((option_key(name, option), PYTHON) for option in _said_by(given))
+    def _origins(self) -> "_Origins":
+        return _Origins({CONFIG: self._config, DEFAULT: self._defaults, **self._tasks}, self._place)
 
     # What belongs where
 
-    def _sort(self, setting: Setting) -> None:
-        if problem := _swallowed(setting):
-            self._faults.append(setting.fault(problem))
-        elif setting.key.startswith(DEFAULT):
-            self._keep(self._defaults, Task, setting.key.removeprefix(DEFAULT), setting)
-        elif setting.key.startswith(CONFIG):
-            self._keep(self._config, Config, setting.key.removeprefix(CONFIG), setting)
-        elif setting.key.startswith(TASK) and "." in setting.key.removeprefix(TASK):
-            name, _, option = setting.key.removeprefix(TASK).partition(".")
-            self._keep(self._tasks.setdefault(name, {}), Task, option, setting)
+    def _sort(self, key: str, value: object) -> None:
+        if problem := _swallowed(key, value):
+            self._faults.append(self._setting(key, value).fault(problem))
+        elif key.startswith(TASK):
+            name, dot, option = key.removeprefix(TASK).partition(".")
+            if dot:
+                self._keep(self._tasks.setdefault(name, {}), Task, option, key, value)
+            else:
+                self._unknown(self._setting(key, value))
+        elif key.startswith(DEFAULT):
+            self._keep(self._defaults, Task, key.removeprefix(DEFAULT), key, value)
+        elif key.startswith(CONFIG):
+            self._keep(self._config, Config, key.removeprefix(CONFIG), key, value)
         else:
-            self._unknown(setting)
+            self._unknown(self._setting(key, value))
 
-    def _keep(self, kept: dict[str, Setting], record: type, name: str, setting: Setting) -> None:
+    def _setting(self, key: str, value: object) -> Setting:
+        return Setting(key=key, value=value, where=self._place(key))
+
+    def _keep(self, kept: dict[str, object], record: type, name: str, key: str, value: object) -> None:
+        if name in _PLAIN[record]:  # as nearly all are
+            kept[name] = value
+            return
         option = options_of(record).get(name.partition(".")[0])
-        if option and option.is_mapping == ("." in name) and not name.endswith("."):
-            kept[name] = setting
+        if option and option.is_mapping and "." in name and not name.endswith("."):
+            kept[name] = value
         elif option and option.is_mapping:
-            wanted = f"want one key an entry, {setting.key.rstrip('.')}.<Name>"
-            self._faults.append(setting.fault(wanted, is_secret=True))
-        elif "." in name and name.rpartition(".")[2] in options_of(Task) and setting.key.startswith(TASK):
-            self._faults.append(setting.fault(TASK_NAME))
+            wanted = f"want one key an entry, {key.rstrip('.')}.<Name>"
+            self._faults.append(self._setting(key, value).fault(wanted, is_secret=True))
+        elif "." in name and name.rpartition(".")[2] in options_of(Task) and key.startswith(TASK):
+            self._faults.append(self._setting(key, value).fault(TASK_NAME))
         else:
-            self._unknown(setting)
+            self._unknown(self._setting(key, value))
 
     def _unknown(self, setting: Setting) -> None:
         nearest = meant_by(setting.key) or ""
@@ -223,109 +239,174 @@ class _Reading:
             problem = "want a task once: it has keys in the configuration, too"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         elif isinstance(task, Task):
-            self._objects[name] = task
+            self._objects[name or ""] = task
         elif not isinstance(task, Mapping):
             problem = "want a Task, or a dict of its options"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         else:
-            said, known = self._tasks.setdefault(name, {}), options_of(Task)
+            said, plain = self._tasks.setdefault(name or "", {}), _PLAIN[Task]
             for option, value in task.items():
-                if option in known and not known[option].is_mapping:  # as nearly all are
-                    said[option] = Setting(key=option_key(name, option), value=value)
+                if option in plain:  # as nearly all are
+                    said[option] = value
                     continue
                 for full, entry in _flat(str(option), value).items():
-                    self._keep_once(said, full, Setting(key=option_key(name, full), value=entry))
+                    self._keep_once(said, full, option_key(name, full), entry)
 
-    def _keep_once(self, said: dict[str, Setting], full: str, setting: Setting) -> None:
+    def _keep_once(self, said: dict[str, object], full: str, key: str, value: object) -> None:
         if full in said:
-            self._faults.append(setting.fault("want it once: it is given twice, in two spellings", is_secret=True))
+            problem = "want it once: it is given twice, in two spellings"
+            self._faults.append(self._setting(key, value).fault(problem, is_secret=True))
         elif full == "name":
-            self._faults.append(setting.fault("want no name here: the key of the dict is the name of the task"))
+            problem = "want no name here: the key of the dict is the name of the task"
+            self._faults.append(self._setting(key, value).fault(problem))
         else:
-            self._keep(said, Task, full, setting)
+            self._keep(said, Task, full, key, value)
 
     # From settings to records
 
-    def _record(self, record: type, said: Mapping[str, Setting], **more: object) -> Any:
-        """The record that *said* describes; None if it has faults, which are noted."""
-        values, sound = self._values(record, said)
+    def _record(self, record: type, said: Mapping[str, object], task: str | None = None) -> Any:
+        """The record that *said* describes, of *task* if that is one; None if it has faults, which are noted."""
+        values, sound = (said, True) if _PLAIN[record].issuperset(said) else self._values(record, said, task)
         try:
-            made = record(**values, **more)
+            made = record(**values) if task is None else record(name=task or _NAMELESS, **values)
         except ConfigError as error:
-            self._faults.extend(_said_as(fault, said, record, more) for fault in error.faults)
+            self._faults.extend(self._said_as(fault, said, record, task) for fault in error.faults)
             return None
         return made if sound else None
 
-    def _values(self, record: type, said: Mapping[str, Setting]) -> tuple[dict[str, Any], bool]:
+    def _values(self, record: type, said: Mapping[str, object], task: str | None) -> tuple[dict[str, Any], bool]:
+        """*said*, with all entries of a mapping in one value; and whether each of them is sound."""
         values: dict[str, Any] = {}
         sound = True
-        for name, setting in said.items():
+        for name, value in said.items():
             option, dot, entry = name.partition(".")
             if not dot:
-                values[option] = setting.value
+                values[option] = value
                 continue
             try:
-                options_of(record)[option].read({entry: setting.value})
-                values.setdefault(option, {})[entry] = setting.value
+                options_of(record)[option].read({entry: value})
+                values.setdefault(option, {})[entry] = value
             except ValueError as error:
                 sound = False
-                self._faults.append(setting.fault(str(error)))
+                self._faults.append(self._setting(self._key_of(name, record, task), value).fault(str(error)))
         return values, sound
+
+    def _said_as(self, fault: Fault, said: Mapping[str, object], record: type, task: str | None) -> Fault:
+        """*fault* of a field, under the key that somebody wrote and at its place."""
+        if fault.key in said:
+            # The value as it was written: by now it may have been read, `@daily` as `0 0 * * *`.
+            setting = self._setting(self._key_of(fault.key, record, task), said[fault.key])
+            return setting.fault(fault.problem, is_secret=options_of(record)[fault.key].is_secret)
+        if record is Config:
+            return fault.under(CONFIG)
+        key = f"{TASK}{task}"
+        where = next((self._place(option_key(str(task), name)) for name in self._own(task)), "")
+        if fault.key == "name":
+            return replace(fault, key=key, where=where, shown=fault.shown if task else "''")
+        return replace(fault.under(f"{key}."), where=where)
+
+    def _key_of(self, name: str, record: type, task: str | None) -> str:
+        """The key under which somebody wrote an option: of *task*, or of the defaults."""
+        if record is Config:
+            return f"{CONFIG}{name}"
+        return option_key(str(task), name) if name in self._own(task) else f"{DEFAULT}{name}"
+
+    def _own(self, task: str | None) -> Mapping[str, object]:
+        return {} if task is None else self._tasks[task]
 
     def _drop_bad_defaults(self) -> None:
         """Say once what is wrong with a default, not once a task."""
-        for name, setting in list(self._defaults.items()):
-            if self._record(Task, {name: setting}) is None:
+        for name, value in list(self._defaults.items()):
+            if self._record(Task, {name: value}) is None:
                 del self._defaults[name]
 
-    def _declared(self, name: str, said: Mapping[str, Setting]) -> Task | None:
-        task = self._record(Task, {**self._defaults_beside(said), **said}, name=_named(name))
-        return task if isinstance(task, Task) else None
+    def _declared(self, name: str, own: Mapping[str, object]) -> Task | None:
+        said = {**self._defaults_beside(own), **own} if self._defaults else own
+        task: Task | None = self._record(Task, said, name)
+        return task
 
-    def _defaults_beside(self, said: Mapping[str, Setting]) -> dict[str, Setting]:
+    def _defaults_beside(self, said: Container[str]) -> dict[str, object]:
         """The defaults, without another schedule for a task that names its own."""
         own = [name for name in SCHEDULES if name in said]
         barred = {*SCHEDULES} if own else set()
         if own and own != ["interval"]:
             barred.add("offset")
-        return {name: setting for name, setting in self._defaults.items() if name not in barred}
+        return {name: value for name, value in self._defaults.items() if name not in barred}
 
     def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
         for task, fault in misfits(config, tasks):
-            said = {**self._defaults, **self._tasks.get(task.name, {})}
-            yield _said_as(fault, said, Task, {"name": task.name})
+            yield self._said_as(fault, {**self._defaults, **self._own(task.name)}, Task, task.name)
 
     def _given(self, name: str, task: Task) -> Task | None:
         """A `Task` object under its key; where it says nothing, the defaults hold for it too."""
-        own = _said_by(task)
-        said = {option: Setting(key=option_key(name, option), value=value) for option, value in own.items()}
-        inherited = {
-            full: setting for full, setting in self._defaults_beside(said).items() if full.partition(".")[0] not in said
-        }
-        values, _ = self._values(Task, inherited)
+        own = self._tasks[name] = _said_by(task)
+        inherited = self._defaults_beside(own) if self._defaults else {}
+        rest = {full: value for full, value in inherited.items() if full.partition(".")[0] not in own}
+        values, _ = self._values(Task, rest, name)
         if task.name and task.name != name:
             problem = f"want no name, or that of its key, {name!r}"
             self._faults.append(Fault(key=option_key(name, "name"), shown=shown(task.name), problem=problem))
             return None
         try:
-            return Task(name=_named(name), **own, **values)
+            return Task(name=name or _NAMELESS, **own, **values)
         except ConfigError as error:
-            self._faults.extend(_said_as(fault, said, Task, {"name": name}) for fault in error.faults)
+            self._faults.extend(self._said_as(fault, own, Task, name) for fault in error.faults)
             return None
+
+
+_NAMELESS: Final = " "  # the door of `Task` takes an empty name for that of a task without a key
+
+# The options that are one value each, which nearly all are.
+_PLAIN: Final[Mapping[type, frozenset[str]]] = {
+    record: frozenset(name for name, option in options_of(record).items() if not option.is_mapping)
+    for record in (Config, Task)
+}
+
+
+class _Origins(Mapping[str, str]):
+    """Where each option that somebody wrote stands, by its key, without the name of an entry.
+
+    Worked out when somebody asks, which is the status page: what was said of ten thousand tasks
+    is few different lists of names, and would be tens of thousands of keys.
+    """
+
+    def __init__(self, said: Mapping[str, Iterable[str]], place: Callable[[str], str]) -> None:
+        """*said*: the names of options by their task, and those of no task by the beginning of their keys."""
+        self._said: dict[str, tuple[str, ...]] = {}
+        alike: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for owner, options in said.items():
+            names = tuple(options)
+            self._said[owner] = alike.setdefault(names, names)
+        self._place = place
+
+    def __getitem__(self, key: str) -> str:
+        owner, option = _owned(key)
+        for name in reversed(self._said.get(owner, ())):
+            if name.partition(".")[0] == option:
+                return self._place(f"{_prefix_of(owner)}{name}") or PYTHON
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        for owner, names in self._said.items():
+            yield from dict.fromkeys(f"{_prefix_of(owner)}{name.partition('.')[0]}" for name in names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _prefix_of(owner: str) -> str:
+    return owner if owner in (CONFIG, DEFAULT) else f"{TASK}{owner}."
+
+
+def _owned(key: str) -> tuple[str, str]:
+    """The owner of the option at *key*, and its name; no task's name ends with a dot."""
+    prefix, dot, option = key.rpartition(".")
+    return prefix.removeprefix(TASK) if prefix.startswith(TASK) else f"{prefix}{dot}", option
 
 
 def _said_by(task: Task) -> dict[str, Any]:
     """The options of *task* that are not at their defaults, with their values."""
-    said = ((option, getattr(task, option.name)) for option in said_of(task))
-    return {option.name: value for option, value in said if value != option.value}
-
-
-def _named(name: Any) -> Any:
-    """*name* as the door of `Task` judges it: there an empty one is a task without a key."""
-    return name or _NAMELESS
-
-
-_NAMELESS: Final = " "
+    return {option.name: value for option, value in said_of(task) if value != option.value}
 
 
 def _flat(option: str, value: object) -> dict[str, object]:
@@ -341,42 +422,26 @@ _QUOTED: Final = re.compile(r"""(["']).*\1""", re.DOTALL)
 _LINE: Final = re.compile(r"\n[^\S\n]*((?:set )?pulse\.[\w.-]+)\s*[=:]")
 
 
-def _swallowed(setting: Setting) -> str:
+def _swallowed(key: str, value: object) -> str:
     """What is wrong where a value holds a comment or a line that was meant to be none of it; else empty.
 
     A blank and a semicolon is a comment in every value but a body, which is taken as it is; a
     blank and a # only where no text is free to have it.
     """
-    option = setting.key.rpartition(".")[2]
-    if not isinstance(setting.value, str) or not setting.key.startswith("pulse."):
+    if not isinstance(value, str) or _ORDINARY.fullmatch(value) or not key.startswith("pulse."):
         return ""
-    if found := _LINE.search(setting.value):
+    option = key.rpartition(".")[2]
+    if found := _LINE.search(value):
         return f"an ini file takes an indented line as part of the one before: move {found[1]!r} to the left margin"
     if option == "body":
         return ""
-    if not _FREE.search(setting.key) and option != "description" and _QUOTED.fullmatch(setting.value.strip()):
+    if not _FREE.search(key) and option != "description" and _QUOTED.fullmatch(value.strip()):
         return "quotes are taken as part of the value: leave them out"
-    mark = _COMMENT.search(setting.value)
-    is_free = option in ("description", "token") or bool(_FREE.search(setting.key))
+    mark = _COMMENT.search(value)
+    is_free = option in ("description", "token") or bool(_FREE.search(key))
     if mark is None or (is_free and not mark[0].endswith(";")):
         return ""
     return _INLINE_COMMENT.format(mark[0][-1])
-
-
-def _said_as(fault: Fault, said: Mapping[str, Setting], record: type, more: Mapping[str, object]) -> Fault:
-    """*fault* of a field, under the key that somebody wrote and at its place."""
-    if fault.key in said:
-        # The value as it was written: by now it may have been read, `@daily` as `0 0 * * *`.
-        option = options_of(record)[fault.key]
-        return said[fault.key].fault(fault.problem, is_secret=option.is_secret)
-    if record is Task:
-        name = more.get("name")
-        task = f"{TASK}{'' if name == _NAMELESS else name}"
-        where = next((setting.where for setting in said.values() if setting.key.startswith(TASK)), "")
-        if fault.key == "name":
-            return replace(fault, key=task, where=where, shown="''" if name == _NAMELESS else fault.shown)
-        return replace(fault.under(f"{task}."), where=where)
-    return fault.under(CONFIG)
 
 
 def _place(task: Task, config: Config) -> Task:
@@ -385,11 +450,15 @@ def _place(task: Task, config: Config) -> Task:
     It was made here and nobody has seen it yet, so it is completed as `__post_init__` would, without
     all of it being read once more.
     """
-    action = f"{task.path or task.name}?{task.query}" if task.query else task.path or task.name
+    path, mark, query = task.action.partition("?")
+    action = (path or task.name) + (mark + query if query else "")
     if not action.startswith("/"):
         action = f"/{config.context}/{action}" if config.context else f"/{action}"
-    interval = task.interval or (None if task.cron or task.at else DEFAULT_INTERVAL)
-    placed: dict[str, Any] = {"action": action, "interval": interval, "timezone": task.timezone or config.timezone}
+    placed: dict[str, Any] = {} if action == task.action else {"action": action}
+    if task.interval is None and task.cron is None and task.at is None:
+        placed["interval"] = DEFAULT_INTERVAL
+    if task.timezone is None:
+        placed["timezone"] = config.timezone
     if task.start_date and task.end_date:  # which of them comes first may depend on the zone
         return replace(task, **placed)
     for name, value in placed.items():
@@ -398,26 +467,18 @@ def _place(task: Task, config: Config) -> Task:
 
 
 class IniFile:
-    """What stands where in an ini file; only for messages, PasteDeploy does the reading."""
+    """What stands where in an ini file; only for messages and the status page, PasteDeploy does the reading.
 
-    def __init__(self, path: str, sections: Mapping[str, Mapping[str, str]]) -> None:
-        """*path*, empty for no file; *sections* with the lines that each has itself."""
+    The file is read when somebody asks for the first time: of ten thousand tasks that takes
+    longer than all that is made of them.
+    """
+
+    def __init__(self, path: str) -> None:
+        """*path*, empty for no file; without one, or if it cannot be read, nothing is known."""
         self.path = path
         relative = os.path.relpath(path) if path else ""
         self._name = path if relative.startswith("..") else relative
-        self._sections = sections
-
-    @classmethod
-    def of(cls, path: str | None) -> "IniFile":
-        """The file at *path*; without one, or if it cannot be read, nothing is known."""
-        # No section is the default one here: what stands in [DEFAULT] must not show up in all.
-        parser = configparser.RawConfigParser(default_section="", strict=False, delimiters=("=", ":"))
-        parser.optionxform = str  # type: ignore[assignment, method-assign]
-        try:
-            parser.read(path or [], encoding="utf-8")
-        except (configparser.Error, UnicodeDecodeError):
-            return cls(path or "", {})
-        return cls(path or "", {name: dict(parser[name]) for name in parser.sections()})
+        self._file = Path(path).absolute() if path else None  # when it is read the process may be elsewhere
 
     def application(self) -> str:
         """The specification of its application, for other processes; empty without a file."""
@@ -450,3 +511,15 @@ class IniFile:
             for key, value in lines.items()
             if section != "DEFAULT" and key.startswith("pulse.") and shared.get(key, value) != value
         ]
+
+    @cached_property
+    def _sections(self) -> Mapping[str, Mapping[str, str]]:
+        """The lines that each section has itself."""
+        # No section is the default one here: what stands in [DEFAULT] must not show up in all.
+        parser = configparser.RawConfigParser(default_section="", strict=False, delimiters=("=", ":"))
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        try:
+            parser.read(self._file or (), encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            return {}
+        return {name: dict(parser[name]) for name in parser.sections()}

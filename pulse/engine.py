@@ -1,5 +1,6 @@
 """What runs tasks in one process: a scheduler that rings, and workers that run what it rings for."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -176,11 +177,14 @@ class EngineFactory:
     def _cursors(self, now: datetime) -> Mapping[str, datetime]:
         """How far each task has got, where this process is."""
         tracks = {name: track_of(name, place) for name, place in self._places().items()}
-        # A task of a place is known by its own name, too, since that is what people pause and purge.
+        firsts: defaultdict[datetime, list[str]] = defaultdict(list)
         for name, first in self._first_dues(now).items():
-            self._store.register([tracks[name]], now, since=first - _INSTANT)
-        cursors = self._store.register({*tracks, *tracks.values()}, now)
-        return {name: cursors[track] for name, track in tracks.items()}
+            firsts[first].append(tracks.get(name, name))
+        for first, new in firsts.items():
+            self._store.register(new, now, since=first - _INSTANT)
+        # A task of a place is known by its own name, too, since that is what people pause and purge.
+        cursors = self._store.register({*self._config.tasks, *tracks.values()}, now)
+        return {**cursors, **{name: cursors[track] for name, track in tracks.items()}}
 
     def _first_dues(self, now: datetime) -> Mapping[str, datetime]:
         """The instants that tasks which run at startup are run for, if the store does not know them yet."""
@@ -189,7 +193,9 @@ class EngineFactory:
         return {name: due for name, due in dues.items() if due is not None}
 
     def _places(self) -> Mapping[str, str]:
-        return {name: this_place(task.scope) for name, task in self._config.tasks.items()}
+        """`Fire.place` by task, of those that are not the fleet's."""
+        here = {scope: this_place(scope) for scope in ("host", "process")}
+        return {name: here[task.scope] for name, task in self._config.tasks.items() if task.scope in here}
 
     def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
         more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self.announcers]}

@@ -5,7 +5,7 @@ alive and by which configuration it lives, and reads there what the others said.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -203,10 +203,8 @@ class Fleet:
 
 def fingerprint(task: Task) -> str:
     """Another one for each other definition of a task; the same on every host."""
-    lines = dict(_defaults())
-    for option in said_of(task):
-        lines[option.name] = _written(option.name, getattr(task, option.name))
-    return _hash(lines.values())
+    said = [(option.name, _plain(value)) for option, value in said_of(task) if value != option.value]
+    return _hash(f"{_defaults()} {said!r}")
 
 
 def digest_of(config: Config) -> str:
@@ -219,19 +217,19 @@ def _fingerprints_of(config: Config) -> Mapping[str, str]:
 
 
 def _digest(fingerprints: Mapping[str, str]) -> str:
-    return _hash(f"{name} {said}" for name, said in sorted(fingerprints.items()))
+    return _hash("\n".join(f"{name} {said}" for name, said in sorted(fingerprints.items())))
 
 
 @cache
-def _defaults() -> Mapping[str, str]:
-    """How the options are written that nobody has set, as most are."""
-    return {name: _written(name, option.value) for name, option in sorted(options_of(Task).items())}
+def _defaults() -> str:
+    """What the options mean that nobody has set, as most are."""
+    return _hash(repr([(name, _plain(option.value)) for name, option in options_of(Task).items()]))
 
 
-def _written(name: str, value: object) -> str:
-    return f"{name} {sorted(value) if isinstance(value, frozenset) else value!r}"
+def _plain(value: object) -> object:
+    # The order in which a set is shown depends on how it was made.
+    return sorted(value) if isinstance(value, frozenset) else value
 
 
-def _hash(lines: Iterable[str]) -> str:
-    # What repr writes has no line breaks, so none of it can pass for two options.
-    return blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+def _hash(text: str) -> str:
+    return blake2b(text.encode(), digest_size=8).hexdigest()

@@ -24,7 +24,7 @@ from pulse.option import shown
 from pulse.runstores import open_run_store
 from pulse.runstores.automatic import automatic_store
 from pulse.runstores.base import RunStore
-from pulse.schedule import schedule_of
+from pulse.schedule import Schedules
 from pulse.start import StartRule, StartState
 from pulse.status.controls import Ringing
 from pulse.within import within
@@ -90,7 +90,7 @@ class PulseMiddleware:
         self._clock = clock
         self._given_store = run_store
         self.run_store: RunStore = store
-        self._schedules = {name: schedule_of(one) for name, one in config.tasks.items()}
+        self._schedules = Schedules(config.tasks)
         self._guard = Guard(config, clock=self._clock)
         self._engines = EngineFactory(
             app,

@@ -4,7 +4,7 @@ All are frozen and validated once, at the door; inside the house they are truste
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pulse import address, reader
 from pulse.errors import ConfigError, Fault
-from pulse.option import option, options_of, read_options, shown
+from pulse.option import option, options_of, read_options, shown, sparse
 from pulse.zone import iso
 
 YEAR: Final = timedelta(days=366)
@@ -23,7 +23,8 @@ DEFAULT_INTERVAL: Final = timedelta(seconds=300)
 SCHEDULES: Final = ("interval", "cron", "at")  # a task has one of these
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@sparse
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A definition: which endpoint is requested when, and within which limits.
 
@@ -208,20 +209,6 @@ class Task:
         is_secret=True,
     )
 
-    def __post_init__(self) -> None:
-        faults = read_options(self)
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            faults.append(Fault(key="name", shown=shown(self.name), problem=TASK_NAME))
-        said = [name for name in SCHEDULES if getattr(self, name) is not None]
-        for name in said[1:]:
-            faults.append(self._conflict(name, f"excludes {said[0]}: a task has one schedule"))
-        if said and "interval" not in said and self.offset != options_of(Task)["offset"].value:
-            faults.append(self._conflict("offset", f"goes with interval only, not with {said[0]}"))
-        if self._ends_before_it_starts():
-            faults.append(self._conflict("end_date", f"want an instant after start_date ({self.start_date})"))
-        if faults:
-            raise ConfigError(faults)
-
     @property
     def path(self) -> str:
         """The path of the request, percent-encoded as it was written."""
@@ -236,7 +223,26 @@ class Task:
     def hook_paths(self) -> tuple[str, ...]:
         """The paths of the application that are told of its records."""
         hooks = (self.on_success, self.on_failure, self.on_missed, self.on_timeout)
+        if not any(hooks):
+            return ()
         return tuple(hook.partition("?")[0] for hook in hooks if hook and hook.startswith("/"))
+
+    def _conflicts(self) -> list[Fault]:
+        faults = []
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            faults.append(Fault(key="name", shown=shown(self.name), problem=TASK_NAME))
+        if self.cron is not None or self.at is not None:
+            faults += self._conflicts_of_schedules()
+        if self.start_date is not None and self.end_date is not None and self._ends_before_it_starts():
+            faults.append(self._conflict("end_date", f"want an instant after start_date ({self.start_date})"))
+        return faults
+
+    def _conflicts_of_schedules(self) -> Iterator[Fault]:
+        first, *others = (name for name in SCHEDULES if getattr(self, name) is not None)
+        for name in others:
+            yield self._conflict(name, f"excludes {first}: a task has one schedule")
+        if first != "interval" and self.offset != options_of(Task)["offset"].value:
+            yield self._conflict("offset", f"goes with interval only, not with {first}")
 
     def _conflict(self, name: str, problem: str) -> Fault:
         value = getattr(self, name)
@@ -246,7 +252,7 @@ class Task:
     def _ends_before_it_starts(self) -> bool:
         start, end = self.start_date, self.end_date
         if not (isinstance(start, datetime) and isinstance(end, datetime)):
-            return False
+            return False  # one of them is refused already
         zone = self.timezone if isinstance(self.timezone, ZoneInfo) else ZoneInfo("UTC")
         return _aware(end, zone) < _aware(start, zone)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -42,11 +42,30 @@ _SPANS: Final = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER.pattern}){unit})?" 
 _TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _BROKER: Final = re.compile(r"(?!memory:)[A-Za-z][A-Za-z0-9+]*://[^\s\x00-\x1f;]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_PLAIN_PATH: Final = re.compile(r"/?(?:[\w~-][\w.~-]*/)*[\w~-][\w.~-]*", re.ASCII)  # needs no second look
+_PLAIN_PATH: Final = re.compile(r"/?[\w~-][\w.~-]*(?:/[\w~-][\w.~-]*)*", re.ASCII)  # needs no second look
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
     | {"SERVER_PROTOCOL", "CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_HOST", "HTTP_CONTENT_LENGTH"}
 )
+
+
+def remembering(read: Reader[T]) -> Reader[T]:
+    """*read*, but short texts and numbers that it has read lately are not read again.
+
+    Thousands of tasks say `5m` or `0 3 * * *`: they are read once, and share what that means.
+    Other values are not remembered, since equal ones may differ: an instant in two time zones.
+    """
+    known = lru_cache(maxsize=1024, typed=True)(read)  # `typed`: 200 is a status, and 200.0 is none
+
+    @wraps(read)
+    def look_up(value: object) -> T:
+        is_plain = len(value) <= _SHORT if type(value) is str else type(value) in (int, float)
+        return known(value) if is_plain else read(value)
+
+    return look_up
+
+
+_SHORT: Final = 100  # characters; a thousand longer ones from the status page would be kept for ever
 
 
 def boolean(value: object) -> bool:
@@ -130,12 +149,18 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
         f"want {spell(timedelta(seconds=least))} to {spell(most)}, as seconds (300) or with units (90s 5m 1h30m 1d)"
     )
 
-    def read(value: object) -> timedelta:
+    shortest, longest = timedelta(seconds=least), most.total_seconds()
+
+    @remembering
+    def read_anew(value: object) -> timedelta:
         seconds = _seconds(value)
         # A comparison with NaN is False: what is no duration is refused here too.
-        if not least <= seconds <= most.total_seconds():
+        if not least <= seconds <= longest:
             raise ValueError(wanted + _span_meant(value))
         return timedelta(seconds=seconds)
+
+    def read(value: object) -> timedelta:
+        return value if type(value) is timedelta and shortest <= value <= most else read_anew(value)
 
     return read
 
@@ -228,9 +253,9 @@ def path(value: object) -> str:
     """A path of the application, perhaps with a query; runs of slashes become one."""
     if not isinstance(value, str):
         raise ValueError("want a path, as text")
+    if _PLAIN_PATH.fullmatch(value):
+        return value
     stripped = value.strip()
-    if _PLAIN_PATH.fullmatch(stripped):
-        return stripped
     if "://" in stripped.partition("?")[0]:
         raise ValueError("want a path of this application, not the address of a server")
     if "#" in stripped or re.search(r"[\s\x00-\x1f\x7f\\]", stripped):
@@ -309,6 +334,7 @@ def _moment(value: object, when_only_a_date: time) -> datetime:
         raise ValueError(f"want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00{hint}") from None
 
 
+@remembering
 def cron(value: object) -> str:
     """A cron expression of 5 fields, or of 6 with the seconds first; nicknames are spelt out."""
     expression = " ".join(value.split()) if isinstance(value, str) else ""
@@ -366,6 +392,7 @@ def _is_cron(expression: str) -> bool:
     return True
 
 
+@remembering
 def statuses(value: object) -> frozenset[int]:
     """A set of HTTP statuses from ranges: `200-299 304`."""
     wanted = "want HTTP statuses, as 200-299 304"

@@ -14,6 +14,7 @@ of its times.
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -85,20 +86,44 @@ def schedule_of(task: Task) -> Schedule:
     A task without a zone lives by UTC, and without a schedule by the default interval.
     """
     zone = task.timezone or ZoneInfo("UTC")
-    if task.cron == reader.MANUALLY:
-        return _ByHand()
     if task.cron is not None:
+        if task.cron == reader.MANUALLY:
+            return _ByHand()
         schedule: Schedule = _Cron(times=_wall_times(task.cron), zone=zone)
     elif task.at is not None:
         schedule = _Once(due=instant_of(task.at, zone), zone=zone, said=task.at)
     else:
         every = task.interval or DEFAULT_INTERVAL
-        schedule = _Interval(every=every, anchor=EPOCH + _offset(task, every))
+        schedule = _Interval(every=every, offset=_offset(task, every))
     if task.start_date is None and task.end_date is None:
         return schedule
     first = EARLIEST if task.start_date is None else instant_of(task.start_date, zone)
     last = LATEST if task.end_date is None else instant_of(task.end_date, zone)
     return _Bounded(schedule=schedule, first=first, last=last, zone=zone)
+
+
+class Schedules(Mapping[str, Schedule]):
+    """The schedules of tasks, by their names; safe to use from any thread.
+
+    Each is made when it is asked for: a process that does not ring, as the master of a server
+    or one that shows the status page alone, needs few of them.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self._tasks = tasks
+        self._made: dict[str, Schedule] = {}
+
+    def __getitem__(self, name: str) -> Schedule:
+        made = self._made.get(name)
+        if made is None:  # two threads may each make one: they are the same
+            made = self._made[name] = schedule_of(self._tasks[name])
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
 def delay_of(task: Task, due: datetime, next_due: datetime | None) -> timedelta:
@@ -135,27 +160,29 @@ def _hash(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Interval(Schedule):
-    """Due at *anchor*, and every *every* before and after it.
+    """Due *offset* after the Unix epoch, and every *every* before and after that.
 
     Restarts and deploys move nothing. Integers of microseconds: nothing drifts either.
     """
 
     every: timedelta
-    anchor: datetime
+    offset: timedelta
 
     def next_due(self, after: datetime) -> datetime:
-        return self.anchor + ((after - self.anchor) // self.every + 1) * self.every
+        anchor = EPOCH + self.offset
+        return anchor + ((after - anchor) // self.every + 1) * self.every
 
     def previous_due(self, at: datetime) -> datetime:
-        return self.anchor + (at - self.anchor) // self.every * self.every
+        anchor = EPOCH + self.offset
+        return anchor + (at - anchor) // self.every * self.every
 
     def count(self, after: datetime, until: datetime) -> int:
-        return max(0, (until - self.anchor) // self.every - (after - self.anchor) // self.every)
+        anchor = EPOCH + self.offset
+        return max(0, (until - anchor) // self.every - (after - anchor) // self.every)
 
     def describe(self) -> str:
-        offset = self.anchor - EPOCH
         every = _spoken(self.every)
-        return f"every {_ONE.get(every, every)}" + (f", offset {_spoken(offset)}" if offset else "")
+        return f"every {_ONE.get(every, every)}" + (f", offset {_spoken(self.offset)}" if self.offset else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

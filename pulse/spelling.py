@@ -7,6 +7,7 @@ is enough.
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from string import punctuation
@@ -43,13 +44,20 @@ class Paths:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._has_root = False
-        self._below: dict[tuple[str, ...], set[str]] = {}  # the last segments, by those before
+        self._below: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)  # the last segments, by those before
+        ordinary: defaultdict[str, list[str]] = defaultdict(list)  # the same of many paths, which have few stems
         for path in paths:
-            for names in _names_of(path):
-                if names:
-                    self._below.setdefault(names[:-1], set()).add(names[-1])
-                else:
-                    self._has_root = True
+            if path in ("", "/"):
+                self._has_root = True
+            elif ORDINARY.fullmatch(path):
+                stem, _, last = path.lower().rstrip("/").rpartition("/")
+                ordinary[stem].append(last)
+            else:
+                for names in _names_of(path):
+                    self._has_root |= not names
+                    self._below[names[:-1]].update(names[-1:])
+        for stem, lasts in ordinary.items():
+            self._below[tuple(_plain(name) for name in stem.split("/") if name)].update(map(_plain, lasts))
         # Below each of these something is guarded, however far.
         self._stems = {stem[:depth] for stem in self._below for depth in range(1, len(stem) + 1)}
         self._deepest = max(map(len, self._below), default=0)
@@ -123,10 +131,7 @@ class Paths:
 
 
 def _names_of(path: str) -> Iterator[tuple[str, ...]]:
-    """The segments of the guarded *path* as they are compared."""
-    if ORDINARY.fullmatch(path):
-        yield tuple(_plain(name) for name in path.lower().split("/") if name)
-        return
+    """The segments of the guarded *path*, which is no ordinary one, as they are compared."""
     *_, decoded = _decodings(path.encode())
     texts = {decoded.decode("latin-1")}  # what is no UTF-8 is compared in this reading only
     with suppress(UnicodeDecodeError):

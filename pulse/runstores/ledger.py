@@ -49,14 +49,6 @@ class _Case:
 class LedgerStore(RunStore):
     """A `RunStore` over the primitives below, which are only called within `_step`."""
 
-    def register(
-        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
-    ) -> Mapping[str, datetime]:
-        """See `RunStore.register`."""
-        with self._step():
-            begin = since or self._judged_at(now)
-            return {track: self._known(track, begin) for track in sorted(tracks)}
-
     def claim(
         self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:

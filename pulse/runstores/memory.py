@@ -47,6 +47,13 @@ class MemoryRunStore(LedgerStore):
             account = self._accounts.get(task)
             return list(account.history)[:limit] if account else []
 
+    def register(
+        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
+    ) -> Mapping[str, datetime]:
+        """See `RunStore.register`."""
+        with self._lock:
+            return {track: self._cursors.setdefault(track, since or now) for track in tracks}
+
     def find(self, task: str, run_id: str) -> list[Run]:
         """See `RunStore.find`."""
         return [run for run in self.history(task) if run.id == run_id]
@@ -123,7 +130,7 @@ class MemoryRunStore(LedgerStore):
             # deployment is rolled back; one that was only frozen does not.
             if is_new and instance.digest not in self._living(instance.seen - alive):
                 self._configurations.pop(instance.digest, None)
-            self._configurations.setdefault(instance.digest, (instance.seen, dict(fingerprints)))
+            self._configurations.setdefault(instance.digest, (instance.seen, fingerprints))
             self._instances[instance.owner] = instance
             self._forget_the_gone(instance.seen - FORGET_INSTANCE)
             return {digest: self._configurations[digest][0] for digest in self._living(instance.seen - alive)}
@@ -193,7 +200,7 @@ class MemoryRunStore(LedgerStore):
         self._accounts: dict[str, _Account] = {}
         self._pauses: dict[str, Pause] = {}
         self._instances: dict[str, Instance] = {}
-        self._configurations: dict[str, tuple[datetime, dict[str, str]]] = {}
+        self._configurations: dict[str, tuple[datetime, Mapping[str, str]]] = {}
 
     # The primitives of LedgerStore
 

@@ -137,11 +137,11 @@ class PostgresRunStore(SqlStore):
         # Sorted, so that two processes that start at once do not wait for each other.
         names = sorted(tracks)
         with self._step():
+            self._forget_places(now)
             self._run(
                 "INSERT INTO tracks (app, name, cursor) SELECT ?, unnest(?::text[]), ? ON CONFLICT DO NOTHING",
                 self._app, names, number_of(since or self._judged_at(now)),
             )  # fmt: skip
-            self._forget_places(now)
             rows = self._run(
                 "SELECT name, cursor FROM tracks WHERE app = ? AND name = ANY(?)", self._app, names
             ).fetchall()

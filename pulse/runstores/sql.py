@@ -454,15 +454,6 @@ class SqlStore(LedgerStore):
 
     # The primitives of LedgerStore; all are called within a step
 
-    def register(
-        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
-    ) -> Mapping[str, datetime]:
-        """See `RunStore.register`; also forgets the tracks of hosts and processes that are long gone."""
-        cursors = super().register(tracks, now, since=since)
-        with self._reading():
-            self._forget_places(now)
-        return cursors
-
     def _forget_places(self, now: datetime) -> None:
         self._run(
             "DELETE FROM tracks WHERE app = ? AND name LIKE ? AND cursor < ?",

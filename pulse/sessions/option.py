@@ -202,7 +202,7 @@ def read_filter_options(global_conf: Mapping[str, str] | None, local_conf: Mappi
     Raises:
         ConfigError: (a ValueError) naming every fault, with file and section where they are known.
     """
-    ini = IniFile.of((global_conf or {}).get("__file__"))
+    ini = IniFile((global_conf or {}).get("__file__") or "")
     return read_session_options(local_conf, where=ini.place)
 
 

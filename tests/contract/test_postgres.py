@@ -605,6 +605,13 @@ def test_a_role_that_may_use_the_tables_needs_no_right_to_make_them(own_database
         assert guest.purge([]) == ["a"]
 
 
+def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(address):
+    with opened(address) as store:
+        store.register(["a", "a@there"], NOON - timedelta(days=31))
+
+        assert store.register(["a", "a@there"], NOON) == {"a": NOON - timedelta(days=31), "a@there": NOON}
+
+
 def test_purging_many_tasks_forgets_them_all(address):
     tasks = [f"t{number}" for number in range(2 * PURGED_AT_ONCE + 1)]
     with opened(address) as store:

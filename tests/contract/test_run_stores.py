@@ -122,6 +122,18 @@ def test_what_was_due_before_a_task_was_known_is_never_run(store):
     assert claim(store, fire(0)).answer is Claim.TAKEN
 
 
+def test_of_many_tracks_each_has_its_own_cursor(store):
+    store.register(["b", "d", "ä@here"], NOON + MINUTE)
+    store.register(["a", "c", "e"], NOON + 2 * MINUTE)
+
+    cursors = store.register(["e", "d", "cleanup", "b", "new"], NOON + 3 * MINUTE)
+
+    minutes = {"b": 1, "cleanup": 0, "d": 1, "e": 2, "new": 3}
+    assert cursors == {track: NOON + after * MINUTE for track, after in minutes.items()}
+    assert store.register([], NOON) == {}
+    assert store.register(["ä@here"], NOON) == {"ä@here": NOON + MINUTE}
+
+
 def test_registering_again_keeps_the_cursor(store):
     store.finish(ended(claim(store, fire(2)).run))
 

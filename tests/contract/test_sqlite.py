@@ -324,6 +324,12 @@ def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store):
     assert store.register(["a@there"], NOON) == {"a@there": NOON}
 
 
+def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(store):
+    store.register(["new", "new@there"], NOON - 31 * DAY)
+
+    assert store.register(["new", "new@there"], NOON) == {"new": NOON - 31 * DAY, "new@there": NOON}
+
+
 def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
     store.close()
     for leftover in path.parent.glob("runs.db-*"):

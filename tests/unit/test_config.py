@@ -268,6 +268,14 @@ def test_a_default_schedule_gives_way_to_the_tasks_own():
     assert (config.tasks["c"].interval, config.tasks["c"].offset) == (timedelta(seconds=60), "hash")
 
 
+def test_a_default_holds_for_a_task_object_that_says_no_more_than_pulse_does_by_itself():
+    tasks = {"a": Task(timeout="60m"), "b": Task(timeout="61m"), "c": {"timeout": "60m"}}
+
+    config = read_config({"pulse.config.default.timeout": "9s"}, tasks=tasks)
+
+    assert {name: task.timeout.total_seconds() for name, task in config.tasks.items()} == {"a": 9, "b": 3660, "c": 3600}
+
+
 def test_a_bad_default_is_reported_once():
     assert list(problems({"pulse.config.default.timeout": "x"}, tasks={"a": {}, "b": {}})) == [
         "pulse.config.default.timeout"
@@ -398,6 +406,12 @@ def test_a_task_has_a_name(name):
     assert problems({f"pulse.task.{name}.interval": "5"})
 
 
+@pytest.mark.parametrize("name", [None, "", 0, 5])
+def test_what_is_no_name_is_refused_whatever_else_is_wrong_with_the_task(name):
+    for given in ({}, {"interval": "x"}, {"priority": "0"}, Task(priority=0)):
+        assert any("want a task name" in problem for problem in problems(tasks={name: given}).values())
+
+
 def test_a_config_or_task_of_another_kind_is_refused():
     assert problems("guard=true")
     assert problems(tasks=["a"])
@@ -454,6 +468,49 @@ def test_the_same_line_in_default_and_section_harms_nobody(tmp_path):
     conf = ini(tmp_path, "[DEFAULT]\npulse.config.guard = true\n[filter:pulse]\npulse.config.guard = true\n")
 
     assert read_paste_config(conf | {"pulse.config.guard": "true"}, {}).guard is True
+
+
+def test_where_an_option_stands_is_found_when_somebody_asks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, last = {"pulse.task.a.interval": "5", "pulse.task.a.headers.X-A": "1"}, {"pulse.task.a.headers.X-B": "1"}
+    sections = {"pulse": first, "other": last}
+    lines = [
+        f"[filter:{name}]\n" + "".join(f"{key} = {said[key]}\n" for key in said) for name, said in sections.items()
+    ]
+    ini(tmp_path, "".join(lines))
+    config = read_paste_config({"__file__": "some.ini"}, {**first, **last})
+
+    monkeypatch.chdir("/")
+
+    assert config.origins == {
+        "pulse.task.a.interval": "some.ini [filter:pulse]",
+        "pulse.task.a.headers": "some.ini [filter:other]",
+    }
+
+
+def test_a_file_that_is_gone_when_somebody_asks_where_an_option_stands_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_paste_config(ini(tmp_path, "[filter:pulse]\n"), {"pulse.task.a.interval": "5"})
+
+    (tmp_path / "some.ini").unlink()
+
+    assert config.origins["pulse.task.a.interval"] == "some.ini"
+
+
+def test_every_option_that_was_written_has_its_origin_once_and_no_other_has_one():
+    written = {"pulse.config.guard": "true", "pulse.config.default.timeout": "9s", "pulse.task.a.headers.X-A": "1"}
+    tasks = {"b": {"enabled": True, "headers": {"X-A": "1", "X-B": "2"}}, "c": Task(interval=5)}
+
+    origins = read_config(written, tasks=tasks).origins
+
+    assert [*origins] == [
+        "pulse.config.guard", "pulse.config.default.timeout", "pulse.task.a.headers", "pulse.task.b.enabled",
+        "pulse.task.b.headers", "pulse.task.c.interval",
+    ]  # fmt: skip
+    assert {*origins.values()} == {"Python"}
+    assert len(origins) == 6
+    for key in ("guard", "a.headers", "pulse.task.a.timeout", "pulse.task.d.interval", "pulse.config.timeout", ""):
+        assert key not in origins
 
 
 def test_zones_are_zones():

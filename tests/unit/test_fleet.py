@@ -56,6 +56,11 @@ def test_a_fingerprint_is_another_one_for_each_other_task_and_the_same_for_the_s
     assert fingerprint(Task(name="a", expect_status="200-299 404")) == fingerprint(
         Task(name="a", expect_status="404 200-299")
     )
+    assert fingerprint(Task(name="a", timeout="60m", enabled="yes")) == fingerprint(Task(name="a"))
+    # A set of these is shown in the order in which it was made.
+    assert fingerprint(Task(name="a", expect_status=[200, 208])) == fingerprint(
+        Task(name="a", expect_status=[208, 200])
+    )
 
 
 def test_processes_of_the_same_configuration_run_all_of_it(store, clock, monkeypatch):

@@ -316,6 +316,11 @@ def test_a_task_at_the_root_guards_the_root(path):
     assert not admits(path, "/")
 
 
+@pytest.mark.parametrize("written", ["/", "//", "/%2f"])
+def test_a_task_at_the_root_guards_it_however_it_is_written(written):
+    assert not admits("/", written)
+
+
 @pytest.mark.parametrize("path", ["/x", "/sessions/cleanup", "/x/"])
 def test_a_task_at_the_root_leaves_all_below_it_open(path):
     assert admits(path, "/")

@@ -1,11 +1,16 @@
 """What the words of Pulse promise beyond their fields."""
 
+import copy
+import pickle
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from datetime import UTC, datetime, timedelta
+from inspect import signature
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
 
-from pulse.model import Fire
+from pulse.errors import ConfigError
+from pulse.model import Fire, Task
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 RUNS = uuid5(NAMESPACE_URL, "urn:pulse:run")
@@ -23,3 +28,78 @@ def test_the_run_of_a_planned_instant_has_the_same_uuid_in_every_process(minutes
 
 def test_a_run_that_has_an_id_keeps_it():
     assert Fire(task="a", due=NOON, run_id="r1").run_id == "r1"
+
+
+TASK = Task(name="a", action="/x", interval="5m", headers={"Accept": "text/plain"})
+
+
+def test_a_task_keeps_what_was_said_and_finds_the_rest_in_its_class():
+    assert vars(TASK) == {
+        "name": "a",
+        "action": "/x",
+        "interval": timedelta(minutes=5),
+        "headers": (("Accept", "text/plain"),),
+    }
+    assert [getattr(TASK, item.name) for item in fields(Task)][3:6] == [None, None, None]
+    assert vars(Task(name="a", enabled=True, cron=None, timeout=Task.timeout)) == {"name": "a"}
+
+
+def test_a_task_that_says_a_default_in_other_words_is_the_one_that_does_not():
+    assert Task(name="a", timeout="60m", expect_status="200-299", enabled="yes") == Task(name="a")
+    assert hash(Task(name="a", timeout="60m")) == hash(Task(name="a"))
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        lambda task: pickle.loads(pickle.dumps(task)),
+        copy.copy,
+        copy.deepcopy,
+        replace,
+        lambda task: Task(**asdict(task)),
+    ],
+    ids=["pickle", "copy", "deepcopy", "replace", "asdict"],
+)
+def test_a_copy_of_a_task_equals_it(duplicate):
+    copied = duplicate(TASK)
+
+    assert copied == TASK
+    assert hash(copied) == hash(TASK)
+
+
+def test_a_task_is_replaced_by_what_is_read_anew():
+    replaced = replace(TASK, interval="1h", headers={})
+
+    assert (replaced.name, replaced.interval, replaced.headers) == ("a", timedelta(hours=1), ())
+    with pytest.raises(ConfigError, match="interval"):
+        replace(TASK, interval="x")
+
+
+@pytest.mark.parametrize("name", ["interval", "jitter", "unknown"])
+def test_a_task_cannot_be_changed(name):
+    with pytest.raises(FrozenInstanceError):
+        setattr(TASK, name, timedelta(0))
+    with pytest.raises(FrozenInstanceError):
+        delattr(TASK, name)
+
+
+def test_the_constructor_of_a_task_names_its_options_and_refuses_others():
+    assert list(signature(Task).parameters) == [item.name for item in fields(Task)]
+    with pytest.raises(TypeError, match="'intervall'"):
+        Task(intervall=5)
+    with pytest.raises(TypeError, match="positional"):
+        Task("a")
+
+
+def test_faults_of_a_task_come_in_the_order_of_the_table_and_then_those_between_its_options():
+    with pytest.raises(ConfigError) as refused:
+        Task(name="a", retries="-1", offset="5s", jitter="x", cron="@daily", action=7)
+
+    assert [fault.key for fault in refused.value.faults] == ["action", "jitter", "retries", "offset"]
+
+
+def test_a_value_that_is_refused_still_conflicts_with_others():
+    with pytest.raises(ConfigError) as refused:
+        Task(name="a", interval="x", cron="@daily")
+
+    assert [fault.key for fault in refused.value.faults] == ["interval", "cron"]

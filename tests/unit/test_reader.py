@@ -17,6 +17,29 @@ def naive(*parts: int) -> datetime:
     return datetime(*parts, tzinfo=UTC).replace(tzinfo=None)
 
 
+# What was read before
+
+
+@pytest.mark.parametrize(("read", "written"), [(DURATION, "1.5h"), (DURATION, 300), (reader.statuses, "200-299 304")])
+def test_what_many_tasks_say_is_read_once_and_shared(read, written):
+    assert read(written) is read(written)
+
+
+@pytest.mark.parametrize(("read", "good", "equal"), [(DURATION, 1, True), (reader.statuses, 200, 200.0)])
+def test_a_value_that_equals_one_that_was_read_is_judged_by_its_own_kind(read, good, equal):
+    read(good)
+
+    with pytest.raises(ValueError, match="want"):
+        read(equal)
+
+
+def test_a_long_text_is_read_and_not_kept():
+    zeros = "0" * 1000
+
+    assert DURATION(f"{zeros}5") == timedelta(seconds=5)
+    assert DURATION(f"{zeros}5") is not DURATION(f"{zeros}5")
+
+
 # Durations
 
 
