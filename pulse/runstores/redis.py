@@ -22,8 +22,9 @@ from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
 from enum import Enum
 from itertools import groupby
+from operator import attrgetter
 from secrets import token_urlsafe
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 try:
@@ -39,19 +40,21 @@ from pulse.address import REDIS, SOCKET, masked, require_redis
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
-from pulse.runstores.base import PRESSES, Passed, RunStore, Totals
-from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost
-from pulse.runstores.redis_scripts import Script
+from pulse.runstores.base import PRESSES, Bid, Passed, RunStore, Totals
+from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost, won
+from pulse.runstores.redis_scripts import WON, Script
 from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, SPENT_FOR, number_of
 from pulse.zone import EPOCH
 
 T = TypeVar("T")
+_Answer: TypeAlias = dict[str, Any]  # of a script to a bid: a `Claim`, and what goes with it
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 1.0  # how long a call waits for a connection
 ANSWER_SECONDS: Final = 2.0  # and how long for an answer
 FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
+AT_ONCE: Final = 50  # claims, or ends of runs, in one script: while it runs, nobody else is served
 RECORDS_AT_ONCE: Final = 500  # that one script reads: it takes the server less than a few milliseconds
 TRIES: Final = 20  # a claim that finds another state than expected is repeated; each time somebody else was faster
 
@@ -111,24 +114,28 @@ class RedisRunStore(RunStore):
         self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:
         """See `RunStore.claim`."""
-        terms = {
-            "owner": owner,
-            "lease": lease // MICROSECOND,
-            "latest": _text(fire.latest),
-            "waits": limits.waits,
-            "replaces": limits.replaces,
-            "recovers": limits.recovers or None,
-            **_exclusion(limits),
-            "waits_for_due": self._tolerance is not None,
-            "living": {},
-            "gone": {},
-        }
-        return self._settle(redis_scripts.CLAIM, fire, now, passed, terms)
+        bid = Bid(fire=fire, passed=passed, limits=limits)
+        (claimed,) = self.claim_all([bid], owner=owner, now=now, lease=lease)
+        return claimed
+
+    def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
+        """See `RunStore.claim_all`; one way there and back, if the cursors are as this process saw them last.
+
+        Each claim is atomic by itself. If the answer is lost, what was won is lost by its lease.
+        """
+        terms = {"owner": owner, "lease": lease // MICROSECOND, "waits_for_due": self._tolerance is not None}
+        return [
+            _claimed(answer, won(bid.fire, owner, answer["at"], lease, bid.limits) if "at" in answer else None)
+            for some in _parts(bids, AT_ONCE)
+            for bid, answer in zip(some, self._settle(redis_scripts.CLAIM, some, now, terms), strict=True)
+        ]
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
         terms = {"outcome": outcome.value, "reason": reason}
-        return self._settle(redis_scripts.DISMISS, fire, now, passed, terms)
+        bid = Bid(fire=fire, passed=passed, limits=Limits())
+        (answer,) = self._settle(redis_scripts.DISMISS, [bid], now, terms)
+        return _claimed(answer)
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`; by the server's clock the leases last as long as they did at first."""
@@ -141,10 +148,20 @@ class RedisRunStore(RunStore):
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
-        record = _fields_of(run)
-        said = {name: value for name, value in record.items() if name not in _LONG}
-        terms = {"run": said, "again_at": _text(again_at), "now": _text(run.finished)}
-        return bool(self._step(redis_scripts.FINISH, self._keys_of(run.task), terms, _json(record)))
+        (is_ours,) = self._finish([run], _text(again_at))
+        return is_ours
+
+    def finish_all(self, runs: Sequence[Run]) -> list[bool]:
+        """See `RunStore.finish_all`; one way there and back."""
+        return [is_ours for some in _parts(runs, AT_ONCE) for is_ours in self._finish(some)]
+
+    def _finish(self, runs: Sequence[Run], again_at: str | None = None) -> list[bool]:
+        records = [_fields_of(run) for run in runs]
+        ended = [{name: record[name] for name in _ENDED if name in record} for record in records]
+        terms = {"runs": ended, "again_at": again_at, "now": records[0]["finished"]}
+        keys = self._keys_of(*(run.task for run in runs))
+        answers: bytes = self._step(redis_scripts.FINISH, keys, terms, *map(_bytes, records))
+        return [answer == _YES for answer in answers]
 
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
@@ -182,7 +199,7 @@ class RedisRunStore(RunStore):
 
     def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
         """See `RunStore.report`."""
-        said = {run_id: _written(one) for run_id, one in progress.items()}
+        said = {run_id: _progress(one) for run_id, one in progress.items()}
         terms = {"owner": owner, "progress": said, "now": "0"}
         stops = self._step(redis_scripts.REPORT, self._keys("held"), terms)
         return {run_id.decode(): _decoded(reason) for run_id, reason in stops}
@@ -342,46 +359,63 @@ class RedisRunStore(RunStore):
 
     # Steps
 
-    def _settle(self, script: Script, fire: Fire, now: datetime, passed: Passed, terms: dict[str, Any]) -> Claimed:
-        """Tell the script what only this side knows of the state that it finds, until it has found that state."""
-        terms |= {
-            "now": _text(now),
-            "task": fire.task,
-            "track": fire.track,
-            "fire": _fields_of(
-                Run(
-                    id=fire.run_id,
-                    task=fire.task,
-                    due=fire.due,
-                    trigger=fire.trigger,
-                    place=fire.place,
-                    attempt=fire.attempt,
-                )
-            ),
-        }
+    def _settle(self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any]) -> list[_Answer]:
+        """What *script* answers to *bids* when it has been told all that only this side knows."""
+        answers = self._ask(script, bids, now, terms)
+        try:
+            self._look_again(script, bids, now, terms, answers)
+        except StoreUnavailableError:
+            places = _unsettled(answers)
+            if len(places) == len(bids):
+                raise
+            # What was won has to begin: it would be lost together with those that were not settled.
+            for place in places:
+                answers[place] = _LATER
+        return answers
+
+    def _look_again(
+        self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any], answers: list[_Answer]
+    ) -> None:
+        """Ask once more where *script* has found another state than it was told of, until it settles all *bids*."""
+        doubtful: list[Run] = []
         for _ in range(TRIES):
-            terms |= self._between(fire, now, passed)
-            answer = self._understood(dict, self._step(script, self._keys_of(fire.task), terms))
-            if "cursor" in answer:
-                self._seen[fire.track] = answer["cursor"]
-            if answer["answer"] != "again":
-                return _claimed(answer)
-            if "held" in answer:
-                terms |= _judged(map(_run_from, answer["held"]))
+            places = _unsettled(answers)
+            if not places:
+                return
+            doubtful += (_run_from(held) for place in places for held in answers[place].get("held", ()))
+            heard = self._ask(script, [bids[place] for place in places], now, {**terms, **_judged(doubtful)})
+            for place, answer in zip(places, heard, strict=True):
+                answers[place] = answer
         raise self._unavailable("too many others claim the same task")
 
-    def _between(self, fire: Fire, now: datetime, passed: Passed) -> dict[str, Any]:
-        """The cursor as this process knows it, and what lies between it and *fire*."""
-        seen = self._seen.get(fire.track)
-        if seen is None or fire.trigger is Trigger.MANUAL or (cursor := _instant(seen)) >= fire.due:
-            return {"seen": seen, "passed_over": None}
-        span = passed(cursor)
-        if span is None:
-            return {"seen": seen, "passed_over": None}
-        first = Fire(task=fire.task, due=span.first, place=fire.place)
-        record = unclaimed(first, Outcome.MISSED, PASSED_OVER, now)
-        record = replace(record, due=span.last, first_due=span.first, count=span.count)
-        return {"seen": seen, "passed_over": _fields_of(record)}
+    def _ask(self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any]) -> list[_Answer]:
+        """What *script* answers to *bids*, told what this process has seen."""
+        told = {"now": _text(now), "bids": [self._told(bid, now) for bid in bids], "living": {}, "gone": {}, **terms}
+        at, *lines = self._step(script, self._keys_of(*(bid.fire.task for bid in bids)), told).split(b"\n")
+        answers = []
+        for bid, line in zip(bids, lines, strict=True):
+            answer: _Answer = {"answer": WON, **_moved(bid.fire)} if line == _WON else self._understood(dict, line)
+            if answer["answer"] == WON:
+                answer["at"] = _instant(at)
+            if "cursor" in answer:
+                self._seen[bid.fire.track] = answer["cursor"]
+            answers.append(answer)
+        return answers
+
+    def _told(self, bid: Bid, now: datetime) -> dict[str, Any]:
+        """What a script is told of *bid*, without what is empty."""
+        fire, limits, seen = bid.fire, bid.limits, self._seen.get(bid.fire.track)
+        told = {
+            "fire": _fire_fields(fire),
+            "latest": _text(fire.latest),
+            "seen": seen,
+            "passed_over": seen and _passed_over(bid, _instant(seen), now),
+            "waits": limits.waits or None,
+            "replaces": limits.replaces or None,
+            "recovers": limits.recovers or None,
+            **_exclusion(limits),
+        }
+        return {name: value for name, value in told.items() if value is not None}
 
     def _held(self) -> list[Run]:
         return [self._run_of(run) for run in self._read("HVALS", "held")]
@@ -389,8 +423,10 @@ class RedisRunStore(RunStore):
     def _keys(self, *names: str) -> list[str]:
         return [self._space + name for name in names]
 
-    def _keys_of(self, task: str) -> list[str]:
-        return self._keys("ledger", "pauses", "held", f"task:{task}", f"history:{task}")
+    def _keys_of(self, *tasks: str) -> list[str]:
+        return self._keys(
+            "ledger", "pauses", "held", *(f"{kind}:{task}" for task in tasks for kind in ("task", "history"))
+        )
 
     # What the status page needs
 
@@ -541,9 +577,13 @@ def _unread(address: str) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    said = {name: one for name, one in value.items() if one is not None}
+    """*value* without what is empty."""
+    return _bytes({name: one for name, one in value.items() if one is not None})
+
+
+def _bytes(value: Mapping[str, Any]) -> bytes:
     # Any text survives: what is no character came from bytes that were none.
-    return _encode(said).encode("utf-8", "surrogatepass")
+    return _encode(value).encode("utf-8", "surrogatepass")
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -565,8 +605,8 @@ def _instant_or_none(text: str | bytes | None) -> datetime | None:
     return None if text is None else _instant(text)
 
 
-def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (names[begin : begin + size] for begin in range(0, len(names), size))
+def _parts(whole: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (whole[begin : begin + size] for begin in range(0, len(whole), size))
 
 
 def _task_of(track: str) -> str:
@@ -590,9 +630,38 @@ def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
     return judged
 
 
+def _fire_fields(fire: Fire) -> dict[str, Any]:
+    """The record of *fire*, as far as it goes before anyone has claimed it."""
+    said = {
+        "id": fire.run_id,
+        "task": fire.task,
+        "due": _text(fire.due),
+        "trigger": fire.trigger.value,
+        "attempt": fire.attempt,
+        "count": 1,
+    }
+    return {**said, "place": fire.place} if fire.place else said
+
+
+def _passed_over(bid: Bid, cursor: datetime, now: datetime) -> dict[str, Any] | None:
+    """The record of what lies between *cursor* and the fire of *bid*, if anything does."""
+    fire = bid.fire
+    if fire.trigger is Trigger.MANUAL or cursor >= fire.due:
+        return None
+    span = bid.passed(cursor)
+    if span is None:
+        return None
+    first = Fire(task=fire.task, due=span.first, place=fire.place)
+    record = unclaimed(first, Outcome.MISSED, PASSED_OVER, now)
+    return _fields_of(replace(record, due=span.last, first_due=span.first, count=span.count))
+
+
 def _fields_of(run: Run) -> dict[str, Any]:
-    said = {name: getattr(run, name) for name in _RUN}
-    return {name: _written(value) for name, value in said.items() if value or type(value) in (int, float)}
+    return {
+        name: write(value) if write else value
+        for name, write, value in zip(_RUN, _WRITERS, _values_of(run), strict=True)
+        if value or type(value) in (int, float)
+    }
 
 
 def _written(value: object) -> Any:
@@ -601,11 +670,19 @@ def _written(value: object) -> Any:
             return _text(value)
         case Enum():
             return value.value
-        case bytes():
-            return b64encode(value).decode()
-        case Progress():
-            return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
     return value
+
+
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def _progress(value: Progress) -> str:
+    return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
+
+
+def _word(value: Enum) -> Any:
+    return value.value
 
 
 def _run_from(said: Mapping[str, Any]) -> Run:
@@ -623,22 +700,46 @@ def _progress_of(text: str) -> Progress:
 
 
 _RUN: Final = tuple(field.name for field in fields(Run))
+_ENDED: Final = ("id", "attempt", "started", "finished", "outcome", "count")  # what a script looks at
 _PRESS: Final = tuple(field.name for field in fields(Press))
-# What a script passes on, and does not look at.
-_LONG: Final = frozenset({"body", "errors", "reason", "request", "headers", "log"})
+_values_of: Final = attrgetter(*_RUN)
+_INSTANTS: Final = ("due", "started", "expires", "finished", "first_due", "again_at")
+_OUTPUTS: Final = ("body", "errors", "log")
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(("due", "started", "expires", "finished", "first_due", "again_at"), _instant),
-    **dict.fromkeys(("body", "errors", "log"), b64decode),
+    **dict.fromkeys(_INSTANTS, _instant),
+    **dict.fromkeys(_OUTPUTS, b64decode),
     "trigger": Trigger,
     "outcome": Outcome,
     "progress": _progress_of,
 }
+_WRITES: Final[Mapping[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_INSTANTS, _text),
+    **dict.fromkeys(_OUTPUTS, _base64),
+    "trigger": _word,
+    "outcome": _word,
+    "progress": _progress,
+}
+_WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is
+
+_WON: Final = WON.encode()
+_YES: Final = ord("1")
+_LATER: Final[_Answer] = {"answer": Claim.WAIT.value}
 
 
-def _claimed(answer: Mapping[str, Any]) -> Claimed:
+def _moved(fire: Fire) -> _Answer:
+    """Where the cursor is when *fire* has been won; what is called by hand moves none."""
+    return {} if fire.trigger is Trigger.MANUAL else {"cursor": _text(fire.due)}
+
+
+def _unsettled(answers: Sequence[_Answer]) -> list[int]:
+    return [place for place, answer in enumerate(answers) if answer["answer"] == "again"]
+
+
+def _claimed(answer: _Answer, run: Run | None = None) -> Claimed:
+    """What *answer* means; a *run* that was won is not in it."""
     return Claimed(
         answer=Claim(answer["answer"]),
-        run=_run_from(answer["run"]) if "run" in answer else None,
+        run=_run_from(answer["run"]) if "run" in answer else run,
         missed=_run_from(answer["missed"]) if "missed" in answer else None,
         lost=tuple(map(_run_from, answer.get("lost", ()))),
     )
