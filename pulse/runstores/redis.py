@@ -87,7 +87,7 @@ class RedisRunStore(RunStore):
         self._address = address
         self._space = f"pulse:{{{name}}}:"
         self._history = history
-        self._tolerance = tolerance
+        self._settings = {"history": history, "tolerance": None if tolerance is None else tolerance // MICROSECOND}
         self._clients: dict[int, redis.Redis] = {}  # by process: a connection is not for two of them
         self._seen: dict[str, str] = {}  # the cursors as this process saw them last
         self._is_met = False
@@ -123,7 +123,7 @@ class RedisRunStore(RunStore):
 
         Each claim is atomic by itself. If the answer is lost, what was won is lost by its lease.
         """
-        terms = {"owner": owner, "lease": lease // MICROSECOND, "waits_for_due": self._tolerance is not None}
+        terms = {"owner": owner, "lease": lease // MICROSECOND}
         return [
             _claimed(answer, won(bid.fire, owner, answer["at"], lease, bid.limits) if "at" in answer else None)
             for some in _parts(bids, AT_ONCE)
@@ -186,7 +186,7 @@ class RedisRunStore(RunStore):
             "task": run.task,
             "owner": owner,
             "lease": lease // MICROSECOND,
-            **_exclusion(limits),
+            **_observed(limits),
             "now": _text(now),
         }
         begun = self._step(redis_scripts.ADOPT, self._keys_of(run.task), terms)
@@ -389,33 +389,21 @@ class RedisRunStore(RunStore):
         raise self._unavailable("too many others claim the same task")
 
     def _ask(self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any]) -> list[_Answer]:
-        """What *script* answers to *bids*, told what this process has seen."""
-        told = {"now": _text(now), "bids": [self._told(bid, now) for bid in bids], "living": {}, "gone": {}, **terms}
+        """What *script* answers to *bids*, told what this process has seen; with what is won, `at` which instant."""
+        tracks = [bid.fire.track for bid in bids]
+        said = [_said_of(bid, self._seen.get(track), now) for bid, track in zip(bids, tracks, strict=True)]
+        told = {**terms, "now": _text(now), "bids": said}
         at, *lines = self._step(script, self._keys_of(*(bid.fire.task for bid in bids)), told).split(b"\n")
-        answers = []
-        for bid, line in zip(bids, lines, strict=True):
-            answer: _Answer = {"answer": WON, **_moved(bid.fire)} if line == _WON else self._understood(dict, line)
+        begun = _instant(at)
+        answers: list[_Answer] = []
+        for track, one, line in zip(tracks, said, lines, strict=True):
+            answer = {"answer": WON, "cursor": one["fire"]["due"]} if line == _WON else self._understood(dict, line)
             if answer["answer"] == WON:
-                answer["at"] = _instant(at)
+                answer["at"] = begun
             if "cursor" in answer:
-                self._seen[bid.fire.track] = answer["cursor"]
+                self._seen[track] = answer["cursor"]
             answers.append(answer)
         return answers
-
-    def _told(self, bid: Bid, now: datetime) -> dict[str, Any]:
-        """What a script is told of *bid*, without what is empty."""
-        fire, limits, seen = bid.fire, bid.limits, self._seen.get(bid.fire.track)
-        told = {
-            "fire": _fire_fields(fire),
-            "latest": _text(fire.latest),
-            "seen": seen,
-            "passed_over": seen and _passed_over(bid, _instant(seen), now),
-            "waits": limits.waits or None,
-            "replaces": limits.replaces or None,
-            "recovers": limits.recovers or None,
-            **_exclusion(limits),
-        }
-        return {name: value for name, value in told.items() if value is not None}
 
     def _held(self) -> list[Run]:
         return [self._run_of(run) for run in self._read("HVALS", "held")]
@@ -457,8 +445,7 @@ class RedisRunStore(RunStore):
 
     def _step(self, script: Script, keys: list[str], terms: Mapping[str, Any], *more: bytes) -> Any:
         """Have the server execute *script*."""
-        tolerance = None if self._tolerance is None else self._tolerance // MICROSECOND
-        told = _json({**terms, "history": self._history, "tolerance": tolerance})
+        told = _json({**terms, **self._settings})
         try:
             return self._command("EVALSHA", script.digest, len(keys), *keys, told, *more)
         except redis.exceptions.NoScriptError:  # this server has not seen it yet, and has done nothing
@@ -617,8 +604,16 @@ def _named(run: Run) -> dict[str, Any]:
     return {"id": run.id, "attempt": run.attempt}
 
 
-def _exclusion(limits: Limits) -> dict[str, Any]:
-    return {"instances": limits.instances, "lock": limits.lock or None, "lock_shown": repr(limits.lock)}
+def _observed(limits: Limits) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    if limits.instances is not None:
+        said["instances"] = limits.instances
+    if limits.lock:
+        said |= {"lock": limits.lock, "lock_shown": repr(limits.lock)}
+    for name in ("waits", "replaces", "recovers"):
+        if getattr(limits, name):
+            said[name] = True
+    return said
 
 
 def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
@@ -628,6 +623,18 @@ def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
         reason = why_lost(replace(run, expires=None), EPOCH)
         judged["gone" if reason else "living"][f"{run.id}/{run.attempt}"] = reason or True
     return judged
+
+
+def _said_of(bid: Bid, seen: str | None, now: datetime) -> dict[str, Any]:
+    """What a script is told of *bid*, of whose track the cursor was *seen*."""
+    said = {"fire": _fire_fields(bid.fire), **_observed(bid.limits)}
+    if bid.fire.latest is not None:
+        said["latest"] = _text(bid.fire.latest)
+    if seen is not None:
+        said["seen"] = seen
+        if passed_over := _passed_over(bid, _instant(seen), now):
+            said["passed_over"] = passed_over
+    return said
 
 
 def _fire_fields(fire: Fire) -> dict[str, Any]:
@@ -640,7 +647,9 @@ def _fire_fields(fire: Fire) -> dict[str, Any]:
         "attempt": fire.attempt,
         "count": 1,
     }
-    return {**said, "place": fire.place} if fire.place else said
+    if fire.place:
+        said["place"] = fire.place
+    return said
 
 
 def _passed_over(bid: Bid, cursor: datetime, now: datetime) -> dict[str, Any] | None:
@@ -724,11 +733,6 @@ _WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is
 _WON: Final = WON.encode()
 _YES: Final = ord("1")
 _LATER: Final[_Answer] = {"answer": Claim.WAIT.value}
-
-
-def _moved(fire: Fire) -> _Answer:
-    """Where the cursor is when *fire* has been won; what is called by hand moves none."""
-    return {} if fire.trigger is Trigger.MANUAL else {"cursor": _text(fire.due)}
 
 
 def _unsettled(answers: Sequence[_Answer]) -> list[int]:

@@ -91,7 +91,7 @@ local function birth()
 end
 """
 
-WON: Final = Claim.WON.value  # the whole answer, if there is no more to say
+WON: Final = Claim.WON.value  # the whole answer, if there is no more to say: the cursor is at the fire
 
 _WORDS: Final = f"""
 local FORGOTTEN = '{FORGOTTEN}'
@@ -286,7 +286,11 @@ local function why_lost(run)
     if run.expires and tonumber(run.expires) < now then
         return run.owner == QUEUE and NOT_TAKEN or NOT_RENEWED
     end
-    return terms.gone[run.id .. '/' .. run.attempt]  -- what the caller can see, and the server cannot
+    return terms.gone and terms.gone[run.id .. '/' .. run.attempt]  -- what the caller can see, and the server cannot
+end
+
+local function is_living(run)
+    return terms.living and terms.living[run.id .. '/' .. run.attempt]
 end
 
 local function another_attempt(run, trigger, at)
@@ -381,9 +385,6 @@ end
 local function judge(bid)
     local fire = bid.fire
     local due = tonumber(fire.due)
-    if terms.waits_for_due and not is_manual(bid) and due > now + terms.tolerance then
-        return answer('wait', bid)
-    end
     bid.track = track_of(fire)
     local cursor, ids = unpack(call('HMGET', LEDGER, 'cursor ' .. bid.track, 'held ' .. bid.track))
     bid.cursor = cursor or nil
@@ -418,8 +419,8 @@ local function settle(decide)
     local lines = {NOW}
     for number, bid in ipairs(terms.bids) do
         turn_to(number)
-        local answer = judge(bid) or decide(bid)
-        lines[number + 1] = answer == WON and answer or cjson.encode(answer)
+        local decision = decide(bid)
+        lines[number + 1] = decision == WON and WON or cjson.encode(decision)
     end
     return table.concat(lines, '\\n')
 end
@@ -452,21 +453,27 @@ local function count_recovering(held)
     return recovering
 end
 
-local function why_late(bid)
-    return bid.latest and now > tonumber(bid.latest) and string.format(LATE, (now - tonumber(bid.fire.due)) / 1000000)
+local function is_early(bid)
+    return terms.tolerance and not is_manual(bid) and tonumber(bid.fire.due) > now + terms.tolerance
 end
 
 local function claim(bid)
-    local late = why_late(bid)
-    if late then
-        return dismiss('stale', bid, 'missed', late)
+    if is_early(bid) then
+        return answer('wait', bid)
+    end
+    local judged = judge(bid)
+    if judged then
+        return judged
+    end
+    if bid.latest and now > tonumber(bid.latest) then
+        return dismiss('stale', bid, 'missed', string.format(LATE, (now - tonumber(bid.fire.due)) / 1000000))
     end
     local held, running, doubtful, reasons = held_at(bid.track), {}, false, {}
     for _, run in ipairs(held) do
         reasons[run] = run.started and why_lost(run)
         if run.started and not reasons[run] then
             running[#running + 1] = run
-            doubtful = doubtful or not (run.owner == terms.owner or terms.living[run.id .. '/' .. run.attempt])
+            doubtful = doubtful or not (run.owner == terms.owner or is_living(run))
         end
     end
     if doubtful and why_busy(#running, bid) then
@@ -499,14 +506,15 @@ local function claim(bid)
     end
     local missed = pass_over(bid)
     win(bid)
-    return (missed or lost) and answer('won', bid, {missed = missed, lost = lost}) or WON
+    local is_all = not (missed or lost or is_manual(bid))
+    return is_all and WON or answer(WON, bid, {missed = missed, lost = lost})
 end
 
 return settle(claim)
 """
 
 _DISMISS: Final = """
-return settle(function(bid) return dismiss('stale', bid, terms.outcome, terms.reason) end)
+return settle(function(bid) return judge(bid) or dismiss('stale', bid, terms.outcome, terms.reason) end)
 """
 
 # Held runs
