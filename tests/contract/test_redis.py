@@ -1059,6 +1059,16 @@ def test_runs_that_end_on_several_days_in_one_go_count_for_the_last(store):
     assert store.ran(NOON.date()) == 0
 
 
+def test_a_run_is_not_continued_by_instants_that_nobody_ran(store):
+    run = replace(ended(claim(store, 1).run), outcome=Outcome.SKIPPED, reason="why")
+    store.finish(run)
+
+    for second in (2, 3):
+        dismiss(store, second)
+
+    assert [(one.started is None, one.count) for one in store.history("a")] == [(True, 2), (False, 1)]
+
+
 def test_of_two_bids_for_one_instant_in_one_go_one_wins(store):
     assert judged(claim_all(store, 1, "aba")) == [Claim.WON, Claim.WON, Claim.TAKEN]
     assert len(store.running()) == 2
