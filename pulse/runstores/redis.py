@@ -1,8 +1,9 @@
 """The run store of a fleet: a Redis or Valkey server that all hosts share.
 
 Each step is a script that the server executes in one go (`redis_scripts`), so a claim is
-one way there and back, and the finish of a run another one. All keys of an application
-begin with `pulse:{<name>}:`, and lie in one slot of a cluster.
+one way there and back, and the finish of a run another one; so are those of several tasks
+that are due at once. All keys of an application begin with `pulse:{<name>}:`, and lie in one
+slot of a cluster.
 
 A server may forget: it is restarted without its data, or with older ones, another server
 takes its place, somebody empties it. What it knows carries the identity of the server that
@@ -20,7 +21,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
-from enum import Enum
 from itertools import groupby
 from operator import attrgetter
 from secrets import token_urlsafe
@@ -368,7 +368,8 @@ class RedisRunStore(RunStore):
             places = _unsettled(answers)
             if len(places) == len(bids):
                 raise
-            # What was won has to begin: it would be lost together with those that were not settled.
+            # What was won has to begin: it would be lost together with those that were not settled. Whether
+            # one of these was won, too, and the answer lost: asked for again, it is taken.
             for place in places:
                 answers[place] = _LATER
         return answers
@@ -432,8 +433,8 @@ class RedisRunStore(RunStore):
 
     def keep_press(self, press: Press) -> None:
         """See `RunStore.keep_press`."""
-        said = {name: _written(getattr(press, name)) for name in _PRESS}
-        self._command("LPUSH", f"{self._space}presses", _json(said))
+        said = {name: getattr(press, name) for name in _PRESS}
+        self._command("LPUSH", f"{self._space}presses", _json({**said, "at": _text(press.at)}))
         self._command("LTRIM", f"{self._space}presses", 0, PRESSES - 1)
 
     def presses(self, limit: int = PRESSES) -> list[Press]:
@@ -673,25 +674,12 @@ def _fields_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _written(value: object) -> Any:
-    match value:
-        case datetime():
-            return _text(value)
-        case Enum():
-            return value.value
-    return value
-
-
 def _base64(value: bytes) -> str:
     return b64encode(value).decode()
 
 
 def _progress(value: Progress) -> str:
     return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
-
-
-def _word(value: Enum) -> Any:
-    return value.value
 
 
 def _run_from(said: Mapping[str, Any]) -> Run:
@@ -724,8 +712,8 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 _WRITES: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_INSTANTS, _text),
     **dict.fromkeys(_OUTPUTS, _base64),
-    "trigger": _word,
-    "outcome": _word,
+    "trigger": attrgetter("value"),
+    "outcome": attrgetter("value"),
     "progress": _progress,
 }
 _WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is

@@ -188,7 +188,8 @@ print("ready", flush=True)
 sys.stdin.readline()
 for second in range(1, 41):
     now = noon + timedelta(seconds=second)
-    bids = [Bid(fire=Fire(task=task, due=now), passed=lambda cursor: None, limits=Limits()) for task in sys.argv[4:]]
+    limits = Limits(instances=None)
+    bids = [Bid(fire=Fire(task=task, due=now), passed=lambda cursor: None, limits=limits) for task in sys.argv[4:]]
     claimed = store.claim_all(bids, owner=sys.argv[3], now=now, lease=timedelta(days=1))
     runs = [one.run for one in claimed if one.answer is Claim.WON]
     assert all(store.finish_all([replace(run, outcome=Outcome.SUCCESS, finished=now) for run in runs]))
