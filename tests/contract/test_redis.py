@@ -385,6 +385,14 @@ def test_what_others_have_claimed_meanwhile_is_asked_for_once_more_alone(store, 
     assert sent == [16, 8]
 
 
+def test_a_claim_beside_a_run_of_its_own_process_is_one_way_to_the_server(store, admin):
+    claim(store, 1, instances=1)
+    admin.config_resetstat()
+
+    assert claim(store, 2, instances=1).answer is Claim.BUSY
+    assert calls(admin) == {"evalsha": 1, "eval": 0}
+
+
 def test_very_many_are_claimed_and_finished_a_bounded_number_at_a_time(store, admin):
     tasks = [f"task{number}" for number in range(2 * AT_ONCE + 1)]
     store.register(tasks, NOON)
