@@ -158,7 +158,7 @@ class RedisRunStore(RunStore):
     def _finish(self, runs: Sequence[Run], again_at: str | None = None) -> list[bool]:
         records = [_fields_of(run) for run in runs]
         ended = [{name: record[name] for name in _ENDED if name in record} for record in records]
-        terms = {"runs": ended, "again_at": again_at, "now": records[0]["finished"]}
+        terms = {"runs": ended, "again_at": again_at}
         keys = self._keys_of(*(run.task for run in runs))
         answers: bytes = self._step(redis_scripts.FINISH, keys, terms, *map(_bytes, records))
         return [answer == _YES for answer in answers]

@@ -33,14 +33,16 @@ class Script:
         object.__setattr__(self, "digest", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
-_TIME: Final = """
+_TERMS: Final = """
 local call = redis.call
 local terms = cjson.decode(ARGV[1])
 
 local function text(instant)
     return string.format('%.0f', instant)
 end
+"""
 
+_CLOCK: Final = """
 local function time_of_server()
     local time = call('TIME')
     return time[1] * 1000000 + time[2]
@@ -51,8 +53,11 @@ local now = terms.tolerance and time_of_server() or tonumber(terms.now)
 local NOW = text(now)
 """
 
-_BIRTH: Final = """
+_KEYS: Final = """
 local LEDGER, PAUSES, HELD = KEYS[1], KEYS[2], KEYS[3]
+"""
+
+_BIRTH: Final = """
 local LEEWAY = 60000000  -- further the clock of a caller is not believed
 
 -- The birth of what is known here
@@ -108,7 +113,6 @@ local RECOVERIES = {RECOVERIES}
 """
 
 _RULES: Final = """
-local born  -- set by the steps that give runs out
 local TASK, HISTORY  -- of the task whose turn it is
 
 local function turn_to(number)
@@ -280,6 +284,17 @@ local function note(run)
     end
 end
 
+local function another_attempt(run, trigger, at)
+    return {
+        id = run.id, task = run.task, due = run.due, trigger = trigger, attempt = run.attempt + 1,
+        expires = at, place = run.place, recovers = run.recovers, lock = run.lock, count = 1,
+    }
+end
+"""
+
+_LOSSES: Final = """
+local born  -- set by the steps that give runs out
+
 -- Lost runs
 
 local function why_lost(run)
@@ -291,13 +306,6 @@ end
 
 local function is_living(run)
     return terms.living and terms.living[run.id .. '/' .. run.attempt]
-end
-
-local function another_attempt(run, trigger, at)
-    return {
-        id = run.id, task = run.task, due = run.due, trigger = trigger, attempt = run.attempt + 1,
-        expires = at, place = run.place, recovers = run.recovers, lock = run.lock, count = 1,
-    }
 end
 
 local function lose(run, reason)
@@ -772,18 +780,19 @@ found[#found + 1] = {own.digest, own.first_seen}
 return found
 """
 
-_LEDGER: Final = _TIME + _BIRTH + _WORDS + _RULES
+_TIME: Final = _TERMS + _CLOCK
+_LEDGER: Final = _TIME + _KEYS + _BIRTH + _WORDS + _RULES + _LOSSES
 
 CLAIM: Final = Script(_LEDGER + _JUDGEMENT + _CLAIM)
 DISMISS: Final = Script(_LEDGER + _JUDGEMENT + _DISMISS)
-FINISH: Final = Script(_LEDGER + _FINISH)
+FINISH: Final = Script(_TERMS + _KEYS + _WORDS + _RULES + _FINISH)  # it ended when its runner says
 REAP: Final = Script(_LEDGER + _REAP)
 ADOPT: Final = Script(_LEDGER + _ADOPT)
 RENEW: Final = Script(_TIME + _RENEW)
 ASK_TO_STOP: Final = Script(_TIME + _ASK_TO_STOP)
 REPORT: Final = Script(_TIME + _REPORT)
 LOOK: Final = Script(_TIME + _LOOK)
-REGISTER: Final = Script(_TIME + _BIRTH + _REGISTER)
+REGISTER: Final = Script(_TIME + _KEYS + _BIRTH + _REGISTER)
 FIND: Final = Script(_TIME + _FIND)
 BRIEF: Final = Script(_TIME + _BRIEF)
 TOTALS: Final = Script(_TIME + _TOTALS)
