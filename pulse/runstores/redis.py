@@ -1,8 +1,9 @@
 """The run store of a fleet: a Redis or Valkey server that all hosts share.
 
 Each step is a script that the server executes in one go (`redis_scripts`), so a claim is
-one way there and back, and the finish of a run another one. All keys of an application
-begin with `pulse:{<name>}:`, and lie in one slot of a cluster.
+one way there and back, and the finish of a run another one; so are those of several tasks
+that are due at once. All keys of an application begin with `pulse:{<name>}:`, and lie in one
+slot of a cluster.
 
 A server may forget: it is restarted without its data, or with older ones, another server
 takes its place, somebody empties it. What it knows carries the identity of the server that
@@ -20,10 +21,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
-from enum import Enum
 from itertools import groupby
+from operator import attrgetter
 from secrets import token_urlsafe
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 try:
@@ -39,19 +40,21 @@ from pulse.address import REDIS, SOCKET, masked, require_redis
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
-from pulse.runstores.base import PRESSES, Passed, RunStore, Totals
-from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost
-from pulse.runstores.redis_scripts import Script
+from pulse.runstores.base import PRESSES, Bid, Passed, RunStore, Totals
+from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost, won
+from pulse.runstores.redis_scripts import WON, Script
 from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, SPENT_FOR, number_of
 from pulse.zone import EPOCH
 
 T = TypeVar("T")
+_Answer: TypeAlias = dict[str, Any]  # of a script to a bid: a `Claim`, and what goes with it
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 1.0  # how long a call waits for a connection
 ANSWER_SECONDS: Final = 2.0  # and how long for an answer
 FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
+AT_ONCE: Final = 50  # claims, or ends of runs, in one script: while it runs, nobody else is served
 RECORDS_AT_ONCE: Final = 500  # that one script reads: it takes the server less than a few milliseconds
 TRIES: Final = 20  # a claim that finds another state than expected is repeated; each time somebody else was faster
 
@@ -84,7 +87,7 @@ class RedisRunStore(RunStore):
         self._address = address
         self._space = f"pulse:{{{name}}}:"
         self._history = history
-        self._tolerance = tolerance
+        self._settings = {"history": history, "tolerance": None if tolerance is None else tolerance // MICROSECOND}
         self._clients: dict[int, redis.Redis] = {}  # by process: a connection is not for two of them
         self._seen: dict[str, str] = {}  # the cursors as this process saw them last
         self._is_met = False
@@ -111,24 +114,28 @@ class RedisRunStore(RunStore):
         self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:
         """See `RunStore.claim`."""
-        terms = {
-            "owner": owner,
-            "lease": lease // MICROSECOND,
-            "latest": _text(fire.latest),
-            "waits": limits.waits,
-            "replaces": limits.replaces,
-            "recovers": limits.recovers or None,
-            **_exclusion(limits),
-            "waits_for_due": self._tolerance is not None,
-            "living": {},
-            "gone": {},
-        }
-        return self._settle(redis_scripts.CLAIM, fire, now, passed, terms)
+        bid = Bid(fire=fire, passed=passed, limits=limits)
+        (claimed,) = self.claim_all([bid], owner=owner, now=now, lease=lease)
+        return claimed
+
+    def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
+        """See `RunStore.claim_all`; one way there and back, if the cursors are as this process saw them last.
+
+        Each claim is atomic by itself. If the answer is lost, what was won is lost by its lease.
+        """
+        terms = {"owner": owner, "lease": lease // MICROSECOND}
+        return [
+            _claimed(answer, won(bid.fire, owner, answer["at"], lease, bid.limits) if "at" in answer else None)
+            for some in _parts(bids, AT_ONCE)
+            for bid, answer in zip(some, self._settle(redis_scripts.CLAIM, some, now, terms), strict=True)
+        ]
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
         terms = {"outcome": outcome.value, "reason": reason}
-        return self._settle(redis_scripts.DISMISS, fire, now, passed, terms)
+        bid = Bid(fire=fire, passed=passed, limits=Limits())
+        (answer,) = self._settle(redis_scripts.DISMISS, [bid], now, terms)
+        return _claimed(answer)
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`; by the server's clock the leases last as long as they did at first."""
@@ -141,10 +148,20 @@ class RedisRunStore(RunStore):
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
-        record = _fields_of(run)
-        said = {name: value for name, value in record.items() if name not in _LONG}
-        terms = {"run": said, "again_at": _text(again_at), "now": _text(run.finished)}
-        return bool(self._step(redis_scripts.FINISH, self._keys_of(run.task), terms, _json(record)))
+        (is_ours,) = self._finish([run], _text(again_at))
+        return is_ours
+
+    def finish_all(self, runs: Sequence[Run]) -> list[bool]:
+        """See `RunStore.finish_all`; one way there and back."""
+        return [is_ours for some in _parts(runs, AT_ONCE) for is_ours in self._finish(some)]
+
+    def _finish(self, runs: Sequence[Run], again_at: str | None = None) -> list[bool]:
+        records = [_fields_of(run) for run in runs]
+        ended = [{name: record[name] for name in _ENDED if name in record} for record in records]
+        terms = {"runs": ended, "again_at": again_at}
+        keys = self._keys_of(*(run.task for run in runs))
+        answers: bytes = self._step(redis_scripts.FINISH, keys, terms, *map(_bytes, records))
+        return [answer == _YES for answer in answers]
 
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
@@ -169,7 +186,7 @@ class RedisRunStore(RunStore):
             "task": run.task,
             "owner": owner,
             "lease": lease // MICROSECOND,
-            **_exclusion(limits),
+            **_observed(limits),
             "now": _text(now),
         }
         begun = self._step(redis_scripts.ADOPT, self._keys_of(run.task), terms)
@@ -182,7 +199,7 @@ class RedisRunStore(RunStore):
 
     def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
         """See `RunStore.report`."""
-        said = {run_id: _written(one) for run_id, one in progress.items()}
+        said = {run_id: _progress(one) for run_id, one in progress.items()}
         terms = {"owner": owner, "progress": said, "now": "0"}
         stops = self._step(redis_scripts.REPORT, self._keys("held"), terms)
         return {run_id.decode(): _decoded(reason) for run_id, reason in stops}
@@ -342,46 +359,52 @@ class RedisRunStore(RunStore):
 
     # Steps
 
-    def _settle(self, script: Script, fire: Fire, now: datetime, passed: Passed, terms: dict[str, Any]) -> Claimed:
-        """Tell the script what only this side knows of the state that it finds, until it has found that state."""
-        terms |= {
-            "now": _text(now),
-            "task": fire.task,
-            "track": fire.track,
-            "fire": _fields_of(
-                Run(
-                    id=fire.run_id,
-                    task=fire.task,
-                    due=fire.due,
-                    trigger=fire.trigger,
-                    place=fire.place,
-                    attempt=fire.attempt,
-                )
-            ),
-        }
+    def _settle(self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any]) -> list[_Answer]:
+        """What *script* answers to *bids* when it has been told all that only this side knows."""
+        answers = self._ask(script, bids, now, terms)
+        try:
+            self._look_again(script, bids, now, terms, answers)
+        except StoreUnavailableError:
+            places = _unsettled(answers)
+            if len(places) == len(bids):
+                raise
+            # What was won has to begin: it would be lost together with those that were not settled. Whether
+            # one of these was won, too, and the answer lost: asked for again, it is taken.
+            for place in places:
+                answers[place] = _LATER
+        return answers
+
+    def _look_again(
+        self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any], answers: list[_Answer]
+    ) -> None:
+        """Ask once more where *script* has found another state than it was told of, until it settles all *bids*."""
+        doubtful: list[Run] = []
         for _ in range(TRIES):
-            terms |= self._between(fire, now, passed)
-            answer = self._understood(dict, self._step(script, self._keys_of(fire.task), terms))
-            if "cursor" in answer:
-                self._seen[fire.track] = answer["cursor"]
-            if answer["answer"] != "again":
-                return _claimed(answer)
-            if "held" in answer:
-                terms |= _judged(map(_run_from, answer["held"]))
+            places = _unsettled(answers)
+            if not places:
+                return
+            doubtful += (_run_from(held) for place in places for held in answers[place].get("held", ()))
+            heard = self._ask(script, [bids[place] for place in places], now, {**terms, **_judged(doubtful)})
+            for place, answer in zip(places, heard, strict=True):
+                answers[place] = answer
         raise self._unavailable("too many others claim the same task")
 
-    def _between(self, fire: Fire, now: datetime, passed: Passed) -> dict[str, Any]:
-        """The cursor as this process knows it, and what lies between it and *fire*."""
-        seen = self._seen.get(fire.track)
-        if seen is None or fire.trigger is Trigger.MANUAL or (cursor := _instant(seen)) >= fire.due:
-            return {"seen": seen, "passed_over": None}
-        span = passed(cursor)
-        if span is None:
-            return {"seen": seen, "passed_over": None}
-        first = Fire(task=fire.task, due=span.first, place=fire.place)
-        record = unclaimed(first, Outcome.MISSED, PASSED_OVER, now)
-        record = replace(record, due=span.last, first_due=span.first, count=span.count)
-        return {"seen": seen, "passed_over": _fields_of(record)}
+    def _ask(self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any]) -> list[_Answer]:
+        """What *script* answers to *bids*, told what this process has seen; with what is won, `at` which instant."""
+        tracks = [bid.fire.track for bid in bids]
+        said = [_said_of(bid, self._seen.get(track), now) for bid, track in zip(bids, tracks, strict=True)]
+        told = {**terms, "now": _text(now), "bids": said}
+        at, *lines = self._step(script, self._keys_of(*(bid.fire.task for bid in bids)), told).split(b"\n")
+        begun = _instant(at)
+        answers: list[_Answer] = []
+        for track, one, line in zip(tracks, said, lines, strict=True):
+            answer = {"answer": WON, "cursor": one["fire"]["due"]} if line == _WON else self._understood(dict, line)
+            if answer["answer"] == WON:
+                answer["at"] = begun
+            if "cursor" in answer:
+                self._seen[track] = answer["cursor"]
+            answers.append(answer)
+        return answers
 
     def _held(self) -> list[Run]:
         return [self._run_of(run) for run in self._read("HVALS", "held")]
@@ -389,8 +412,10 @@ class RedisRunStore(RunStore):
     def _keys(self, *names: str) -> list[str]:
         return [self._space + name for name in names]
 
-    def _keys_of(self, task: str) -> list[str]:
-        return self._keys("ledger", "pauses", "held", f"task:{task}", f"history:{task}")
+    def _keys_of(self, *tasks: str) -> list[str]:
+        return self._keys(
+            "ledger", "pauses", "held", *(f"{kind}:{task}" for task in tasks for kind in ("task", "history"))
+        )
 
     # What the status page needs
 
@@ -408,8 +433,8 @@ class RedisRunStore(RunStore):
 
     def keep_press(self, press: Press) -> None:
         """See `RunStore.keep_press`."""
-        said = {name: _written(getattr(press, name)) for name in _PRESS}
-        self._command("LPUSH", f"{self._space}presses", _json(said))
+        said = {name: getattr(press, name) for name in _PRESS}
+        self._command("LPUSH", f"{self._space}presses", _json({**said, "at": _text(press.at)}))
         self._command("LTRIM", f"{self._space}presses", 0, PRESSES - 1)
 
     def presses(self, limit: int = PRESSES) -> list[Press]:
@@ -421,8 +446,7 @@ class RedisRunStore(RunStore):
 
     def _step(self, script: Script, keys: list[str], terms: Mapping[str, Any], *more: bytes) -> Any:
         """Have the server execute *script*."""
-        tolerance = None if self._tolerance is None else self._tolerance // MICROSECOND
-        told = _json({**terms, "history": self._history, "tolerance": tolerance})
+        told = _json({**terms, **self._settings})
         try:
             return self._command("EVALSHA", script.digest, len(keys), *keys, told, *more)
         except redis.exceptions.NoScriptError:  # this server has not seen it yet, and has done nothing
@@ -541,9 +565,13 @@ def _unread(address: str) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    said = {name: one for name, one in value.items() if one is not None}
+    """*value* without what is empty."""
+    return _bytes({name: one for name, one in value.items() if one is not None})
+
+
+def _bytes(value: Mapping[str, Any]) -> bytes:
     # Any text survives: what is no character came from bytes that were none.
-    return _encode(said).encode("utf-8", "surrogatepass")
+    return _encode(value).encode("utf-8", "surrogatepass")
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -565,8 +593,8 @@ def _instant_or_none(text: str | bytes | None) -> datetime | None:
     return None if text is None else _instant(text)
 
 
-def _parts(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (names[begin : begin + size] for begin in range(0, len(names), size))
+def _parts(whole: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (whole[begin : begin + size] for begin in range(0, len(whole), size))
 
 
 def _task_of(track: str) -> str:
@@ -577,8 +605,16 @@ def _named(run: Run) -> dict[str, Any]:
     return {"id": run.id, "attempt": run.attempt}
 
 
-def _exclusion(limits: Limits) -> dict[str, Any]:
-    return {"instances": limits.instances, "lock": limits.lock or None, "lock_shown": repr(limits.lock)}
+def _observed(limits: Limits) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    if limits.instances is not None:
+        said["instances"] = limits.instances
+    if limits.lock:
+        said |= {"lock": limits.lock, "lock_shown": repr(limits.lock)}
+    for name in ("waits", "replaces", "recovers"):
+        if getattr(limits, name):
+            said[name] = True
+    return said
 
 
 def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
@@ -590,22 +626,60 @@ def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
     return judged
 
 
+def _said_of(bid: Bid, seen: str | None, now: datetime) -> dict[str, Any]:
+    """What a script is told of *bid*, of whose track the cursor was *seen*."""
+    said = {"fire": _fire_fields(bid.fire), **_observed(bid.limits)}
+    if bid.fire.latest is not None:
+        said["latest"] = _text(bid.fire.latest)
+    if seen is not None:
+        said["seen"] = seen
+        if passed_over := _passed_over(bid, _instant(seen), now):
+            said["passed_over"] = passed_over
+    return said
+
+
+def _fire_fields(fire: Fire) -> dict[str, Any]:
+    """The record of *fire*, as far as it goes before anyone has claimed it."""
+    said = {
+        "id": fire.run_id,
+        "task": fire.task,
+        "due": _text(fire.due),
+        "trigger": fire.trigger.value,
+        "attempt": fire.attempt,
+        "count": 1,
+    }
+    if fire.place:
+        said["place"] = fire.place
+    return said
+
+
+def _passed_over(bid: Bid, cursor: datetime, now: datetime) -> dict[str, Any] | None:
+    """The record of what lies between *cursor* and the fire of *bid*, if anything does."""
+    fire = bid.fire
+    if fire.trigger is Trigger.MANUAL or cursor >= fire.due:
+        return None
+    span = bid.passed(cursor)
+    if span is None:
+        return None
+    first = Fire(task=fire.task, due=span.first, place=fire.place)
+    record = unclaimed(first, Outcome.MISSED, PASSED_OVER, now)
+    return _fields_of(replace(record, due=span.last, first_due=span.first, count=span.count))
+
+
 def _fields_of(run: Run) -> dict[str, Any]:
-    said = {name: getattr(run, name) for name in _RUN}
-    return {name: _written(value) for name, value in said.items() if value or type(value) in (int, float)}
+    return {
+        name: write(value) if write else value
+        for name, write, value in zip(_RUN, _WRITERS, _values_of(run), strict=True)
+        if value or type(value) in (int, float)
+    }
 
 
-def _written(value: object) -> Any:
-    match value:
-        case datetime():
-            return _text(value)
-        case Enum():
-            return value.value
-        case bytes():
-            return b64encode(value).decode()
-        case Progress():
-            return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
-    return value
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode()
+
+
+def _progress(value: Progress) -> str:
+    return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
 
 
 def _run_from(said: Mapping[str, Any]) -> Run:
@@ -623,22 +697,41 @@ def _progress_of(text: str) -> Progress:
 
 
 _RUN: Final = tuple(field.name for field in fields(Run))
+_ENDED: Final = ("id", "attempt", "started", "finished", "outcome", "count")  # what a script looks at
 _PRESS: Final = tuple(field.name for field in fields(Press))
-# What a script passes on, and does not look at.
-_LONG: Final = frozenset({"body", "errors", "reason", "request", "headers", "log"})
+_values_of: Final = attrgetter(*_RUN)
+_INSTANTS: Final = ("due", "started", "expires", "finished", "first_due", "again_at")
+_OUTPUTS: Final = ("body", "errors", "log")
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(("due", "started", "expires", "finished", "first_due", "again_at"), _instant),
-    **dict.fromkeys(("body", "errors", "log"), b64decode),
+    **dict.fromkeys(_INSTANTS, _instant),
+    **dict.fromkeys(_OUTPUTS, b64decode),
     "trigger": Trigger,
     "outcome": Outcome,
     "progress": _progress_of,
 }
+_WRITES: Final[Mapping[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_INSTANTS, _text),
+    **dict.fromkeys(_OUTPUTS, _base64),
+    "trigger": attrgetter("value"),
+    "outcome": attrgetter("value"),
+    "progress": _progress,
+}
+_WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is
+
+_WON: Final = WON.encode()
+_YES: Final = ord("1")
+_LATER: Final[_Answer] = {"answer": Claim.WAIT.value}
 
 
-def _claimed(answer: Mapping[str, Any]) -> Claimed:
+def _unsettled(answers: Sequence[_Answer]) -> list[int]:
+    return [place for place, answer in enumerate(answers) if answer["answer"] == "again"]
+
+
+def _claimed(answer: _Answer, run: Run | None = None) -> Claimed:
+    """What *answer* means; a *run* that was won is not in it."""
     return Claimed(
         answer=Claim(answer["answer"]),
-        run=_run_from(answer["run"]) if "run" in answer else None,
+        run=_run_from(answer["run"]) if "run" in answer else run,
         missed=_run_from(answer["missed"]) if "missed" in answer else None,
         lost=tuple(map(_run_from, answer.get("lost", ()))),
     )

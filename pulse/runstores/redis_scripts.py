@@ -7,13 +7,17 @@ one script, and one way to the server and back.
 What a script is told stands in `terms`, a JSON object; what else it may touch, in KEYS.
 Runs are JSON objects with the names that `Run` has, without what is empty. Instants are
 microseconds since 1970, as text: as a JSON number they would lose their last digits.
+
+Claims and finishes come several at a time. What the server does for a script as a whole (it
+reads the terms, the clock and its own identity, and makes each function anew) takes it longer
+than to judge one claim.
 """
 
 from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
-from pulse.model import QUEUE
+from pulse.model import QUEUE, Claim
 from pulse.runstores.ledger import FORGOTTEN, NOT_TAKEN, REBORN, RECOVERIES, REPLACED, RUNNING
 
 
@@ -29,14 +33,16 @@ class Script:
         object.__setattr__(self, "digest", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
-_TIME: Final = """
+_TERMS: Final = """
 local call = redis.call
 local terms = cjson.decode(ARGV[1])
 
 local function text(instant)
     return string.format('%.0f', instant)
 end
+"""
 
+_CLOCK: Final = """
 local function time_of_server()
     local time = call('TIME')
     return time[1] * 1000000 + time[2]
@@ -44,22 +50,31 @@ end
 
 -- Without a tolerance the instants are made up, and those of the caller count alone.
 local now = terms.tolerance and time_of_server() or tonumber(terms.now)
+local NOW = text(now)
+"""
+
+_KEYS: Final = """
+local LEDGER, PAUSES, HELD = KEYS[1], KEYS[2], KEYS[3]
 """
 
 _BIRTH: Final = """
-local LEDGER, PAUSES, HELD, TASK, HISTORY = unpack(KEYS)
 local LEEWAY = 60000000  -- further the clock of a caller is not believed
 
 -- The birth of what is known here
 
 local function this_server()
-    return string.match(call('INFO', 'server'), 'run_id:(%w+)') or ''
+    local info = call('INFO', 'server')
+    local _, before = string.find(info, 'run_id:', 1, true)  -- as a pattern it takes three times as long
+    return before and string.match(info, '^%w+', before + 1) or ''
 end
 
 -- No instant that was given out can be behind it: the clock of the server may have been
 -- another server's before, which the caller has gone by.
 local function horizon()
     local seen = tonumber(terms.seen or 0)
+    for _, bid in ipairs(terms.bids or {}) do
+        seen = math.max(seen, tonumber(bid.seen or 0))
+    end
     if not terms.tolerance then
         return math.max(now, seen)
     end
@@ -81,6 +96,8 @@ local function birth()
 end
 """
 
+WON: Final = Claim.WON.value  # the whole answer, if there is no more to say: the cursor is at the fire
+
 _WORDS: Final = f"""
 local FORGOTTEN = '{FORGOTTEN}'
 local REBORN = '{REBORN}'
@@ -89,13 +106,18 @@ local REPLACED = '{REPLACED}'
 local NOT_RENEWED = 'its lease was not renewed'
 local NOT_TAKEN = '{NOT_TAKEN}'
 local QUEUE = '{QUEUE}'
+local WON = '{WON}'
 local LATE = '%.1f s late, later than its grace allows'
 local LOCKED = '%s is running, and has the lock %s, too'
 local RECOVERIES = {RECOVERIES}
 """
 
 _RULES: Final = """
-local born  -- set by the steps that give runs out
+local TASK, HISTORY  -- of the task whose turn it is
+
+local function turn_to(number)
+    TASK, HISTORY = KEYS[2 * number + 2], KEYS[2 * number + 3]
+end
 
 local function changed(run, changes)
     local copy = {}
@@ -110,12 +132,19 @@ local function track_of(run)
     return run.place and run.task .. '@' .. run.place or run.task
 end
 
+local known_ids = {}  -- by track, as this step has read or left them
+
+local function know_ids(track, written)
+    known_ids[track] = written and cjson.decode(written) or {}
+    return known_ids[track]
+end
+
 local function ids_at(track)
-    local ids = call('HGET', LEDGER, 'held ' .. track)
-    return ids and cjson.decode(ids) or {}
+    return known_ids[track] or know_ids(track, call('HGET', LEDGER, 'held ' .. track))
 end
 
 local function keep_ids(track, ids)
+    known_ids[track] = ids
     if #ids > 0 then
         call('HSET', LEDGER, 'held ' .. track, cjson.encode(ids))
     else
@@ -161,9 +190,10 @@ local function holder_of(lock)
 end
 
 local function hold(run)
-    local ids = ids_but(track_of(run), run.id)
+    local track = track_of(run)
+    local ids = ids_but(track, run.id)
     ids[#ids + 1] = run.id
-    keep_ids(track_of(run), ids)
+    keep_ids(track, ids)
     call('HSET', HELD, run.id, cjson.encode(run))
     if run.lock and run.started then
         call('HSET', LEDGER, 'lock ' .. run.lock, run.id)
@@ -171,7 +201,8 @@ local function hold(run)
 end
 
 local function release(run)
-    keep_ids(track_of(run), ids_but(track_of(run), run.id))
+    local track = track_of(run)
+    keep_ids(track, ids_but(track, run.id))
     call('HDEL', HELD, run.id)
     if run.lock and call('HGET', LEDGER, 'lock ' .. run.lock) == run.id then
         call('HDEL', LEDGER, 'lock ' .. run.lock)
@@ -179,44 +210,44 @@ local function release(run)
 end
 
 -- Why another run may not begin beside as many as are running; nil if it may
-local function why_busy(running)
-    if terms.instances and running >= terms.instances then
+local function why_busy(running, limits)
+    if limits.instances and running >= limits.instances then
         return RUNNING
     end
-    local holder = terms.lock and holder_of(terms.lock)
-    return holder and string.format(LOCKED, holder.task, terms.lock_shown) or nil
+    local holder = limits.lock and holder_of(limits.lock)
+    return holder and string.format(LOCKED, holder.task, limits.lock_shown) or nil
 end
 
 -- Records
 
+local ran_on  -- the last day on which a run has ended, once it was looked up
+
 local function count_day(day)
-    local last = tonumber(call('HGET', LEDGER, 'ran_on') or -1)
-    if day == last then
+    ran_on = ran_on or tonumber(call('HGET', LEDGER, 'ran_on') or -1)
+    if day == ran_on then
         call('HINCRBY', LEDGER, 'ran', 1)
-    elseif day > last then
+    elseif day > ran_on then
         call('HSET', LEDGER, 'ran_on', day, 'ran', 1)
+        ran_on = day
     end
 end
 
 local function count(run)
     call('HINCRBY', TASK, run.outcome, run.count)
-    if run.started then
-        call('HSET', TASK, 'last_finished', run.finished)
-        count_day(math.floor(tonumber(run.finished) / 86400000000))
-        if run.outcome == 'success' then
-            call('HSET', TASK, 'last_success', run.finished)
-        end
+    if not run.started then
+        return
     end
+    if run.outcome == 'success' then
+        call('HSET', TASK, 'last_finished', run.finished, 'last_success', run.finished)
+    else
+        call('HSET', TASK, 'last_finished', run.finished)
+    end
+    count_day(math.floor(tonumber(run.finished) / 86400000000))
 end
 
--- The newest record is kept beside the history only if another one may continue it.
 local function append(run, record)
-    call('LPUSH', HISTORY, record)
-    call('LTRIM', HISTORY, 0, terms.history - 1)
-    if run.started then
-        call('HDEL', TASK, 'newest')
-    else
-        call('HSET', TASK, 'newest', record)
+    if call('LPUSH', HISTORY, record) > terms.history then
+        call('LTRIM', HISTORY, 0, terms.history - 1)
     end
     count(run)
 end
@@ -237,26 +268,20 @@ local function joined(newest, run)
     })
 end
 
+-- The newest record, if another one may continue it; what a run has written would take long to read.
+local function newest_unrun()
+    local record = call('LINDEX', HISTORY, 0)
+    return record and not string.find(record, '"started":', 1, true) and cjson.decode(record)
+end
+
 local function note(run)
-    local newest = call('HGET', TASK, 'newest')
-    newest = newest and cjson.decode(newest)
-    if newest and is_continued_by(newest, run) and call('EXISTS', HISTORY) == 1 then
-        local record = cjson.encode(joined(newest, run))
-        call('LSET', HISTORY, 0, record)
-        call('HSET', TASK, 'newest', record)
+    local newest = newest_unrun()
+    if newest and is_continued_by(newest, run) then
+        call('LSET', HISTORY, 0, cjson.encode(joined(newest, run)))
         count(run)
     else
         append(run, cjson.encode(run))
     end
-end
-
--- Lost runs
-
-local function why_lost(run)
-    if run.expires and tonumber(run.expires) < now then
-        return run.owner == QUEUE and NOT_TAKEN or NOT_RENEWED
-    end
-    return terms.gone[run.id .. '/' .. run.attempt]  -- what the caller can see, and the server cannot
 end
 
 local function another_attempt(run, trigger, at)
@@ -265,9 +290,26 @@ local function another_attempt(run, trigger, at)
         expires = at, place = run.place, recovers = run.recovers, lock = run.lock, count = 1,
     }
 end
+"""
+
+_LOSSES: Final = """
+local born  -- set by the steps that give runs out
+
+-- Lost runs
+
+local function why_lost(run)
+    if run.expires and tonumber(run.expires) < now then
+        return run.owner == QUEUE and NOT_TAKEN or NOT_RENEWED
+    end
+    return terms.gone and terms.gone[run.id .. '/' .. run.attempt]  -- what the caller can see, and the server cannot
+end
+
+local function is_living(run)
+    return terms.living and terms.living[run.id .. '/' .. run.attempt]
+end
 
 local function lose(run, reason)
-    local record = changed(run, {finished = text(now), outcome = 'lost', reason = reason})
+    local record = changed(run, {finished = NOW, outcome = 'lost', reason = reason})
     if run.owner == QUEUE then  -- nobody has ever begun it
         record.outcome, record.started = 'missed', nil
     end
@@ -275,13 +317,18 @@ local function lose(run, reason)
     append(record, cjson.encode(record))
     -- What was due before the birth may have been run again already.
     if run.recovers and run.attempt < RECOVERIES and tonumber(run.due) > born then
-        hold(another_attempt(run, 'recover', text(now)))
+        hold(another_attempt(run, 'recover', NOW))
     end
     return record
 end
 
-local function pause_now()
-    local pause = call('HGET', PAUSES, terms.task)
+local has_pauses  -- whether any task is paused, once it was looked up
+
+local function pause_now(task)
+    if has_pauses == nil then
+        has_pauses = call('EXISTS', PAUSES) == 1
+    end
+    local pause = has_pauses and call('HGET', PAUSES, task)
     pause = pause and cjson.decode(pause)
     if pause and (not pause['until'] or now < tonumber(pause['until'])) then
         return pause
@@ -292,127 +339,153 @@ end
 # Claims, and what is recorded instead
 
 _JUDGEMENT: Final = """
-local fire = terms.fire
-local due = tonumber(fire.due)
-local is_manual = fire.trigger == 'manual'  -- a call by hand stands beside the schedule
+-- A bid: the fire, what its task observes (`Limits`), and what the caller knows of its track
 
-local function unclaimed(outcome, reason)
-    return changed(fire, {finished = text(now), outcome = outcome, reason = reason})
+local function answer(word, bid, more)
+    more = more or {}
+    more.answer, more.cursor = word, bid.cursor
+    return more
 end
 
-local function move_cursor(to)
-    call('HSET', LEDGER, 'cursor ' .. terms.track, to)
+local function is_manual(bid)
+    return bid.fire.trigger == 'manual'  -- a call by hand stands beside the schedule
 end
 
-local function pass_over()
-    if is_manual then
+local function unclaimed(bid, outcome, reason)
+    return changed(bid.fire, {finished = NOW, outcome = outcome, reason = reason})
+end
+
+local function move_cursor(bid, to)
+    call('HSET', LEDGER, 'cursor ' .. bid.track, to)
+    bid.cursor = to
+end
+
+local function pass_over(bid)
+    if is_manual(bid) then
         return nil
     end
-    move_cursor(fire.due)
-    if not terms.passed_over then
+    move_cursor(bid, bid.fire.due)
+    if not bid.passed_over then
         return nil
     end
-    local reason = tonumber(terms.passed_over.due) <= born and REBORN or terms.passed_over.reason
-    local record = changed(terms.passed_over, {finished = text(now), reason = reason})
+    local reason = tonumber(bid.passed_over.due) <= born and REBORN or bid.passed_over.reason
+    local record = changed(bid.passed_over, {finished = NOW, reason = reason})
     note(record)
     return record
 end
 
-local function answer(word, more)
-    local cursor = call('HGET', LEDGER, 'cursor ' .. terms.track)
-    return changed(more or {}, {answer = word, cursor = cursor or nil})
+local function dismiss(word, bid, outcome, reason)
+    local missed = pass_over(bid)
+    local record = unclaimed(bid, outcome, reason)
+    note(record)
+    return answer(word, bid, {run = record, missed = missed})
 end
 
-local function dismiss(word, outcome, reason)
-    local missed = pass_over()
-    local record = unclaimed(outcome, reason)
+local function refuse(bid)
+    move_cursor(bid, text(is_manual(bid) and now or math.max(now, tonumber(bid.fire.due))))
+    local record = unclaimed(bid, 'missed', FORGOTTEN)
     note(record)
-    return answer(word, {run = record, missed = missed})
-end
-
-local function refuse()
-    move_cursor(text(is_manual and now or math.max(now, due)))
-    local record = unclaimed('missed', FORGOTTEN)
-    note(record)
-    return answer('refused', {run = record})
+    return answer('refused', bid, {run = record})
 end
 
 -- The answer to whoever cannot have the fire at all; nil if it is to be had. `again` asks
 -- the caller to come back with what lies between that cursor and the fire.
-local function judge()
-    born = birth()
-    if terms.waits_for_due and not is_manual and due > now + terms.tolerance then
-        return answer('wait')
-    end
-    local cursor = call('HGET', LEDGER, 'cursor ' .. terms.track)
+local function judge(bid)
+    local fire = bid.fire
+    local due = tonumber(fire.due)
+    bid.track = track_of(fire)
+    local cursor, ids = unpack(call('HMGET', LEDGER, 'cursor ' .. bid.track, 'held ' .. bid.track))
+    bid.cursor = cursor or nil
+    know_ids(bid.track, ids)
     if not cursor then
-        return refuse()
+        return refuse(bid)
     end
-    if is_manual then
+    if is_manual(bid) then
         return nil
     end
     if due <= tonumber(cursor) then
-        return answer('taken')
+        return answer('taken', bid)
     end
-    if terms.seen and tonumber(cursor) < tonumber(terms.seen) then
+    if bid.seen and tonumber(cursor) < tonumber(bid.seen) then
         born = be_born()  -- it has gone back: somebody has put older data in its place
     end
-    if cursor ~= terms.seen then
-        return answer('again')
+    if cursor ~= bid.seen then
+        return answer('again', bid)
     end
     if due <= born then
-        return dismiss('stale', 'missed', REBORN)
+        return dismiss('stale', bid, 'missed', REBORN)
     end
-    local pause = pause_now()
+    local pause = pause_now(fire.task)
     if pause then
-        return dismiss('paused', 'skipped', pause.reason)
+        return dismiss('paused', bid, 'skipped', pause.reason)
     end
+end
+
+-- The instant of it all, and a line for each bid: redis-py takes longer to read a list.
+local function settle(decide)
+    born = birth()
+    local lines = {NOW}
+    for number, bid in ipairs(terms.bids) do
+        turn_to(number)
+        local decision = decide(bid)
+        lines[number + 1] = decision == WON and WON or cjson.encode(decision)
+    end
+    return table.concat(lines, '\\n')
 end
 """
 
 _CLAIM: Final = """
-local function won()
-    return changed(fire, {
-        owner = terms.owner, started = text(now), expires = text(now + terms.lease), lease = terms.lease,
-        recovers = terms.recovers, lock = terms.lock,
-    })
+local LEASE_ENDS = text(now + terms.lease)
+
+local function win(bid)
+    local run = bid.fire
+    run.owner, run.started, run.expires, run.lease = terms.owner, NOW, LEASE_ENDS, terms.lease
+    run.recovers, run.lock = bid.recovers, bid.lock
+    hold(run)
 end
 
-local function wait_for(running, lost)
+local function wait_for(running, bid, lost)
     for _, run in ipairs(running) do
-        if terms.replaces and not run.stop then
+        if bid.replaces and not run.stop then
             hold(changed(run, {stop = REPLACED}))
         end
     end
-    return answer('wait', {lost = lost})
+    return answer('wait', bid, {lost = lost})
 end
 
-local function count_recovering()
+local function count_recovering(held)
     local recovering = 0
-    for _, run in ipairs(held_at(terms.track)) do
+    for _, run in ipairs(held) do
         recovering = recovering + ((not run.started and run.trigger == 'recover') and 1 or 0)
     end
     return recovering
 end
 
-local function claim()
-    local judged = judge()
+local function is_early(bid)
+    return terms.tolerance and not is_manual(bid) and tonumber(bid.fire.due) > now + terms.tolerance
+end
+
+local function claim(bid)
+    if is_early(bid) then
+        return answer('wait', bid)
+    end
+    local judged = judge(bid)
     if judged then
         return judged
     end
-    if terms.latest and now > tonumber(terms.latest) then
-        return dismiss('stale', 'missed', string.format(LATE, (now - due) / 1000000))
+    if bid.latest and now > tonumber(bid.latest) then
+        return dismiss('stale', bid, 'missed', string.format(LATE, (now - tonumber(bid.fire.due)) / 1000000))
     end
-    local held, running, doubtful, reasons = held_at(terms.track), {}, false, {}
+    local held, running, doubtful, reasons = held_at(bid.track), {}, false, {}
     for _, run in ipairs(held) do
         reasons[run] = run.started and why_lost(run)
         if run.started and not reasons[run] then
             running[#running + 1] = run
-            doubtful = doubtful or not (run.owner == terms.owner or terms.living[run.id .. '/' .. run.attempt])
+            doubtful = doubtful or not (run.owner == terms.owner or is_living(run))
         end
     end
-    if doubtful and why_busy(#running) then
-        return answer('again', {held = running})  -- one of their processes may have ended
+    if doubtful and why_busy(#running, bid) then
+        return answer('again', bid, {held = running})  -- one of their processes may have ended
     end
     local lost
     for _, run in ipairs(held) do
@@ -422,53 +495,63 @@ local function claim()
         end
     end
     -- A lost run that recovers goes first: behind the next instant it would be out of order.
-    local reason = why_busy(#running + (is_manual and 0 or count_recovering()))
+    local reason = why_busy(#running + (is_manual(bid) and 0 or count_recovering(held_at(bid.track))), bid)
     for _, run in ipairs(running) do
-        if run.id == fire.id then
+        if run.id == bid.fire.id then
             reason = RUNNING  -- two attempts of one run are never under way, whatever the limits
         end
     end
-    if reason and terms.waits and not is_manual then
-        return wait_for(running, lost)
+    if reason and bid.waits and not is_manual(bid) then
+        return wait_for(running, bid, lost)
     end
     if reason then
-        return changed(dismiss('busy', 'skipped', reason), {lost = lost})
+        return changed(dismiss('busy', bid, 'skipped', reason), {lost = lost})
     end
     for _, run in ipairs(held) do
         if not run.started and run.trigger == 'retry' then
             release(run)
         end
     end
-    local missed = pass_over()
-    local run = won()
-    hold(run)
-    return answer('won', {run = run, missed = missed, lost = lost})
+    local missed = pass_over(bid)
+    win(bid)
+    local is_all = not (missed or lost or is_manual(bid))
+    return is_all and WON or answer(WON, bid, {missed = missed, lost = lost})
 end
 
-return cjson.encode(claim())
+return settle(claim)
 """
 
 _DISMISS: Final = """
-return cjson.encode(judge() or dismiss('stale', terms.outcome, terms.reason))
+return settle(function(bid) return judge(bid) or dismiss('stale', bid, terms.outcome, terms.reason) end)
 """
 
 # Held runs
 
 _FINISH: Final = """
-local run = find(terms.run.id, terms.run.attempt)
-if not run then
-    return 0
+local function finish(ended, record)
+    local run = find(ended.id, ended.attempt)
+    if not run then
+        return '0'
+    end
+    release(run)
+    append(ended, record)
+    if terms.again_at then
+        hold(another_attempt(run, 'retry', terms.again_at))
+    end
+    return '1'
 end
-release(run)
-append(terms.run, ARGV[2])
-if terms.again_at then
-    hold(another_attempt(run, 'retry', terms.again_at))
+
+local answers = {}
+for number, ended in ipairs(terms.runs) do
+    turn_to(number)
+    answers[number] = finish(ended, ARGV[number + 1])
 end
-return 1
+return table.concat(answers)
 """
 
 _REAP: Final = """
 born = birth()
+turn_to(1)
 local lost = {}
 for _, suspect in ipairs(terms.suspects) do
     local run = find(suspect.id, suspect.attempt)
@@ -482,6 +565,7 @@ return lost
 
 _ADOPT: Final = """
 born = birth()
+turn_to(1)
 local run = find(terms.run.id, terms.run.attempt)
 local is_taken_over = run and run.owner == QUEUE and terms.owner ~= QUEUE
 if not run or (run.started and not is_taken_over) or not call('HGET', LEDGER, 'cursor ' .. track_of(run)) then
@@ -489,21 +573,21 @@ if not run or (run.started and not is_taken_over) or not call('HGET', LEDGER, 'c
 end
 if tonumber(run.due) <= born then  -- another one may have begun it before
     release(run)
-    note(changed(run, {finished = text(now), outcome = 'missed', reason = REBORN}))
+    note(changed(run, {finished = NOW, outcome = 'missed', reason = REBORN}))
     return false
 end
-if not run.started and pause_now() then
+if not run.started and pause_now(run.task) then
     return false
 end
 local running = 0
 for _, other in ipairs(held_at(track_of(run))) do
     running = running + (other.started and 1 or 0)
 end
-if why_busy(running) then
+if why_busy(running, terms) then
     return false
 end
 local begun = changed(run, {
-    owner = terms.owner, started = text(now), expires = text(now + terms.lease), lease = terms.lease,
+    owner = terms.owner, started = NOW, expires = text(now + terms.lease), lease = terms.lease,
 })
 hold(begun)
 return cjson.encode(begun)
@@ -563,7 +647,7 @@ return stops
 """
 
 _LOOK: Final = """
-return {text(now), call('HVALS', KEYS[1])}
+return {NOW, call('HVALS', KEYS[1])}
 """
 
 # Tasks
@@ -583,7 +667,7 @@ for number = 1, #fields, 2 do
 end
 local cursors = {}
 for number, track in ipairs(terms.tracks) do
-    call('HSETNX', LEDGER, 'cursor ' .. track, terms.since or text(now))
+    call('HSETNX', LEDGER, 'cursor ' .. track, terms.since or NOW)
     cursors[number] = call('HGET', LEDGER, 'cursor ' .. track)
 end
 return cursors
@@ -696,18 +780,19 @@ found[#found + 1] = {own.digest, own.first_seen}
 return found
 """
 
-_LEDGER: Final = _TIME + _BIRTH + _WORDS + _RULES
+_TIME: Final = _TERMS + _CLOCK
+_LEDGER: Final = _TIME + _KEYS + _BIRTH + _WORDS + _RULES + _LOSSES
 
 CLAIM: Final = Script(_LEDGER + _JUDGEMENT + _CLAIM)
 DISMISS: Final = Script(_LEDGER + _JUDGEMENT + _DISMISS)
-FINISH: Final = Script(_LEDGER + _FINISH)
+FINISH: Final = Script(_TERMS + _KEYS + _WORDS + _RULES + _FINISH)  # it ended when its runner says
 REAP: Final = Script(_LEDGER + _REAP)
 ADOPT: Final = Script(_LEDGER + _ADOPT)
 RENEW: Final = Script(_TIME + _RENEW)
 ASK_TO_STOP: Final = Script(_TIME + _ASK_TO_STOP)
 REPORT: Final = Script(_TIME + _REPORT)
 LOOK: Final = Script(_TIME + _LOOK)
-REGISTER: Final = Script(_TIME + _BIRTH + _REGISTER)
+REGISTER: Final = Script(_TIME + _KEYS + _BIRTH + _REGISTER)
 FIND: Final = Script(_TIME + _FIND)
 BRIEF: Final = Script(_TIME + _BRIEF)
 TOTALS: Final = Script(_TIME + _TOTALS)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,8 +22,9 @@ import redis
 from services import Valkey, valkey
 
 from pulse.errors import ConfigError, StoreUnavailableError
-from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Trigger
-from pulse.runstores.redis import RedisRunStore
+from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
+from pulse.runstores.base import Bid
+from pulse.runstores.redis import AT_ONCE, RedisRunStore
 
 ODD = 'na\u00efve \u2028 "quoted" \\ / \udcff \x00'
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -41,6 +43,24 @@ def claim_fire(
 ) -> Claimed:
     terms = {"owner": owner, "lease": LEASE, "passed": lambda cursor: None}
     return store.claim(fire, now=now or fire.due, **terms, limits=Limits(**{"instances": None, **limits}))
+
+
+def claim_all(store: RedisRunStore, second: float, tasks: Iterable[str], owner: str = "me", **limits) -> list[Claimed]:
+    """Claim one instant of each of *tasks* by made-up time."""
+    return bid_all(store, [Fire(task=task, due=NOON + second * SECOND) for task in tasks], owner=owner, **limits)
+
+
+def bid_all(
+    store: RedisRunStore, fires: list[Fire], *, now: datetime | None = None, owner: str = "me", passed=lambda _: None,
+    **limits,
+) -> list[Claimed]:  # fmt: skip
+    observed = Limits(**{"instances": None, **limits})
+    bids = [Bid(fire=fire, passed=passed, limits=observed) for fire in fires]
+    return store.claim_all(bids, owner=owner, now=now or fires[0].due, lease=LEASE)
+
+
+def judged(claimed: Iterable[Claimed]) -> list[Claim]:
+    return [one.answer for one in claimed]
 
 
 def ended(run: Run, **more) -> Run:
@@ -131,8 +151,8 @@ def program(text: str, server: Valkey, name: str, *arguments: str) -> subprocess
     )  # fmt: skip
 
 
-def racers(server: Valkey, name: str, count: int) -> list[subprocess.Popen]:
-    processes = [program(RACER, server, name, str(number)) for number in range(count)]
+def racers(server: Valkey, name: str, count: int, text: str = RACER, *arguments: str) -> list[subprocess.Popen]:
+    processes = [program(text, server, name, str(number), *arguments) for number in range(count)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:
@@ -151,6 +171,44 @@ def test_of_processes_that_race_for_300_instants_each_is_won_once(store, valkey_
     assert len(won) == len(set(won))
     assert max(won) == 300
     assert store.totals("a").counts == {Outcome.SUCCESS: len(won)}
+    assert store.running() == []
+
+
+BATCH_RACER = """
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pulse.model import Claim, Fire, Limits, Outcome
+from pulse.runstores.base import Bid
+from pulse.runstores.redis import RedisRunStore
+
+store = RedisRunStore(sys.argv[1], name=sys.argv[2], tolerance=None)
+noon = datetime(2027, 5, 1, 12, tzinfo=UTC)
+print("ready", flush=True)
+sys.stdin.readline()
+for second in range(1, 41):
+    now = noon + timedelta(seconds=second)
+    limits = Limits(instances=None)
+    bids = [Bid(fire=Fire(task=task, due=now), passed=lambda cursor: None, limits=limits) for task in sys.argv[4:]]
+    claimed = store.claim_all(bids, owner=sys.argv[3], now=now, lease=timedelta(days=1))
+    runs = [one.run for one in claimed if one.answer is Claim.WON]
+    assert all(store.finish_all([replace(run, outcome=Outcome.SUCCESS, finished=now) for run in runs]))
+    print(*(f"{run.task}-{second}" for run in runs), flush=True)
+"""
+
+
+def test_of_processes_that_claim_the_same_batches_one_wins_each_instant(store, valkey_server, name):
+    tasks = [f"task{number}" for number in range(16)]
+    store.register(tasks, NOON)
+    won: list[str] = []
+    for process in racers(valkey_server, name, 3, BATCH_RACER, *tasks):
+        out, err = process.communicate(timeout=120)
+        assert err == ""
+        won += out.split()
+
+    assert len(won) == len(set(won))
+    assert {one for one in won if one.endswith("-40")} == {f"{task}-40" for task in tasks}
+    assert sum(one.counts[Outcome.SUCCESS] for one in store.all_totals().values()) == len(won)
     assert store.running() == []
 
 
@@ -198,6 +256,23 @@ def test_the_run_of_a_killed_process_is_lost_at_once_and_that_of_a_live_one_is_n
         ("a", Outcome.LOST, "its process has ended"), ("b", Outcome.LOST, "its process has ended"),
     ]  # fmt: skip
     assert store.running() == [claimed.run]
+
+
+def test_in_a_batch_too_a_killed_process_is_seen_at_once_in_one_more_way(store, valkey_server, admin, name):
+    store.register(["c"], NOON)
+    with program(CLAIMER, valkey_server, name) as claimer:
+        assert [claimer.stdout.readline() for _ in "ab"] == ["won\n"] * 2
+        store.register("abc", NOON)
+        assert judged(claim_all(store, 2, "abc", instances=1)) == [Claim.BUSY, Claim.BUSY, Claim.WON]
+        claimer.kill()
+        claimer.wait()
+    admin.config_resetstat()
+
+    claimed = claim_all(store, 3, "abc", instances=1)
+
+    assert judged(claimed) == [Claim.WON, Claim.WON, Claim.BUSY]
+    assert [run.reason for one in claimed for run in one.lost] == ["its process has ended"] * 2
+    assert calls(admin) == {"evalsha": 2, "eval": 0}
 
 
 def test_a_forked_child_has_connections_of_its_own(store):
@@ -274,6 +349,64 @@ def test_a_claim_and_the_finish_of_a_run_are_one_way_to_the_server_each(store, a
     assert calls(admin) == {"evalsha": 20, "eval": 0}
 
 
+TASKS = [f"task{number}" for number in range(16)]
+
+
+def test_what_is_claimed_and_finished_in_one_go_is_one_way_to_the_server_each(store, admin):
+    store.register(TASKS, NOON)
+    store.finish_all([ended(one.run) for one in claim_all(store, 1, TASKS, instances=1)])
+    admin.config_resetstat()
+
+    for second in range(2, 5):
+        claimed = claim_all(store, second, TASKS, instances=1)
+        assert store.finish_all([ended(one.run) for one in claimed]) == [True] * 16
+
+    assert calls(admin) == {"evalsha": 6, "eval": 0}
+
+
+def test_what_others_have_claimed_meanwhile_is_asked_for_once_more_alone(store, other, admin):
+    store.register(TASKS, NOON)
+    for task in TASKS[::2]:
+        claim(other, 3, task)
+    every_second = lambda cursor: Span(first=cursor + SECOND, last=NOON + 4 * SECOND, count=1)  # noqa: E731
+    sent: list[int] = []
+    admin.config_resetstat()
+
+    with admin.monitor() as monitor:
+        claimed = bid_all(store, [Fire(task=task, due=NOON + 5 * SECOND) for task in TASKS], passed=every_second)
+        while len(sent) < 2:
+            command = monitor.next_command()["command"]
+            if command.startswith("EVALSHA"):
+                sent.append(sum(f"history:{task} " in command for task in TASKS))
+
+    assert judged(claimed) == [Claim.WON] * 16
+    assert [one.missed.first_due for one in claimed] == [NOON + 4 * SECOND, NOON + SECOND] * 8
+    assert calls(admin) == {"evalsha": 2, "eval": 0}
+    assert sent == [16, 8]
+
+
+def test_a_claim_beside_a_run_of_its_own_process_is_one_way_to_the_server(store, admin):
+    claim(store, 1, instances=1)
+    admin.config_resetstat()
+
+    assert claim(store, 2, instances=1).answer is Claim.BUSY
+    assert calls(admin) == {"evalsha": 1, "eval": 0}
+
+
+def test_very_many_are_claimed_and_finished_a_bounded_number_at_a_time(store, admin):
+    tasks = [f"task{number}" for number in range(2 * AT_ONCE + 1)]
+    store.register(tasks, NOON)
+    claim_all(store, 1, tasks[:1])
+    admin.config_resetstat()
+
+    claimed = claim_all(store, 2, tasks)
+
+    assert [one.run.task for one in claimed] == tasks
+    assert calls(admin) == {"evalsha": 3, "eval": 0}
+    assert store.finish_all([ended(one.run) for one in claimed]) == [True] * len(tasks)
+    assert store.finish_all([ended(one.run) for one in claimed]) == [False] * len(tasks)
+
+
 def test_a_claim_that_comes_too_late_is_one_way_to_the_server(store, other, admin):
     claim(other, 1)
     claim(store, 1)
@@ -311,6 +444,16 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(store, admin):
     admin.script_flush()
 
     assert claim(store, 1).answer is Claim.WON
+
+
+def test_batches_survive_that_the_server_forgets_its_scripts(store, admin):
+    admin.script_flush()
+    claimed = claim_all(store, 1, "ab")
+    admin.script_flush()
+
+    assert store.finish_all([ended(one.run) for one in claimed]) == [True, True]
+    assert judged(claimed) == [Claim.WON, Claim.WON]
+    assert [store.totals(task).counts for task in "ab"] == [{Outcome.SUCCESS: 1}] * 2
 
 
 def test_nobody_there_is_unavailable_and_said_without_the_password():
@@ -383,14 +526,25 @@ def until(condition, seconds: float = 30):
 
 
 class Cutter(threading.Thread):
-    """Passes connections on to a server, and cuts the first ones when a word comes by."""
+    """Passes connections on to a server, and cuts the first ones when a word comes by.
 
-    def __init__(self, server: Valkey, word: bytes, cuts: int) -> None:
+    Before that it lets some *pass*; where *answers* are cut, the server gets the word.
+    """
+
+    def __init__(self, server: Valkey, word: bytes, cuts: int, *, passes: int = 0, answers: bool = False) -> None:
         super().__init__(daemon=True)
         self._target, self._word, self._cuts = server.port, word, cuts
+        self._passes, self._answers = passes, answers
         self._door = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._door.getsockname()[1]}/0"
         self.seen = 0
+
+    def end(self) -> None:
+        """Wait for no further connection."""
+        self._cuts = -1
+        with suppress(OSError), socket.create_connection(self._door.getsockname()):
+            pass
+        self.join()
 
     def run(self) -> None:
         with self._door:
@@ -403,8 +557,12 @@ class Cutter(threading.Thread):
     def _serve(self, line: socket.socket, server: socket.socket) -> None:
         while ready := select.select([line, server], [], [])[0]:
             words = ready[0].recv(65536)
+            is_cut = self._word in words and self.seen >= self._passes and self._cuts > 0
             self.seen += self._word in words
-            if not words or (self._word in words and self._cuts > 0):
+            if is_cut and self._answers:
+                server.sendall(words)
+                server.recv(1)
+            if not words or is_cut:
                 return
             (server if ready[0] is line else line).sendall(words)
 
@@ -433,6 +591,81 @@ def test_a_claim_is_not_asked_for_again_over_another_connection(store, valkey_se
     assert claim(behind, 2).answer is Claim.WON
     behind.close()
     cutter.join()
+
+
+@pytest.fixture
+def cut(valkey_server: Valkey, name: str) -> Iterator:
+    """Opens the store behind a `Cutter` of scripts."""
+    opened_here = []
+
+    def cut(**more) -> RedisRunStore:
+        cutter = Cutter(valkey_server, b"EVALSHA", 1, **more)
+        cutter.start()
+        opened_here.append((cutter, opened(cutter, name)))
+        return opened_here[-1][1]
+
+    yield cut
+    for cutter, behind in opened_here:
+        behind.close()
+        cutter.end()
+
+
+def test_a_batch_of_claims_whose_answer_is_lost_is_not_sent_again_and_given_out_once(store, cut, admin):
+    claim(store, 1)
+    behind = cut(answers=True, passes=1)
+    behind.register("ab", NOON)
+    admin.config_resetstat()
+
+    with pytest.raises(StoreUnavailableError):
+        claim_all(behind, 2, "ab")
+
+    assert calls(admin) == {"evalsha": 1, "eval": 0}
+    assert judged(claim_all(behind, 2, "ab")) == judged(claim_all(store, 2, "ab")) == [Claim.TAKEN] * 2
+    assert [run.outcome for run in store.reap(NOON + 60 * SECOND)] == [Outcome.LOST] * 3
+    assert judged(claim_all(behind, 61, "ab")) == [Claim.WON] * 2
+
+
+def test_a_batch_of_claims_that_never_arrived_gives_nothing_out(store, cut):
+    behind = cut()
+
+    with pytest.raises(StoreUnavailableError):
+        claim_all(behind, 1, "ab")
+
+    assert store.running() == []
+    assert judged(claim_all(store, 1, "ab")) == [Claim.WON] * 2
+
+
+def test_records_whose_answer_is_lost_are_made_once(store, cut):
+    runs = [ended(one.run) for one in claim_all(store, 1, "ab")]
+    behind = cut(answers=True)
+
+    with pytest.raises(StoreUnavailableError):
+        behind.finish_all(runs)
+
+    assert behind.finish_all(runs) == [False, False]
+    assert [store.history(task) for task in "ab"] == [[run] for run in runs]
+    assert store.totals("a").counts == {Outcome.SUCCESS: 1}
+
+
+def test_what_was_won_is_not_lost_with_what_the_store_could_not_settle(store, cut):
+    behind = cut(passes=2)
+    behind.register("ab", NOON)
+    claim(store, 1, "b")
+
+    claimed = claim_all(behind, 2, "ab")
+
+    assert judged(claimed) == [Claim.WON, Claim.WAIT]
+    assert store.finish(ended(claimed[0].run)) is True
+    assert claim(behind, 2, "b").answer is Claim.WON
+
+
+def test_a_batch_of_which_nothing_could_be_settled_is_unavailable(store, cut):
+    behind = cut(passes=2)
+    behind.register("ab", NOON)
+    claim_all(store, 1, "ab")
+
+    with pytest.raises(StoreUnavailableError):
+        claim_all(behind, 2, "ab")
 
 
 def test_a_replica_that_may_only_be_read_is_unavailable(server, kept):
@@ -550,6 +783,48 @@ def test_a_server_that_is_emptied_and_told_of_its_tasks_again_gives_no_instant_o
 
     assert set(claim_again(server, kept, 5)) == {Claim.STALE, Claim.TAKEN}
     assert claim(kept, 10).answer is Claim.WON
+
+
+def test_a_batch_for_a_server_that_was_emptied_gives_no_instant_out_again(server, kept):
+    runs = [one.run for one in claim_all(kept, 5, "ab")]
+    tell(server, "FLUSHALL")
+
+    again = claim_all(kept, 6, "ab")
+
+    assert judged(again) == [Claim.REFUSED] * 2
+    assert [one.run.outcome for one in again] == [Outcome.MISSED] * 2
+    assert kept.finish_all([ended(run) for run in runs]) == [False, False]
+    for task in "ab":
+        fire = Fire(task=task, due=NOON + 6 * SECOND)
+        assert claim_fire(kept, fire, now=NOON + 7 * SECOND).answer is Claim.TAKEN
+    assert judged(claim_all(kept, 10, "ab")) == [Claim.WON] * 2
+
+
+def test_a_batch_for_a_server_with_older_data_gives_no_instant_out_again(server, kept, tmp_path):
+    claim_all(kept, 5, "ab")
+    tell(server, "SAVE")
+    claim_all(kept, 7, "ab")
+    server.kill()
+    server.start()
+    fresh = opened(server, kept._space[7:-2])
+
+    fires = [Fire(task=task, due=NOON + 7 * SECOND) for task in "ab"]
+    again = [claimed for store in (fresh, kept) for claimed in bid_all(store, fires, now=NOON + 8 * SECOND)]
+    fresh.close()
+
+    assert judged(again) == [Claim.STALE, Claim.STALE, Claim.TAKEN, Claim.TAKEN]
+    assert judged(claim_all(kept, 20, "ab")) == [Claim.WON] * 2
+
+
+def test_the_latest_cursor_of_a_batch_bounds_what_an_older_server_gives_out(store, admin, name):
+    claim(store, 5, "b")
+    older = admin.dump(f"pulse:{{{name}}}:ledger")
+    claim(store, 9, "b")
+    admin.restore(f"pulse:{{{name}}}:ledger", 0, older, replace=True)
+
+    assert judged(bid_all(store, [Fire(task="b", due=NOON + 9 * SECOND)], now=NOON)) == [Claim.STALE]
+    assert judged(claim_all(store, 8, "ab")) == [Claim.STALE, Claim.TAKEN]
+    assert judged(claim_all(store, 10, "ab")) == [Claim.WON] * 2
 
 
 @pytest.mark.parametrize(
@@ -762,6 +1037,60 @@ def test_records_come_back_as_they_were(store):
 
     assert store.history("a") == [skipped, record]
     assert skipped.reason == ODD
+
+
+def test_a_run_that_is_won_is_what_the_server_holds(store):
+    store.register(["a@here"], NOON)
+    fire = Fire(task="a", due=NOON + SECOND, place="here", trigger=Trigger.CATCHUP)
+
+    claimed = claim_fire(store, fire, owner=ODD, now=NOON + 2 * SECOND, recovers=True, lock=ODD)
+
+    assert (claimed.run.owner, claimed.run.lock, claimed.run.place) == (ODD, ODD, "here")
+    assert store.running() == [claimed.run]
+
+
+def test_a_run_that_is_won_is_what_the_server_holds_by_its_clock_too(timed):
+    fires = [Fire(task=task, due=timed.now() + SECOND) for task in timed.register("ab", NOON)]
+
+    claimed = bid_all(timed, fires, now=NOON)
+
+    assert timed.running() == [one.run for one in claimed]
+
+
+def test_runs_that_end_on_several_days_in_one_go_count_for_the_last(store):
+    store.register("abcd", NOON)
+    runs = [ended(one.run) for one in claim_all(store, 1, "abcd")]
+    days = [replace(run, finished=NOON + days * DAY) for run, days in zip(runs, (0, 1, 1, 0), strict=True)]
+
+    assert store.finish_all(days) == [True] * 4
+
+    assert store.ran((NOON + DAY).date()) == 2
+    assert store.ran(NOON.date()) == 0
+
+
+def test_a_run_is_not_continued_by_instants_that_nobody_ran(store):
+    run = replace(ended(claim(store, 1).run), outcome=Outcome.SKIPPED, reason="why")
+    store.finish(run)
+
+    for second in (2, 3):
+        dismiss(store, second)
+
+    assert [(one.started is None, one.count) for one in store.history("a")] == [(True, 2), (False, 1)]
+
+
+def test_of_two_bids_for_one_instant_in_one_go_one_wins(store):
+    assert judged(claim_all(store, 1, "aba")) == [Claim.WON, Claim.WON, Claim.TAKEN]
+    assert len(store.running()) == 2
+
+
+def test_a_call_by_hand_moves_no_cursor_that_this_process_has_seen(store, admin):
+    claim(store, 1)
+    byhand = Fire(task="a", due=NOON + 9 * SECOND, trigger=Trigger.MANUAL, run_id="byhand")
+    assert claim_fire(store, byhand).answer is Claim.WON
+    admin.config_resetstat()
+
+    assert claim(store, 2).answer is Claim.WON
+    assert calls(admin) == {"evalsha": 1, "eval": 0}
 
 
 def test_what_is_said_of_a_run_that_is_under_way_comes_back_as_it_was(store):

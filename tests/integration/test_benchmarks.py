@@ -71,6 +71,7 @@ ROWS = {
         "Pulse on SQLite",
         "Redis: SET NX PX (the limit)",
         "Pulse on Redis",
+        "Pulse on Redis, 16 runs in one go",
         "PostgreSQL: ON CONFLICT (the limit)",
         "Pulse on PostgreSQL",
     ],
