@@ -399,12 +399,18 @@ class CountedLock:
         self.came = 0
         self._lock = threading.Lock()
 
-    def __enter__(self):
+    def acquire(self):
         self.came += 1
-        self._lock.acquire()
+        return self._lock.acquire()
+
+    def release(self):
+        self._lock.release()
+
+    def __enter__(self):
+        return self.acquire()
 
     def __exit__(self, *error):
-        self._lock.release()
+        self.release()
 
 
 def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, path, monkeypatch):
@@ -435,7 +441,7 @@ def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
     class Crowd:
         """While somebody waits for the lock, one step waits in vain, and then one has its turn."""
 
-        def __enter__(self):
+        def acquire(self):
             with lock:
                 store._vain += 1
             store._lock = lock
@@ -443,7 +449,7 @@ def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
             store._lock = self
             lock.acquire()
 
-        def __exit__(self, *error):
+        def release(self):
             lock.release()
 
     store._lock = Crowd()
