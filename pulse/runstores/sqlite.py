@@ -17,7 +17,7 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
-from pulse.runstores.sql import SECRETS, TABLES, TRACES, SqlStore, instant_of, number_of
+from pulse.runstores.sql import SECRETS, TABLES, TALLIES, TRACES, SqlStore, instant_of, number_of
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
@@ -68,6 +68,7 @@ _UPGRADES: Final = (
     SECRETS.format(keyed=" WITHOUT ROWID"),
     TRACES.format(counter="INTEGER PRIMARY KEY", bytes="BLOB"),
     _HELD,
+    TALLIES + "DROP TABLE tracks",
 )
 
 

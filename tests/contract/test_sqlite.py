@@ -20,7 +20,8 @@ from servers import wait_until
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
-from pulse.runstores.sql import TRIM_EVERY
+from pulse.runstores.base import Totals
+from pulse.runstores.sql import TRIM_EVERY, number_of
 from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 from pulse.testing import ManualClock
 
@@ -220,13 +221,8 @@ def test_a_step_that_breaks_leaves_nothing_behind(store):
     assert claim(store, 1).answer is Claim.WON
 
 
-def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(store, path, monkeypatch):
-    store.close()
-    path.unlink()
-    earlier = SqliteRunStore(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_UPGRADES", sqlite._UPGRADES[:3])
-        earlier.register(["a"], NOON)
+def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(path):
+    make_as_of(path, 3, "INSERT INTO tracks VALUES ('', 'a', 0)")
     _hold_as_before(path, task="a", run_id="r1")
 
     later = SqliteRunStore(path)
@@ -235,8 +231,19 @@ def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(store, pa
     assert (held.id, held.task, held.owner, held.attempt) == ("r1", "a", "me", 1)
     assert later.finish(replace(held, finished=NOON, outcome=Outcome.SUCCESS))
     assert later.running() == []
-    earlier.close()
     later.close()
+
+
+def make_as_of(path: Path, version: int, *statements: str) -> None:
+    """A file as that version has made it, with what is said in *statements*."""
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(f"PRAGMA page_size = {sqlite.PAGE}")
+        for upgrade in _UPGRADES[:version]:
+            file.executescript(upgrade)
+        for statement in statements:
+            file.execute(statement)
+        file.execute(f"PRAGMA user_version = {version}")
+        file.commit()
 
 
 def _hold_as_before(path: Path, *, task: str, run_id: str) -> None:
@@ -355,14 +362,7 @@ VALUES ('', 'old', 'a', 0, 'schedule', 1, 'me', '', 0, 'missed', 'why', '', '', 
 
 @pytest.mark.parametrize("version", range(1, len(_UPGRADES)))
 def test_a_file_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_knows(path, version):
-    file = sqlite3.connect(path)
-    for upgrade in _UPGRADES[:version]:
-        file.executescript(upgrade)
-    file.execute(RECORD)
-    file.execute("INSERT INTO tasks (app, name, appended, last_finished) VALUES ('', 'a', 1, 0)")
-    file.execute(f"PRAGMA user_version = {version}")
-    file.commit()
-    file.close()
+    make_as_of(path, version, RECORD, "INSERT INTO tasks (app, name, appended, last_finished) VALUES ('', 'a', 1, 0)")
     store = SqliteRunStore(path, history=10)
     store.register(["a"], NOON)
     press = Press(at=NOON, by="mara", address="", action="pause", task="a")
@@ -374,6 +374,34 @@ def test_a_file_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_kno
     assert [(one.id, one.reason, one.log) for one in store.history("a")] == [(run.id, "", b"said"), ("old", "why", b"")]
     assert store.presses() == [press]
     assert store.ran(NOON.date()) == 1
+    store.close()
+
+
+def test_what_an_earlier_version_knew_of_each_task_is_known_in_one_row(path):
+    noon, later = (number_of(NOON + more) for more in (timedelta(0), SECOND))
+    make_as_of(
+        path,
+        5,
+        f"INSERT INTO tracks VALUES ('', 'a', {later}), ('', 'b@here', {later}), ('', 'new', {noon})",
+        f"INSERT INTO tasks VALUES ('', 'a', 7, {noon}, {noon}, {noon // 86_400_000_000}, 3), "
+        "('', 'b', 40, NULL, NULL, NULL, 0)",
+        "INSERT INTO totals VALUES ('', 'a', 'success', 5), ('', 'a', 'failed', 2), ('', 'b', 'missed', 40)",
+        "INSERT INTO held SELECT '', 'a', 'r1', cursor, 'schedule', 1, 'me', cursor, cursor, '', 0, '', '', NULL "
+        "FROM tracks WHERE name = 'a'",
+    )
+    store = SqliteRunStore(path, history=10)
+
+    known = {"a": Totals(counts={Outcome.SUCCESS: 5, Outcome.FAILED: 2}, last_finished=NOON, last_success=NOON)}
+    assert store.all_totals() == known | {"b": Totals(counts={Outcome.MISSED: 40})}
+    assert store.tasks() == ["a", "b", "new"]
+    assert store.ran(NOON.date()) == 3
+    assert store.register(["a", "b", "b@here", "new"], NOON + DAY) == {
+        "a": NOON + SECOND, "b": NOON + DAY, "b@here": NOON + SECOND, "new": NOON,
+    }  # fmt: skip
+    (held,) = store.running()
+    assert store.finish(replace(held, finished=NOON + SECOND, outcome=Outcome.SUCCESS))
+    assert store.totals("a").counts == {Outcome.SUCCESS: 6, Outcome.FAILED: 2}
+    assert [claim(store, second).answer for second in (1, 2)] == [Claim.TAKEN, Claim.WON]
     store.close()
 
 
