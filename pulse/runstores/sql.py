@@ -216,10 +216,9 @@ _REACHED: Final = (
     f"max(CASE WHEN trigger IN ({', '.join(repr(trigger.value) for trigger in _PLANNED)}) THEN due ELSE 0 END)"
 )
 _STANDING: Final = (
-    f"SELECT cursor, (SELECT {_REACHED} FROM held WHERE app = ? AND task = ? AND place = ?), "  # noqa: S608
-    "since, until, note, author "
-    "FROM tasks LEFT JOIN pauses ON pauses.app = tasks.app AND pauses.task = ? "
-    "WHERE tasks.app = ? AND name = ? AND cursor IS NOT NULL"
+    "SELECT cursor, (SELECT since FROM pauses WHERE app = tasks.app AND task = ?), "  # noqa: S608
+    f"(SELECT {_REACHED} FROM held WHERE app = tasks.app AND task = ? AND place = ?) "
+    "FROM tasks WHERE app = ? AND name = ? AND cursor IS NOT NULL"
 )
 _TALLIES: Final = ", ".join(outcome.value for outcome in Outcome)
 _COUNT: Final = {
@@ -508,13 +507,21 @@ class SqlStore(LedgerStore):
         )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:
-        row = self._run(_STANDING, self._app, task, track.partition("@")[2], task, self._app, track).fetchone()
+        row = self._run(_STANDING, task, task, track.partition("@")[2], self._app, track).fetchone()
         if row is None:
             return None
-        cursor, reached, since, *rest = row
-        pause = None if since is None else _pause_of(since, *rest)
+        cursor, paused, reached = row
         is_held = reached is not None
-        return Standing(EPOCH + (max(cursor, reached) if is_held else cursor) * MICROSECOND, pause, is_held)
+        if is_held:
+            cursor = max(cursor, reached)
+        pause = None if paused is None else self._pause(task)
+        return Standing(EPOCH + cursor * MICROSECOND, pause, is_held)
+
+    def _pause(self, task: str) -> Pause | None:
+        row = self._run(
+            "SELECT since, until, note, author FROM pauses WHERE app = ? AND task = ?", self._app, task
+        ).fetchone()
+        return _pause_of(*row) if row else None
 
     def _reached(self) -> dict[str, int]:
         """The instants that are held, by track: cursors may be behind them."""

@@ -258,15 +258,15 @@ class SqliteRunStore(SqlStore):
         So is one whose log was removed, by hand or by the last one who left a file that lay
         here before: whoever opens it from then on writes another log, and sees nothing of ours.
         """
+        log, index = self._companions
         try:
-            device, inode = self._which_file()
+            found = os.stat(self._file)  # noqa: PTH116 - each turn looks, and a Path takes thrice as long
         except FileNotFoundError:
             return None
-        log, index = self._companions
-        return os.getpid(), device, inode, _inode(log), _inode(index)
+        return os.getpid(), found.st_dev, found.st_ino, _inode(log), _inode(index)
 
     def _which_file(self) -> tuple[int, int]:
-        found = os.stat(self._file)  # noqa: PTH116 - each turn looks, and a Path takes thrice as long
+        found = self.path.stat()
         return found.st_dev, found.st_ino
 
     def _must_still_be(self, file: tuple[int, int]) -> None:
