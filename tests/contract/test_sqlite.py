@@ -182,7 +182,7 @@ def test_a_forked_child_opens_the_file_anew(store):
 
 
 def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
-    for second in range(1, 5 * TRIM_EVERY):
+    for second in range(1, 20 * TRIM_EVERY):
         for task in ("a", "b"):
             fire = Fire(task=task, due=NOON + second * SECOND)
             store.dismiss(fire, outcome=Outcome.SKIPPED, reason=str(second), now=fire.due, passed=lambda cursor: None)
@@ -191,13 +191,13 @@ def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
         rows = dict(file.execute("SELECT task, count(*) FROM records GROUP BY task"))
     file.close()
 
-    assert max(rows.values()) <= 10 + TRIM_EVERY
+    assert max(rows.values()) <= 10 + 5 * TRIM_EVERY
     assert len(store.history("a")) == 10
 
 
 def test_the_history_is_trimmed_by_processes_that_live_too_briefly_to_fill_it(store, path):
     store.close()
-    for second in range(1, 5 * TRIM_EVERY):
+    for second in range(1, 8 * TRIM_EVERY):
         brief = SqliteRunStore(path, history=10)
         brief.finish(replace(claim(brief, second).run, finished=NOON + second * SECOND, outcome=Outcome.SUCCESS))
         brief.close()
@@ -206,7 +206,7 @@ def test_the_history_is_trimmed_by_processes_that_live_too_briefly_to_fill_it(st
         (rows,) = file.execute("SELECT count(*) FROM records").fetchone()
     file.close()
 
-    assert rows <= 10 + TRIM_EVERY
+    assert rows <= 10 + 5 * TRIM_EVERY
 
 
 def test_a_step_that_breaks_leaves_nothing_behind(store):
