@@ -572,7 +572,7 @@ class SqlStore(LedgerStore):
         self._count(run)
         # By the id, which is as good as chance: a count would have to be asked for, or would begin anew with each
         # process, and of ten thousand tasks that are due at once all would be trimmed in the same moment.
-        if crc32(run.id.encode()) % TRIM_EVERY == 0:
+        if (crc32(run.id.encode()) + run.attempt) % TRIM_EVERY == 0:
             self._trim(run.task)
 
     def _newest(self, task: str) -> Run | None:

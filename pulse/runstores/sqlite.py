@@ -21,11 +21,10 @@ from pulse.runstores.sql import SECRETS, TABLES, TALLIES, TRACES, SqlStore, inst
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
-# nine: with the 4096 that SQLite takes by itself they took a third longer on average.
+# five: with 4096, which SQLite takes by itself, they took a tenth longer.
 PAGE: Final = 2048
-# Pages. One that many runs change is copied from the log into the file once in so many, and each time
-# waits for the disk: with the 1000 that SQLite takes by itself that was each hundredth run. Of more than
-# these 4000 a reader would look through two indexes of the log.
+# Pages of the log, after which it is copied into the file, and whoever has committed waits for the disk: with the
+# 1000 that SQLite takes by itself a quarter as many runs lay between. For more the log would have a second index.
 CHECKPOINT: Final = 4000
 DIGITS: Final = 20  # of the number beside the file; what lies behind them is none of ours
 

@@ -195,6 +195,19 @@ def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
     assert len(store.history("a")) == 10
 
 
+def test_the_history_is_trimmed_by_many_attempts_of_one_run(store, path):
+    run = claim(store, 1).run
+    for attempt in range(2, 8 * TRIM_EVERY):
+        store.finish(replace(run, finished=run.due, outcome=Outcome.FAILED), again_at=run.due)
+        run = store.adopt(store.waiting()[0], owner="me", now=run.due, lease=SECOND, limits=Limits())
+        assert run.attempt == attempt
+
+    with closing(sqlite3.connect(path)) as file:
+        (rows,) = file.execute("SELECT count(*) FROM records").fetchone()
+
+    assert rows <= 10 + TRIM_EVERY
+
+
 def test_the_history_is_trimmed_by_processes_that_live_too_briefly_to_fill_it(store, path):
     store.close()
     for second in range(1, 8 * TRIM_EVERY):
