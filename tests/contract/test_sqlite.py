@@ -471,6 +471,9 @@ def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, 
             errors = [future.exception() for future in (first, *behind)]
 
         assert [type(error) for error in errors] == [StoreUnavailableError] * 6
+        assert {str(error) for error in errors[1:]} == {
+            f"the run store {path} cannot be used: somebody else has locked it"
+        }
         assert begun == [1]
         other.execute("ROLLBACK")
     assert claim(store, 2).answer is Claim.WON
