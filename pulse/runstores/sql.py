@@ -501,8 +501,9 @@ class SqlStore(LedgerStore):
 
     def _forget_places(self, now: datetime) -> None:
         self._run(
-            "DELETE FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ?",
-            self._app, "%@%", number_of(now - FORGET_AFTER),
+            "DELETE FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ? AND name NOT IN "
+            "(SELECT task || '@' || place FROM held WHERE app = ?)",
+            self._app, "%@%", number_of(now - FORGET_AFTER), self._app,
         )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:

@@ -24,7 +24,7 @@ from pulse.model import (
     Span,
     Trigger,
 )
-from pulse.runstores.base import Bid, RunStore
+from pulse.runstores.base import Bid, RunStore, Totals
 from pulse.runstores.ledger import NOT_TAKEN
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.postgres import PostgresRunStore
@@ -813,6 +813,17 @@ def test_purging_forgets_tasks_but_those_that_are_kept(store):
     assert claim(store, fire(2, task="other")).answer is Claim.REFUSED
     assert len(store.history("cleanup")) == 1
     assert claim(store, fire(2)).answer is Claim.WON
+
+
+def test_purging_forgets_the_totals_of_a_task_that_has_places_alone(store):
+    store.register(["other@a"], NOON)
+    store.finish(ended(claim(store, fire(1, task="other", place="a")).run))
+    assert store.totals("other").counts == {Outcome.SUCCESS: 1}
+
+    store.purge(["cleanup"])
+
+    assert store.all_totals() == {}
+    assert store.totals("other") == Totals()
 
 
 def test_of_many_threads_that_claim_the_same_fires_one_wins_each(store):

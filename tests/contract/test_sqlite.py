@@ -344,6 +344,17 @@ def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store):
     assert store.register(["a@there"], NOON) == {"a@there": NOON}
 
 
+def test_the_track_of_a_place_where_something_is_under_way_is_kept(store):
+    store.register(["a@there"], NOON - 40 * DAY)
+    fire = Fire(task="a", due=NOON - 31 * DAY, place="there")
+    terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": Limits()}
+    assert store.claim(fire, now=fire.due, **terms).answer is Claim.WON
+
+    store.register(["a@here"], NOON)
+
+    assert store.register(["a@there"], NOON) == {"a@there": fire.due}
+
+
 def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
     store.close()
     for leftover in path.parent.glob("runs.db-*"):
