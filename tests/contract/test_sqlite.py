@@ -565,3 +565,14 @@ def test_who_uses_a_file_whose_companions_were_removed_sees_what_others_claim_wi
             assert claim(store, 2).answer is Claim.WON
         finally:
             claimer.kill()
+
+
+def test_who_uses_a_file_whose_log_was_removed_writes_another_one(store, path):
+    store.close()
+    store.register(["a"], NOON)  # opens it again
+    path.with_name("runs.db-wal").unlink()
+
+    assert claim(store, 1).answer is Claim.WON
+
+    with closing(SqliteRunStore(path)) as other:
+        assert claim(other, 1).answer is Claim.TAKEN
