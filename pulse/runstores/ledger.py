@@ -26,7 +26,8 @@ NOT_TAKEN: Final = "no Celery worker took it in time"
 PASSED_OVER: Final = "nobody ran it before the next one was due"
 
 
-@dataclass(frozen=True, slots=True)
+# Each claim makes one of these two. They live no longer, and to freeze them would cost it more than all its rules.
+@dataclass(slots=True)
 class Standing:
     """What a store knows of a track: how far it has got, whether its task is paused, and has runs that are held."""
 
@@ -35,15 +36,15 @@ class Standing:
     is_held: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Case:
-    """A fire that is judged now, and how far its track has got."""
+    """A fire that is judged now, and what is known of its track."""
 
     fire: Fire
+    track: str
     now: datetime
     passed: Passed
-    cursor: datetime
-    is_held: bool
+    standing: Standing
 
 
 class LedgerStore(RunStore):
@@ -54,12 +55,12 @@ class LedgerStore(RunStore):
     ) -> Claimed:
         """See `RunStore.claim`."""
         with self._step(fire.task, *_locks(limits)):
-            return self._claim(Bid(fire=fire, passed=passed, limits=limits), owner, now, lease)
+            return self._claim(fire, owner, now, lease, passed, limits)
 
     def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
         """See `RunStore.claim_all`; all of it happens, or nothing."""
         with self._step(*(bid.fire.task for bid in bids)):
-            return [self._claim(bid, owner, now, lease) for bid in bids]
+            return [self._claim(bid.fire, owner, now, lease, bid.passed, bid.limits) for bid in bids]
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
@@ -196,6 +197,12 @@ class LedgerStore(RunStore):
     def _hold(self, run: Run) -> None:
         """Keep *run* as held, in place of what is held under its id."""
 
+    def _win(self, track: str, run: Run) -> None:
+        """Hold *run*, which is claimed now, and have its instant behind the cursor of *track*."""
+        if run.trigger is not Trigger.MANUAL:
+            self._move_cursor(track, run.due)
+        self._hold(run)
+
     @abstractmethod
     def _release(self, run: Run) -> bool:
         """Hold the run with the id and the attempt of *run* no more; whether it was held."""
@@ -224,20 +231,34 @@ class LedgerStore(RunStore):
 
     # The rules
 
-    def _claim(self, bid: Bid, owner: str, now: datetime, lease: timedelta) -> Claimed:
-        fire, limits = bid.fire, bid.limits
+    def _claim(
+        self, fire: Fire, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
+    ) -> Claimed:
         now = self._judged_at(now)
         if self._is_early(fire, now):
             return Claimed(answer=Claim.WAIT)
-        case = self._judge(fire, now, bid.passed)
+        case = self._judge(fire, now, passed)
         if isinstance(case, Claimed):
             return case
         if fire.latest and now > fire.latest:
             return self._dismiss(case, Claim.STALE, Outcome.MISSED, _late(fire, now))
-        held = self._held(fire.track) if case.is_held else []
-        lost = tuple(self._reap(held, now))
+        lost: tuple[Run, ...] = ()
+        if case.standing.is_held or limits.lock:
+            reason, lost = self._make_way(case, limits)
+            if reason:
+                return replace(self._busy(case, limits, reason), lost=lost)
+        missed = self._pass_over(case)
+        run = won(fire, owner, now, lease, limits)
+        self._win(case.track, run)
+        return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
+
+    def _make_way(self, case: "_Case", limits: Limits) -> tuple[str, tuple[Run, ...]]:
+        """Why the fire may not be run beside what is held, empty if it may; and the records of what was lost."""
+        fire = case.fire
+        held = self._held(case.track)
+        lost = tuple(self._reap(held, case.now))
         if lost:
-            held = self._held(fire.track)
+            held = self._held(case.track)
         # A lost run that recovers goes first: behind the next instant it would be out of order.
         # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
         goes_first = fire.trigger is not Trigger.MANUAL
@@ -245,13 +266,9 @@ class LedgerStore(RunStore):
         reason = self._why_busy(running, limits)
         if any(run.started and run.id == fire.run_id for run in held):
             reason = RUNNING  # two attempts of one run are never under way, whatever the limits
-        if reason:
-            return replace(self._busy(case, limits, reason), lost=lost)
-        self._drop_retries(held)
-        missed = self._pass_over(case)
-        run = won(fire, owner, now, lease, limits)
-        self._hold(run)
-        return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
+        if not reason:
+            self._drop_retries(held)
+        return reason, lost
 
     def _finish(self, run: Run) -> bool:
         if not self._release(run):
@@ -260,19 +277,21 @@ class LedgerStore(RunStore):
         return True
 
     def _known(self, track: str, now: datetime) -> datetime:
-        standing = self._standing(track, track)
+        task = track.partition("@")[0]
+        standing = self._standing(track, task)
         if standing is not None:
             return standing.cursor
         self._move_cursor(track, now)
-        standing = self._standing(track, track)  # another process may have made it known meanwhile
+        standing = self._standing(track, task)  # another process may have made it known meanwhile
         return standing.cursor if standing else now
 
     def _judge(self, fire: Fire, now: datetime, passed: Passed) -> "Claimed | _Case":
         """The answer to whoever cannot have *fire* at all; or the case, if it is to be had."""
-        standing = self._standing(fire.track, fire.task)
+        track = fire.track
+        standing = self._standing(track, fire.task)
         if standing is None:
             return self._refuse(fire, now)
-        case = _Case(fire, now, passed, standing.cursor, standing.is_held)
+        case = _Case(fire, track, now, passed, standing)
         if fire.trigger is Trigger.MANUAL:
             return case  # a call by hand stands beside the schedule
         if fire.due <= standing.cursor:
@@ -304,24 +323,23 @@ class LedgerStore(RunStore):
         if case.fire.trigger is Trigger.MANUAL or not limits.waits:
             return self._dismiss(case, Claim.BUSY, Outcome.SKIPPED, reason)
         if limits.replaces:
-            for run in self._held(case.fire.track):
+            for run in self._held(case.track):
                 if run.started and not run.stop:
                     self._hold(replace(run, stop=REPLACED))
         return Claimed(answer=Claim.WAIT)
 
     def _dismiss(self, case: "_Case", answer: Claim, outcome: Outcome, reason: str) -> Claimed:
         missed = self._pass_over(case)
+        if case.fire.trigger is not Trigger.MANUAL:
+            self._move_cursor(case.track, case.fire.due)
         record = unclaimed(case.fire, outcome, reason, case.now)
         self._note(record)
         return Claimed(answer=answer, run=record, missed=missed)
 
     def _pass_over(self, case: "_Case") -> Run | None:
-        """Move the cursor to the fire; the record of what lies between, if anything does."""
+        """The record of what lies between the cursor and the fire, if anything does; whoever calls this moves it."""
         fire = case.fire
-        if fire.trigger is Trigger.MANUAL:
-            return None
-        span = case.passed(case.cursor)
-        self._move_cursor(fire.track, fire.due)
+        span = None if fire.trigger is Trigger.MANUAL else case.passed(case.standing.cursor)
         if span is None:
             return None
         born = self._born()

@@ -1,16 +1,17 @@
 """The run store of one process: for tests, and for applications of one process."""
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
 from typing import Final
 
 from pulse.model import Instance, Outcome, Pause, Press, Run
 from pulse.runstores.base import PRESSES, Totals
 from pulse.runstores.ledger import LedgerStore, Standing
+from pulse.zone import EPOCH
 
 FORGET_INSTANCE: Final = timedelta(days=1)  # who was not heard of so long is not shown any more
 
@@ -20,7 +21,7 @@ class _Account:
     """All that is kept of one task; guarded by the store's lock."""
 
     history: deque[Run]
-    counts: Counter[Outcome] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)  # by the names of outcomes: to hash an Enum is a call
     last_finished: datetime | None = None
     last_success: datetime | None = None
 
@@ -83,7 +84,11 @@ class MemoryRunStore(LedgerStore):
         """See `RunStore.all_totals`."""
         with self._lock:
             return {
-                task: Totals(counts=dict(one.counts), last_finished=one.last_finished, last_success=one.last_success)
+                task: Totals(
+                    counts={Outcome(name): count for name, count in one.counts.items()},
+                    last_finished=one.last_finished,
+                    last_success=one.last_success,
+                )
                 for task, one in self._accounts.items()
             }
 
@@ -91,7 +96,7 @@ class MemoryRunStore(LedgerStore):
         """See `RunStore.ran`."""
         with self._lock:
             last, count = self._ran
-            return count if last == day else 0
+            return count if last == (day - EPOCH.date()).days else 0
 
     def pause(self, task: str, pause: Pause) -> None:
         """See `RunStore.pause`."""
@@ -193,7 +198,7 @@ class MemoryRunStore(LedgerStore):
         self._secret = token_urlsafe(32)
         self._spent: dict[str, datetime] = {}
         self._presses: deque[Press] = deque(maxlen=PRESSES)
-        self._ran = (date.min, 0)  # the last day on which runs ended, and how many
+        self._ran = (-1, 0)  # the last day on which runs ended, since 1970, and how many
         self._cursors: dict[str, datetime] = {}
         self._by_id: dict[str, Run] = {}
         self._by_track: dict[str, tuple[Run, ...]] = {}  # most have one: a dict for each would be as large as the run
@@ -229,10 +234,11 @@ class MemoryRunStore(LedgerStore):
         self._by_track[run.track] = (*self._others(run), run)
 
     def _release(self, run: Run) -> bool:
-        if self._find(run) is None:
+        held = self._by_id.get(run.id)
+        if held is None or held.attempt != run.attempt:
             return False
         del self._by_id[run.id]
-        self._by_track[run.track] = self._others(run)
+        self._by_track[held.track] = self._others(held)
         return True
 
     def _others(self, run: Run) -> tuple[Run, ...]:
@@ -240,16 +246,18 @@ class MemoryRunStore(LedgerStore):
         return tuple(one for one in self._by_track.get(run.track, ()) if one.id != run.id)
 
     def _append(self, run: Run) -> None:
-        self._account(run.task).history.appendleft(run)
-        self._count(run)
+        account = self._account(run.task)
+        account.history.appendleft(run)
+        self._count(account, run)
 
     def _newest(self, task: str) -> Run | None:
         account = self._accounts.get(task)
         return account.history[0] if account and account.history else None
 
     def _extend(self, newest: Run, record: Run) -> None:
-        self._account(record.task).history[0] = newest
-        self._count(record)
+        account = self._account(record.task)
+        account.history[0] = newest
+        self._count(account, record)
 
     def _account(self, task: str) -> _Account:
         account = self._accounts.get(task)
@@ -257,17 +265,17 @@ class MemoryRunStore(LedgerStore):
             account = self._accounts[task] = _Account(history=deque(maxlen=self._history))
         return account
 
-    def _count(self, run: Run) -> None:
+    def _count(self, account: _Account, run: Run) -> None:
         assert run.outcome is not None
-        account = self._account(run.task)
-        account.counts[run.outcome] += run.count
-        if run.started and run.finished:
-            account.last_finished = run.finished
-            day, (last, count) = run.finished.astimezone(UTC).date(), self._ran
+        name, finished = run.outcome.value, run.finished
+        account.counts[name] = account.counts.get(name, 0) + run.count
+        if run.started and finished:
+            account.last_finished = finished
+            day, (last, count) = (finished - EPOCH).days, self._ran
             if day >= last:
                 self._ran = (day, count + 1 if day == last else 1)
         if run.outcome is Outcome.SUCCESS:
-            account.last_success = run.finished
+            account.last_success = finished
 
 
 def _task_of(track: str) -> str:

@@ -26,7 +26,18 @@ from pulse.address import POSTGRES, masked
 from pulse.clock import Clock, SystemClock
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
-from pulse.runstores.sql import BRIEF, MICROSECOND, SECRETS, TABLES, TRACES, SqlStore, instant_of, number_of, record_of
+from pulse.runstores.sql import (
+    BRIEF,
+    MICROSECOND,
+    SECRETS,
+    TABLES,
+    TALLIES,
+    TRACES,
+    SqlStore,
+    instant_of,
+    number_of,
+    record_of,
+)
 
 try:
     import psycopg
@@ -53,8 +64,20 @@ _HELD: Final = """
 DROP INDEX held_by_task;
 ALTER TABLE held DROP CONSTRAINT held_pkey, ADD PRIMARY KEY (app, task, id);
 """
+# The tables are the same, only told by another one of them: nothing that they know is lost.
+_SAME_GENERATION: Final = """
+UPDATE generations SET mark = concat(extract(epoch FROM pg_postmaster_start_time()), '/', pg_relation_filenode('tasks'))
+    WHERE mark = concat(extract(epoch FROM pg_postmaster_start_time()), '/', pg_relation_filenode('tracks'));
+DROP TABLE tracks
+"""
 # What brings a schema from the version of its place here to the next one; never changed once released.
-_UPGRADES: Final = (_SCHEMA, SECRETS.format(keyed=""), TRACES.format(counter=_COUNTER, bytes="BYTEA"), _HELD)
+_UPGRADES: Final = (
+    _SCHEMA,
+    SECRETS.format(keyed=""),
+    TRACES.format(counter=_COUNTER, bytes="BYTEA"),
+    _HELD,
+    TALLIES + _SAME_GENERATION,
+)
 
 _SETTINGS: Final = {
     "search_path": "pulse",
@@ -138,14 +161,21 @@ class PostgresRunStore(SqlStore):
         names = sorted(tracks)
         with self._step():
             self._forget_places(now)
+            begin = number_of(since or self._judged_at(now))
             self._run(
-                "INSERT INTO tracks (app, name, cursor) SELECT ?, unnest(?::text[]), ? ON CONFLICT DO NOTHING",
-                self._app, names, number_of(since or self._judged_at(now)),
+                "INSERT INTO tasks (app, name, appended, cursor) SELECT ?, unnest(?::text[]), 0, ? "
+                "ON CONFLICT DO NOTHING",
+                self._app, names, begin,
+            )  # fmt: skip
+            self._run(
+                "UPDATE tasks SET cursor = ? WHERE app = ? AND name = ANY(?) AND cursor IS NULL",
+                begin, self._app, names,
             )  # fmt: skip
             rows = self._run(
-                "SELECT name, cursor FROM tracks WHERE app = ? AND name = ANY(?)", self._app, names
+                "SELECT name, cursor FROM tasks WHERE app = ? AND name = ANY(?)", self._app, names
             ).fetchall()
-        return {name: _instant(cursor) for name, cursor in rows}
+            reached = self._reached()
+        return {name: _instant(max(cursor, reached.get(name, 0))) for name, cursor in rows}
 
     def brief(self, tasks: Iterable[str], limit: int) -> Mapping[str, list[Run]]:
         """See `RunStore.brief`; all at once, since each statement is a way there and back."""
@@ -365,7 +395,7 @@ _inherited: Final[list[_Connection]] = []  # kept from the garbage collector, wh
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # Another one whenever what the tables know may be less than what was once committed: the
 # server was started, or the table was made or filled anew.
-_MARK: Final = "concat(extract(epoch FROM pg_postmaster_start_time()), '/', pg_relation_filenode('tracks'))"
+_MARK: Final = "concat(extract(epoch FROM pg_postmaster_start_time()), '/', pg_relation_filenode('tasks'))"
 _OPENING: Final = (
     f"SELECT {_NOW}, mark IS NOT NULL, born FROM (SELECT) AS here "  # noqa: S608
     f"LEFT JOIN generations ON app = %s AND mark = {_MARK}"
@@ -373,7 +403,7 @@ _OPENING: Final = (
 # Claims were won up to the tolerance ahead of the server's clock.
 _ANOTHER_GENERATION: Final = (
     "INSERT INTO generations (app, mark, born) "  # noqa: S608
-    f"SELECT ?, {_MARK}, CASE WHEN EXISTS (SELECT FROM tracks WHERE app = ?) THEN {_NOW} + ? END "
+    f"SELECT ?, {_MARK}, CASE WHEN EXISTS (SELECT FROM tasks WHERE app = ?) THEN {_NOW} + ? END "
     "ON CONFLICT (app) DO UPDATE SET mark = excluded.mark, born = excluded.born WHERE generations.mark <> excluded.mark"
 )
 

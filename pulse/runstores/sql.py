@@ -7,21 +7,21 @@ are microseconds since 1970.
 
 import json
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
 from typing import Any, Final, overload
+from zlib import crc32
 
-from pulse.model import Instance, Outcome, Pause, Press, Progress, Run, Trigger
+from pulse.model import Instance, Outcome, Pause, Press, Progress, Run, Trigger, track_of
 from pulse.runstores.base import PRESSES, Totals
 from pulse.runstores.ledger import LedgerStore, Standing
 from pulse.zone import EPOCH
 
 MICROSECOND: Final = timedelta(microseconds=1)
-TRIM_EVERY: Final = 16  # records of a task from one look at the length of its history to the next
+TRIM_EVERY: Final = 16  # records of a task, on average, from one look at the length of its history to the next
 PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
 SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another one are forgotten
 FORGET_INSTANCE: Final = 86_400_000_000  # microseconds; who was not heard of for a day is not shown any more
@@ -154,6 +154,32 @@ CREATE TABLE presses (
 CREATE INDEX presses_by_app ON presses (app, number)
 """
 
+# All that a run changes of its task in one row: one statement keeps it, and one page. Without a cursor it is not
+# a track: only its places are.
+TALLIES: Final = """
+ALTER TABLE tasks ADD COLUMN cursor BIGINT;
+ALTER TABLE tasks ADD COLUMN success BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN failed BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN timeout BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN cancelled BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN abandoned BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN lost BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN missed BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN skipped BIGINT NOT NULL DEFAULT 0;
+INSERT INTO tasks (app, name, appended, cursor) SELECT app, name, 0, cursor FROM tracks WHERE true
+    ON CONFLICT (app, name) DO UPDATE SET cursor = excluded.cursor;
+UPDATE tasks SET
+    success = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'success'), 0),
+    failed = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'failed'), 0),
+    timeout = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'timeout'), 0),
+    cancelled = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'cancelled'), 0),
+    abandoned = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'abandoned'), 0),
+    lost = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'lost'), 0),
+    missed = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'missed'), 0),
+    skipped = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'skipped'), 0);
+DROP TABLE totals;
+"""
+
 _RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
 _HELD: Final = f"{_RUN}, lock, stop, progress"
 _RECORD: Final = (
@@ -180,8 +206,34 @@ _HOLD: Final = (
     "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, started = excluded.started, "
     "expires = excluded.expires, stop = excluded.stop, progress = excluded.progress"
 )
+_TRACKS: Final = "SELECT name FROM tasks WHERE app = ? AND cursor IS NOT NULL"
 _HELD_OF: Final = f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND place = ?"  # noqa: S608
 _APPEND: Final = f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(24)})"  # noqa: S608
+# What is held stands for the cursor until it ends, so that a claim changes one page: that of what is held. Then the
+# cursor is moved with the totals.
+_PLANNED: Final = (Trigger.SCHEDULE, Trigger.CATCHUP, Trigger.STARTUP)
+_REACHED: Final = (
+    f"max(CASE WHEN trigger IN ({', '.join(repr(trigger.value) for trigger in _PLANNED)}) THEN due ELSE 0 END)"
+)
+_STANDING: Final = (
+    "SELECT cursor, (SELECT since FROM pauses WHERE app = tasks.app AND task = ?), "  # noqa: S608
+    f"(SELECT {_REACHED} FROM held WHERE app = tasks.app AND task = ? AND place = ?) "
+    "FROM tasks WHERE app = ? AND name = ? AND cursor IS NOT NULL"
+)
+_TALLIES: Final = ", ".join(outcome.value for outcome in Outcome)
+_COUNT: Final = {
+    outcome.value: "INSERT INTO tasks "  # noqa: S608
+    f"(app, name, appended, cursor, last_finished, last_success, ran_on, ran, {outcome.value}) "
+    "VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?) ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
+    "cursor = CASE WHEN excluded.cursor > tasks.cursor THEN excluded.cursor ELSE tasks.cursor END, "
+    "last_finished = coalesce(excluded.last_finished, tasks.last_finished), "
+    "last_success = coalesce(excluded.last_success, tasks.last_success), "
+    "ran = CASE WHEN excluded.ran_on = tasks.ran_on THEN tasks.ran + 1 "
+    "WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN 1 ELSE tasks.ran END, "
+    "ran_on = CASE WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN excluded.ran_on ELSE tasks.ran_on END, "
+    f"{outcome.value} = tasks.{outcome.value} + excluded.{outcome.value}"
+    for outcome in Outcome
+}
 
 
 class SqlStore(LedgerStore):
@@ -191,7 +243,6 @@ class SqlStore(LedgerStore):
         """*name*: of the application; *history*: how many finished records are kept a task."""
         self._app = name
         self._history = history
-        self._appended: Counter[str] = Counter()  # records by task that this process has made
 
     # What a backend provides
 
@@ -260,17 +311,11 @@ class SqlStore(LedgerStore):
     def all_totals(self) -> Mapping[str, Totals]:
         """See `RunStore.all_totals`."""
         with self._reading():
-            rows = self._run("SELECT task, outcome, count FROM totals WHERE app = ?", self._app).fetchall()
-            lasts = self._run("SELECT name, last_finished, last_success FROM tasks WHERE app = ?", self._app).fetchall()
-        counts: dict[str, dict[Outcome, int]] = {}
-        for task, outcome, count in rows:
-            counts.setdefault(task, {})[Outcome(outcome)] = count
-        return {
-            task: Totals(
-                counts=counts.get(task, {}), last_finished=instant_of(finished), last_success=instant_of(success)
-            )
-            for task, finished, success in lasts
-        }
+            rows = self._run(
+                f"SELECT name, last_finished, last_success, {_TALLIES} FROM tasks WHERE app = ? AND appended > 0",  # noqa: S608
+                self._app,
+            ).fetchall()
+        return {task: _totals_of(*row) for task, *row in rows}
 
     def ran(self, day: date) -> int:
         """See `RunStore.ran`."""
@@ -284,18 +329,11 @@ class SqlStore(LedgerStore):
     def totals(self, task: str) -> Totals:
         """See `RunStore.totals`."""
         with self._reading():
-            counts = self._run(
-                "SELECT outcome, count FROM totals WHERE app = ? AND task = ?", self._app, task
-            ).fetchall()
-            last = self._run(
-                "SELECT last_finished, last_success FROM tasks WHERE app = ? AND name = ?", self._app, task
-            ).fetchone()
-        finished, success = last or (None, None)
-        return Totals(
-            counts={Outcome(outcome): count for outcome, count in counts},
-            last_finished=instant_of(finished),
-            last_success=instant_of(success),
-        )
+            row = self._run(
+                f"SELECT last_finished, last_success, {_TALLIES} FROM tasks WHERE app = ? AND name = ?",  # noqa: S608
+                self._app, task,
+            ).fetchone()  # fmt: skip
+        return _totals_of(*row) if row else Totals()
 
     def pause(self, task: str, pause: Pause) -> None:
         """See `RunStore.pause`."""
@@ -321,7 +359,7 @@ class SqlStore(LedgerStore):
     def tasks(self) -> list[str]:
         """See `RunStore.tasks`."""
         with self._reading():
-            tracks = self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()
+            tracks = self._run(_TRACKS, self._app).fetchall()
             pauses = self._run("SELECT task FROM pauses WHERE app = ?", self._app).fetchall()
         return sorted({name.partition("@")[0] for (name,) in [*tracks, *pauses]})
 
@@ -329,16 +367,14 @@ class SqlStore(LedgerStore):
         """See `RunStore.purge`."""
         gone = sorted(set(self.tasks()) - set(keep))
         with self._reading():
-            known = [track for (track,) in self._run("SELECT name FROM tracks WHERE app = ?", self._app).fetchall()]
+            known = [track for (track,) in self._run(_TRACKS, self._app).fetchall()]
         for begin in range(0, len(gone), PURGED_AT_ONCE):
             some = set(gone[begin : begin + PURGED_AT_ONCE])
             with self._step(*some):
-                for track in known:
-                    if track.partition("@")[0] in some:
-                        self._run("DELETE FROM tracks WHERE app = ? AND name = ?", self._app, track)
+                for name in (*some, *(track for track in known if track.partition("@")[0] in some)):
+                    self._run("DELETE FROM tasks WHERE app = ? AND name = ?", self._app, name)
                 for task in some:
-                    self._run("DELETE FROM tasks WHERE app = ? AND name = ?", self._app, task)
-                    for table in ("totals", "held", "pauses", "records"):
+                    for table in ("held", "pauses", "records"):
                         self._run(f"DELETE FROM {table} WHERE app = ? AND task = ?", self._app, task)  # noqa: S608
         return gone
 
@@ -456,29 +492,45 @@ class SqlStore(LedgerStore):
 
     def _forget_places(self, now: datetime) -> None:
         self._run(
-            "DELETE FROM tracks WHERE app = ? AND name LIKE ? AND cursor < ?",
-            self._app, "%@%", number_of(now - FORGET_AFTER),
+            "DELETE FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ? AND name NOT IN "
+            "(SELECT task || '@' || place FROM held WHERE app = ?)",
+            self._app, "%@%", number_of(now - FORGET_AFTER), self._app,
         )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:
-        row = self._run(
-            "SELECT cursor, EXISTS (SELECT 1 FROM held WHERE app = ? AND task = ?), since, until, note, author "
-            "FROM tracks LEFT JOIN pauses ON pauses.app = tracks.app AND pauses.task = ? "
-            "WHERE tracks.app = ? AND name = ?",
-            self._app, task, task, self._app, track,
-        ).fetchone()  # fmt: skip
+        row = self._run(_STANDING, task, task, track.partition("@")[2], self._app, track).fetchone()
         if row is None:
             return None
-        cursor, is_held, since, *rest = row
-        pause = None if since is None else _pause_of(since, *rest)
-        return Standing(EPOCH + cursor * MICROSECOND, pause, bool(is_held))
+        cursor, paused, reached = row
+        is_held = reached is not None
+        if is_held:
+            cursor = max(cursor, reached)
+        pause = None if paused is None else self._pause(task)
+        return Standing(EPOCH + cursor * MICROSECOND, pause, is_held)
+
+    def _pause(self, task: str) -> Pause | None:
+        row = self._run(
+            "SELECT since, until, note, author FROM pauses WHERE app = ? AND task = ?", self._app, task
+        ).fetchone()
+        return _pause_of(*row) if row else None
+
+    def _reached(self) -> dict[str, int]:
+        """The instants that are held, by track: cursors may be behind them."""
+        rows = self._run(f"SELECT task, place, {_REACHED} FROM held WHERE app = ? GROUP BY task, place", self._app)  # noqa: S608
+        return {track_of(task, place): reached for task, place, reached in rows.fetchall()}
 
     def _move_cursor(self, track: str, to: datetime) -> None:
         self._run(
-            "INSERT INTO tracks (app, name, cursor) VALUES (?, ?, ?) ON CONFLICT (app, name) DO UPDATE "
-            "SET cursor = CASE WHEN excluded.cursor > tracks.cursor THEN excluded.cursor ELSE tracks.cursor END",
+            "INSERT INTO tasks (app, name, appended, cursor) VALUES (?, ?, 0, ?) ON CONFLICT (app, name) DO UPDATE "
+            "SET cursor = CASE WHEN tasks.cursor > excluded.cursor THEN tasks.cursor ELSE excluded.cursor END",
             self._app, track, number_of(to),
         )  # fmt: skip
+
+    def _win(self, track: str, run: Run) -> None:
+        if run.trigger in _PLANNED:
+            self._hold(run)
+        else:
+            super()._win(track, run)
 
     def _held(self, track: str | None) -> list[Run]:
         if track is None:
@@ -503,15 +555,17 @@ class SqlStore(LedgerStore):
             "DELETE FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",
             self._app, run.task, run.id, run.attempt,
         )  # fmt: skip
+        if released and run.place and run.trigger in _PLANNED:
+            self._move_cursor(run.track, run.due)
         return bool(released)
 
     def _append(self, run: Run) -> None:
         self._run(_APPEND, self._app, *_record_row(run))
         self._count(run)
-        # By what this process has appended: a count in the database would be one more thing to wait for.
-        if self._appended[run.task] % TRIM_EVERY == 0:
+        # By the id, which is as good as chance: a count would have to be asked for, or would begin anew with each
+        # process, and of ten thousand tasks that are due at once all would be trimmed in the same moment.
+        if (crc32(run.id.encode()) + run.attempt) % TRIM_EVERY == 0:
             self._trim(run.task)
-        self._appended[run.task] += 1
 
     def _newest(self, task: str) -> Run | None:
         row = self._run(
@@ -530,26 +584,16 @@ class SqlStore(LedgerStore):
         self._count(record)
 
     def _count(self, run: Run) -> None:
-        """Add *run* to the totals."""
+        """Add *run* to the totals, and move the cursor to it."""
         assert run.outcome is not None
-        self._run(
-            "INSERT INTO totals (app, task, outcome, count) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (app, task, outcome) DO UPDATE SET count = totals.count + excluded.count",
-            self._app, run.task, run.outcome.value, run.count,
-        )  # fmt: skip
+        reached = number_of(run.due) if run.trigger in _PLANNED and not run.place else None
         finished = number_of(run.finished) if run.started else None
         success = finished if run.outcome is Outcome.SUCCESS else None
+        day = None if finished is None else finished // _DAY
+        outcome = run.outcome.value
         self._run(
-            "INSERT INTO tasks (app, name, appended, last_finished, last_success, ran_on, ran) "
-            "VALUES (?, ?, 1, ?, ?, ?, ?) "
-            "ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
-            "last_finished = coalesce(excluded.last_finished, tasks.last_finished), "
-            "last_success = coalesce(excluded.last_success, tasks.last_success), "
-            "ran = CASE WHEN excluded.ran_on = tasks.ran_on THEN tasks.ran + 1 "
-            "WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN 1 ELSE tasks.ran END, "
-            "ran_on = CASE WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN excluded.ran_on "
-            "ELSE tasks.ran_on END",
-            self._app, run.task, finished, success, None if finished is None else finished // _DAY, int(bool(finished)),
+            _COUNT[outcome],
+            self._app, run.task, reached, finished, success, day, 0 if finished is None else 1, run.count,
         )  # fmt: skip
 
     def _trim(self, task: str) -> None:
@@ -574,23 +618,16 @@ def instant_of(number: int | None) -> datetime | None:
     return None if number is None else EPOCH + number * MICROSECOND
 
 
+def _totals_of(finished: int | None, success: int | None, *counts: int) -> Totals:
+    return Totals(
+        counts={outcome: count for outcome, count in zip(Outcome, counts, strict=True) if count},
+        last_finished=instant_of(finished),
+        last_success=instant_of(success),
+    )
+
+
 def _pause_of(since: int, until: int | None, note: str, author: str) -> Pause:
     return Pause(since=EPOCH + since * MICROSECOND, until=instant_of(until), note=note, by=author)
-
-
-def _run_row(run: Run) -> tuple[Any, ...]:
-    return (
-        run.id,
-        run.task,
-        number_of(run.due),
-        run.trigger.value,
-        run.attempt,
-        run.owner,
-        number_of(run.started),
-        number_of(run.expires),
-        run.place,
-        int(run.recovers),
-    )
 
 
 def _run_of(row: tuple[Any, ...]) -> Run:
@@ -611,8 +648,21 @@ def _run_of(row: tuple[Any, ...]) -> Run:
 
 def _held_row(run: Run) -> tuple[Any, ...]:
     progress = run.progress
-    said = None if progress is None else json.dumps([progress.done, progress.total, progress.text])
-    return (*_run_row(run), run.lock, run.stop, said)
+    return (
+        run.id,
+        run.task,
+        number_of(run.due),
+        run.trigger.value,
+        run.attempt,
+        run.owner,
+        number_of(run.started),
+        number_of(run.expires),
+        run.place,
+        int(run.recovers),
+        run.lock,
+        run.stop,
+        None if progress is None else json.dumps([progress.done, progress.total, progress.text]),
+    )
 
 
 def _held_of(row: tuple[Any, ...]) -> Run:
@@ -628,7 +678,16 @@ def _held_of(row: tuple[Any, ...]) -> Run:
 def _record_row(run: Run) -> tuple[Any, ...]:
     assert run.outcome is not None
     return (
-        *_run_row(run),
+        run.id,
+        run.task,
+        number_of(run.due),
+        run.trigger.value,
+        run.attempt,
+        run.owner,
+        number_of(run.started),
+        number_of(run.expires),
+        run.place,
+        int(run.recovers),
         number_of(run.finished),
         run.outcome.value,
         run.reason,

@@ -14,7 +14,7 @@ from pulse.dispatch import Reply
 from pulse.model import Fire
 from pulse.underway import Active
 
-HANDFUL: Final = 16  # fires; so many halve what a step of a store costs each, and twice as many hardly halve it again
+HANDFUL: Final = 32  # fires; of what a step of a store costs, that leaves each a few microseconds
 
 T = TypeVar("T")
 Taken = tuple[Fire, Active]

@@ -24,7 +24,7 @@ from pulse.model import Claim, Fire, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
 from pulse.runstores.ledger import REBORN
 from pulse.runstores.postgres import _UPGRADES, CONNECTIONS, PostgresRunStore
-from pulse.runstores.sql import PURGED_AT_ONCE
+from pulse.runstores.sql import PURGED_AT_ONCE, number_of
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -415,11 +415,12 @@ def test_an_older_copy_of_the_server_gives_out_nothing_again(own_server, now):
 def test_a_running_server_whose_table_was_filled_from_a_backup_gives_out_nothing_again(own_server, now):
     name = known_since_an_hour(own_server, now)
     with opened(own_server.url, name=name) as store:
-        execute(own_server.url, "CREATE TABLE backup AS SELECT * FROM pulse.tracks")
-        assert claim_at(store, now - HOUR / 4).answer is Claim.WON
+        execute(own_server.url, "CREATE TABLE backup AS SELECT * FROM pulse.tasks")
+        run = claim_at(store, now - HOUR / 4).run
+        assert store.finish(replace(run, finished=now, outcome=Outcome.SUCCESS))
         execute(
             own_server.url,
-            "TRUNCATE pulse.tracks; INSERT INTO pulse.tracks SELECT * FROM backup; DROP TABLE backup",
+            "TRUNCATE pulse.tasks; INSERT INTO pulse.tasks SELECT * FROM backup; DROP TABLE backup",
         )
 
         assert claim_at(store, now - HOUR / 4).answer is Claim.STALE
@@ -531,12 +532,16 @@ def test_what_the_address_says_wins_over_the_limits_of_pulse(address):
         assert store._parameters["connect_timeout"] == "9"
 
 
-def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_database, monkeypatch):
-    with monkeypatch.context() as patch, opened(own_database) as earlier:
-        patch.setattr(backend, "_UPGRADES", backend._UPGRADES[:2])
-        earlier.register(["a"], NOON)
+def make_as_of(address: str, version: int, *statements: str) -> None:
+    """The schema as that version has made it, with what is said in *statements*."""
+    execute(address, "CREATE SCHEMA pulse")
+    for statement in (*_UPGRADES[:version], f"CREATE TABLE schema_version AS SELECT {version} AS version", *statements):
+        execute(address, f"SET search_path = pulse; {statement}")
+
+
+def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_database):
     row = "'name', 'r1', 'a', 1, 'schedule', 1, 'me', 1, 1, '', 0, '', '', NULL"
-    execute(own_database, f"INSERT INTO pulse.held VALUES ({row})")
+    make_as_of(own_database, 2, f"INSERT INTO held VALUES ({row})")
 
     with opened(own_database, name="name") as later:
         (held,) = later.running()
@@ -554,10 +559,7 @@ def test_a_schema_of_a_later_release_is_not_touched(own_database):
 
 
 def test_a_schema_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_knows(own_database):
-    execute(own_database, "CREATE SCHEMA pulse")
-    for upgrade in _UPGRADES[:2]:
-        execute(own_database, f"SET search_path = pulse; {upgrade}")
-    execute(own_database, "CREATE TABLE pulse.schema_version AS SELECT 2 AS version")
+    make_as_of(own_database, 2)
     columns = (
         "app, id, task, due, trigger, attempt, owner, place, recovers, outcome, reason, body, errors, count, result"
     )
@@ -572,6 +574,29 @@ def test_a_schema_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_k
             (run.id, "", b"said"), ("old", "why", b""),
         ]  # fmt: skip
         assert store.ran(NOON.date()) == 1
+
+
+def test_what_an_earlier_version_knew_of_each_task_is_known_in_one_row(own_database, now):
+    hour_ago = number_of(now - HOUR)
+    mark = "concat(extract(epoch FROM pg_postmaster_start_time()), '/', pg_relation_filenode('tracks'))"
+    make_as_of(
+        own_database,
+        4,
+        f"INSERT INTO tracks VALUES ('name', 'a', {hour_ago}), ('name', 'b@here', {hour_ago})",
+        f"INSERT INTO tasks VALUES ('name', 'a', 7, {hour_ago}, {hour_ago}, NULL, 0), "
+        "('name', 'b', 40, NULL, NULL, NULL, 0)",
+        "INSERT INTO totals VALUES ('name', 'a', 'success', 5), ('name', 'a', 'failed', 2), "
+        "('name', 'b', 'missed', 40)",
+        f"INSERT INTO generations SELECT 'name', {mark}, NULL",
+    )
+
+    with opened(own_database, name="name") as store:
+        assert store.totals("a").counts == {Outcome.SUCCESS: 5, Outcome.FAILED: 2}
+        assert store.totals("b").counts == {Outcome.MISSED: 40}
+        assert store.tasks() == ["a", "b"]
+        assert store.register(["a", "b", "b@here"], now) == {"a": now - HOUR, "b": now, "b@here": now - HOUR}
+        assert claim_at(store, now - HOUR).answer is Claim.TAKEN
+        assert claim_at(store, now - HOUR / 2).answer is Claim.WON  # it is the same generation
 
 
 def test_a_role_that_may_not_create_the_schema_is_told_what_to_ask_for_and_works_when_it_is_there(own_database):

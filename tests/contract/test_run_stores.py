@@ -24,7 +24,7 @@ from pulse.model import (
     Span,
     Trigger,
 )
-from pulse.runstores.base import Bid, RunStore
+from pulse.runstores.base import Bid, RunStore, Totals
 from pulse.runstores.ledger import NOT_TAKEN
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.postgres import PostgresRunStore
@@ -116,6 +116,56 @@ def test_an_instant_before_the_cursor_is_taken(store):
     store.finish(ended(claim(store, fire(3)).run))
 
     assert claim(store, fire(2)).answer is Claim.TAKEN
+
+
+def test_a_task_has_got_as_far_as_what_is_under_way(store):
+    store.register(["cleanup@a"], NOON)
+    claim(store, fire(2))
+    claim(store, fire(3, place="a"))
+
+    cursors = store.register(["cleanup", "cleanup@a"], NOON + 9 * MINUTE)
+
+    assert cursors == {"cleanup": NOON + 2 * MINUTE, "cleanup@a": NOON + 3 * MINUTE}
+    assert claim(store, fire(1), instances=None).answer is Claim.TAKEN
+
+
+@pytest.mark.parametrize("place", ["", "a"])
+def test_runs_that_end_in_another_order_leave_the_task_where_it_was(store, place):
+    store.register(["cleanup@a"], NOON)
+    first, second = (claim(store, fire(minute, place=place), late=-60, instances=2).run for minute in (1, 2))
+
+    for run in (second, first):
+        store.finish(ended(run))
+        assert store.register([run.track], NOON)[run.track] == fire(2).due
+
+    assert claim(store, fire(2, place=place)).answer is Claim.TAKEN
+    assert claim(store, fire(3, place=place)).answer is Claim.WON
+
+
+@pytest.mark.parametrize("place", ["", "a"])
+def test_what_is_lost_is_behind_its_task(store, place):
+    store.register(["cleanup@a"], NOON)
+    run = claim(store, fire(2, place=place)).run
+
+    assert len(store.reap(NOON + 9 * MINUTE)) == 1
+
+    assert store.register([run.track], NOON)[run.track] == fire(2).due
+
+
+@pytest.mark.parametrize("place", ["", "a"])
+def test_neither_a_call_by_hand_nor_its_retry_moves_its_task(store, place):
+    store.register(["cleanup@a"], NOON)
+    by_hand = claim(store, fire(3, trigger=Trigger.MANUAL, run_id="byhand", place=place)).run
+    store.finish(ended(by_hand, Outcome.FAILED), again_at=NOON + 4 * MINUTE)
+    (waiting,) = store.waiting()
+    again = adopt(store, waiting, 4)
+    cursors = [store.register([again.track], NOON)[again.track]]
+    store.finish(ended(again))
+
+    cursors.append(store.register([again.track], NOON)[again.track])
+
+    assert cursors == [NOON, NOON]
+    assert claim(store, fire(1, place=place)).answer is Claim.WON
 
 
 def test_what_was_due_before_a_task_was_known_is_never_run(store):
@@ -775,6 +825,17 @@ def test_purging_forgets_tasks_but_those_that_are_kept(store):
     assert claim(store, fire(2, task="other")).answer is Claim.REFUSED
     assert len(store.history("cleanup")) == 1
     assert claim(store, fire(2)).answer is Claim.WON
+
+
+def test_purging_forgets_the_totals_of_a_task_that_has_places_alone(store):
+    store.register(["other@a"], NOON)
+    store.finish(ended(claim(store, fire(1, task="other", place="a")).run))
+    assert store.totals("other").counts == {Outcome.SUCCESS: 1}
+
+    store.purge(["cleanup"])
+
+    assert store.all_totals() == {}
+    assert store.totals("other") == Totals()
 
 
 def test_of_many_threads_that_claim_the_same_fires_one_wins_each(store):

@@ -20,7 +20,8 @@ from servers import wait_until
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
-from pulse.runstores.sql import TRIM_EVERY
+from pulse.runstores.base import Totals
+from pulse.runstores.sql import TRIM_EVERY, number_of
 from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 from pulse.testing import ManualClock
 
@@ -181,7 +182,7 @@ def test_a_forked_child_opens_the_file_anew(store):
 
 
 def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
-    for second in range(1, 5 * TRIM_EVERY):
+    for second in range(1, 20 * TRIM_EVERY):
         for task in ("a", "b"):
             fire = Fire(task=task, due=NOON + second * SECOND)
             store.dismiss(fire, outcome=Outcome.SKIPPED, reason=str(second), now=fire.due, passed=lambda cursor: None)
@@ -190,13 +191,26 @@ def test_the_history_of_every_task_is_trimmed_in_the_file_too(store, path):
         rows = dict(file.execute("SELECT task, count(*) FROM records GROUP BY task"))
     file.close()
 
-    assert max(rows.values()) <= 10 + TRIM_EVERY
+    assert max(rows.values()) <= 10 + 5 * TRIM_EVERY
     assert len(store.history("a")) == 10
+
+
+def test_the_history_is_trimmed_by_many_attempts_of_one_run(store, path):
+    run = claim(store, 1).run
+    for attempt in range(2, 8 * TRIM_EVERY):
+        store.finish(replace(run, finished=run.due, outcome=Outcome.FAILED), again_at=run.due)
+        run = store.adopt(store.waiting()[0], owner="me", now=run.due, lease=SECOND, limits=Limits())
+        assert run.attempt == attempt
+
+    with closing(sqlite3.connect(path)) as file:
+        (rows,) = file.execute("SELECT count(*) FROM records").fetchone()
+
+    assert rows <= 10 + TRIM_EVERY
 
 
 def test_the_history_is_trimmed_by_processes_that_live_too_briefly_to_fill_it(store, path):
     store.close()
-    for second in range(1, 5 * TRIM_EVERY):
+    for second in range(1, 8 * TRIM_EVERY):
         brief = SqliteRunStore(path, history=10)
         brief.finish(replace(claim(brief, second).run, finished=NOON + second * SECOND, outcome=Outcome.SUCCESS))
         brief.close()
@@ -205,7 +219,7 @@ def test_the_history_is_trimmed_by_processes_that_live_too_briefly_to_fill_it(st
         (rows,) = file.execute("SELECT count(*) FROM records").fetchone()
     file.close()
 
-    assert rows <= 10 + TRIM_EVERY
+    assert rows <= 10 + 5 * TRIM_EVERY
 
 
 def test_a_step_that_breaks_leaves_nothing_behind(store):
@@ -220,13 +234,8 @@ def test_a_step_that_breaks_leaves_nothing_behind(store):
     assert claim(store, 1).answer is Claim.WON
 
 
-def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(store, path, monkeypatch):
-    store.close()
-    path.unlink()
-    earlier = SqliteRunStore(path)
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "_UPGRADES", sqlite._UPGRADES[:3])
-        earlier.register(["a"], NOON)
+def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(path):
+    make_as_of(path, 3, "INSERT INTO tracks VALUES ('', 'a', 0)")
     _hold_as_before(path, task="a", run_id="r1")
 
     later = SqliteRunStore(path)
@@ -235,8 +244,19 @@ def test_a_file_that_an_earlier_version_has_written_keeps_what_is_held(store, pa
     assert (held.id, held.task, held.owner, held.attempt) == ("r1", "a", "me", 1)
     assert later.finish(replace(held, finished=NOON, outcome=Outcome.SUCCESS))
     assert later.running() == []
-    earlier.close()
     later.close()
+
+
+def make_as_of(path: Path, version: int, *statements: str) -> None:
+    """A file as that version has made it, with what is said in *statements*."""
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(f"PRAGMA page_size = {sqlite.PAGE}")
+        for upgrade in _UPGRADES[:version]:
+            file.executescript(upgrade)
+        for statement in statements:
+            file.execute(statement)
+        file.execute(f"PRAGMA user_version = {version}")
+        file.commit()
 
 
 def _hold_as_before(path: Path, *, task: str, run_id: str) -> None:
@@ -330,6 +350,17 @@ def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(store):
     assert store.register(["new", "new@there"], NOON) == {"new": NOON - 31 * DAY, "new@there": NOON}
 
 
+def test_the_track_of_a_place_where_something_is_under_way_is_kept(store):
+    store.register(["a@there"], NOON - 40 * DAY)
+    fire = Fire(task="a", due=NOON - 31 * DAY, place="there")
+    terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": Limits()}
+    assert store.claim(fire, now=fire.due, **terms).answer is Claim.WON
+
+    store.register(["a@here"], NOON)
+
+    assert store.register(["a@there"], NOON) == {"a@there": fire.due}
+
+
 def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
     store.close()
     for leftover in path.parent.glob("runs.db-*"):
@@ -361,14 +392,7 @@ VALUES ('', 'old', 'a', 0, 'schedule', 1, 'me', '', 0, 'missed', 'why', '', '', 
 
 @pytest.mark.parametrize("version", range(1, len(_UPGRADES)))
 def test_a_file_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_knows(path, version):
-    file = sqlite3.connect(path)
-    for upgrade in _UPGRADES[:version]:
-        file.executescript(upgrade)
-    file.execute(RECORD)
-    file.execute("INSERT INTO tasks (app, name, appended, last_finished) VALUES ('', 'a', 1, 0)")
-    file.execute(f"PRAGMA user_version = {version}")
-    file.commit()
-    file.close()
+    make_as_of(path, version, RECORD, "INSERT INTO tasks (app, name, appended, last_finished) VALUES ('', 'a', 1, 0)")
     store = SqliteRunStore(path, history=10)
     store.register(["a"], NOON)
     press = Press(at=NOON, by="mara", address="", action="pause", task="a")
@@ -380,6 +404,34 @@ def test_a_file_of_an_earlier_release_is_brought_up_to_date_with_all_that_it_kno
     assert [(one.id, one.reason, one.log) for one in store.history("a")] == [(run.id, "", b"said"), ("old", "why", b"")]
     assert store.presses() == [press]
     assert store.ran(NOON.date()) == 1
+    store.close()
+
+
+def test_what_an_earlier_version_knew_of_each_task_is_known_in_one_row(path):
+    noon, later = (number_of(NOON + more) for more in (timedelta(0), SECOND))
+    make_as_of(
+        path,
+        5,
+        f"INSERT INTO tracks VALUES ('', 'a', {later}), ('', 'b@here', {later}), ('', 'new', {noon})",
+        f"INSERT INTO tasks VALUES ('', 'a', 7, {noon}, {noon}, {noon // 86_400_000_000}, 3), "
+        "('', 'b', 40, NULL, NULL, NULL, 0)",
+        "INSERT INTO totals VALUES ('', 'a', 'success', 5), ('', 'a', 'failed', 2), ('', 'b', 'missed', 40)",
+        "INSERT INTO held SELECT '', 'a', 'r1', cursor, 'schedule', 1, 'me', cursor, cursor, '', 0, '', '', NULL "
+        "FROM tracks WHERE name = 'a'",
+    )
+    store = SqliteRunStore(path, history=10)
+
+    known = {"a": Totals(counts={Outcome.SUCCESS: 5, Outcome.FAILED: 2}, last_finished=NOON, last_success=NOON)}
+    assert store.all_totals() == known | {"b": Totals(counts={Outcome.MISSED: 40})}
+    assert store.tasks() == ["a", "b", "new"]
+    assert store.ran(NOON.date()) == 3
+    assert store.register(["a", "b", "b@here", "new"], NOON + DAY) == {
+        "a": NOON + SECOND, "b": NOON + DAY, "b@here": NOON + SECOND, "new": NOON,
+    }  # fmt: skip
+    (held,) = store.running()
+    assert store.finish(replace(held, finished=NOON + SECOND, outcome=Outcome.SUCCESS))
+    assert store.totals("a").counts == {Outcome.SUCCESS: 6, Outcome.FAILED: 2}
+    assert [claim(store, second).answer for second in (1, 2)] == [Claim.TAKEN, Claim.WON]
     store.close()
 
 
@@ -405,12 +457,18 @@ class CountedLock:
         self.came = 0
         self._lock = threading.Lock()
 
-    def __enter__(self):
+    def acquire(self):
         self.came += 1
-        self._lock.acquire()
+        return self._lock.acquire()
+
+    def release(self):
+        self._lock.release()
+
+    def __enter__(self):
+        return self.acquire()
 
     def __exit__(self, *error):
-        self._lock.release()
+        self.release()
 
 
 def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, path, monkeypatch):
@@ -430,6 +488,9 @@ def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, 
             errors = [future.exception() for future in (first, *behind)]
 
         assert [type(error) for error in errors] == [StoreUnavailableError] * 6
+        assert {str(error) for error in errors[1:]} == {
+            f"the run store {path} cannot be used: somebody else has locked it"
+        }
         assert begun == [1]
         other.execute("ROLLBACK")
     assert claim(store, 2).answer is Claim.WON
@@ -441,7 +502,7 @@ def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
     class Crowd:
         """While somebody waits for the lock, one step waits in vain, and then one has its turn."""
 
-        def __enter__(self):
+        def acquire(self):
             with lock:
                 store._vain += 1
             store._lock = lock
@@ -449,7 +510,7 @@ def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
             store._lock = self
             lock.acquire()
 
-        def __exit__(self, *error):
+        def release(self):
             lock.release()
 
     store._lock = Crowd()
@@ -510,3 +571,14 @@ def test_who_uses_a_file_whose_companions_were_removed_sees_what_others_claim_wi
             assert claim(store, 2).answer is Claim.WON
         finally:
             claimer.kill()
+
+
+def test_who_uses_a_file_whose_log_was_removed_writes_another_one(store, path):
+    store.close()
+    store.register(["a"], NOON)  # opens it again
+    path.with_name("runs.db-wal").unlink()
+
+    assert claim(store, 1).answer is Claim.WON
+
+    with closing(SqliteRunStore(path)) as other:
+        assert claim(other, 1).answer is Claim.TAKEN
