@@ -2,13 +2,14 @@
 
 import logging
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from bench import Recorder
 
 from pulse.config import read_config
+from pulse.control import Control
 from pulse.dispatch import Reply
 from pulse.errors import StoreUnavailableError
 from pulse.model import Fire, Limits, Outcome, Progress, Run, Trigger
@@ -16,6 +17,7 @@ from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
 from pulse.testing import ManualClock
+from pulse.underway import Active
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
@@ -56,6 +58,29 @@ def test_a_won_fire_is_dispatched_and_recorded():
     assert (run.due, run.lateness) == (NOON + timedelta(minutes=1), timedelta(0))
     assert bench.store.history("a") == [run] == bench.records
     assert bench.store.running() == []
+
+
+def test_the_record_has_all_that_the_claim_had_and_all_that_the_reply_says():
+    bench = Bench()
+    said = {
+        "reason": "answered 503", "result": "swept 3", "status": 503, "duration": 0.25, "body": b"busy",
+        "errors": b"oh", "request": "GET /a", "headers": "Server: x", "log": b"line",
+    }  # fmt: skip
+    reply = Reply(outcome=Outcome.FAILED, **said)
+    minute = timedelta(minutes=1)
+    held = Run(
+        id="a" * 32, task="a", due=NOON, trigger=Trigger.CATCHUP, attempt=3, owner="here:1", started=NOON + minute,
+        expires=NOON + 2 * minute, place="there", recovers=True, lock="printer", stop="enough",
+        progress=Progress(done=1, total=2),
+    )  # fmt: skip
+    assert all(getattr(held, one.name) != one.default for one in fields(Run) if one.name not in _ENDED)
+
+    ended = bench.runner._judged(Active(bench.runner._tasks["a"], held, Control(), None, None), reply)
+
+    assert ended == replace(held, finished=bench.clock.now(), outcome=Outcome.FAILED, **said)
+
+
+_ENDED = {*Reply._fields, "finished", "first_due", "count", "again_at"}  # no run that is held has these
 
 
 def test_a_fire_that_somebody_has_taken_is_not_dispatched():
