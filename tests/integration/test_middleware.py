@@ -67,6 +67,10 @@ def wrap(site: Site):
         middleware.close()
 
 
+def schedulers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "APScheduler"}
+
+
 def test_task_objects_are_requested_every_interval(wrap, site):
     middleware = wrap(task={"cleanup": Task(action="cleanup", interval=0.2)}, context="sessions")
 
@@ -167,6 +171,7 @@ def test_a_request_from_outside_starts_it_once(wrap, site):
 
 
 def test_close_is_bounded_and_idempotent_and_later_requests_pass(wrap, site):
+    before = schedulers()
     middleware = wrap(task={"hang": {"interval": 0.1}})
     middleware.start()
     wait_until(lambda: site.count("/pulse/hang") == 1)
@@ -178,7 +183,7 @@ def test_close_is_bounded_and_idempotent_and_later_requests_pass(wrap, site):
     assert time.monotonic() - begun < 1 + 1 + 5  # shutdown_timeout, a second, and a slow machine
     assert [run.outcome for run in middleware.run_store.history("hang") if run.started] == [Outcome.ABANDONED]
     assert webtest.TestApp(middleware).get("/x").text == "page"
-    assert not [thread for thread in threading.enumerate() if thread.name == "APScheduler"]
+    assert schedulers() == before
 
 
 def test_running_work_is_drained_on_close(wrap, site):
@@ -214,10 +219,11 @@ def test_enabled_false_silences_all_and_the_guard_stays_on(wrap, site):
 
 def test_what_is_not_enabled_rings_at_no_word(wrap, site, monkeypatch):
     monkeypatch.setenv("PULSE_START", "now")
+    before = schedulers()
     middleware = wrap(task={"a": {"interval": 0.1}}, enabled=False)
     middleware.start()
 
-    assert not [thread for thread in threading.enumerate() if thread.name == "APScheduler"]
+    assert schedulers() == before
 
 
 def test_a_task_can_be_run_by_hand(wrap, site):
