@@ -70,7 +70,7 @@ application = PulseMiddleware(
         "other": {"interval": 0.4, "lock": "files"},
     },
     store=f"sqlite:{os.environ['STORE']}",
-    lease=3,
+    lease=10,  # of a worker that stands still for a while a lock would be free
     history=1000,
 )
 assert Path(os.environ["NOTES"]).parent.exists()
