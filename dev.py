@@ -2,7 +2,8 @@
 """Run Pulse, or its tests, on a machine that has nothing but Python 3.11 or newer.
 
     python3 dev.py run [arguments of pulse serve]    serves development.ini
-    python3 dev.py test [arguments of pytest]        ruff, mypy and pytest; with arguments pytest alone
+    python3 dev.py test [arguments of pytest]        ruff, mypy and pytest, which shares the tests between
+                                                     three processes; with arguments pytest alone
 
 Either makes .venv beside this file and installs what it needs from PyPI, with uv where that is on
 PATH. A call that finds this done starts at once. With CI=true the versions are those of constraints.txt.
