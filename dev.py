@@ -2,7 +2,8 @@
 """Run Pulse, or its tests, on a machine that has nothing but Python 3.11 or newer.
 
     python3 dev.py run [arguments of pulse serve]    serves development.ini
-    python3 dev.py test [arguments of pytest]        ruff, mypy and pytest; with arguments pytest alone
+    python3 dev.py test [arguments of pytest]        ruff, mypy and pytest, which shares the tests between
+                                                     three processes; with arguments pytest alone
 
 Either makes .venv beside this file and installs what it needs from PyPI, with uv where that is on
 PATH. A call that finds this done starts at once. With CI=true the versions are those of constraints.txt.
@@ -30,6 +31,9 @@ STAMP = VENV / "dev-stamp.txt"  # of what checkout, for which fingerprint, with 
 UNFINISHED = "unfinished"
 
 CHECKS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",))
+# Several processes share the tests file by file, as most tests wait for processes, clocks and servers.
+# In the order of the folders: what takes longest comes first, and the many short files fill the gaps.
+WHOLE_SUITE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 class SetupError(Exception):
@@ -72,7 +76,10 @@ def test(arguments: "list[str]") -> int:
     failed = [] if arguments else [" ".join(check) for check in CHECKS if not passes(check)]
     # Said before pytest, whose summary is to be the last thing on the screen.
     say("pytest" + (f" (failed before it: {', '.join(failed)})" if failed else ""))
-    return call([PYTHON, "-m", "pytest", *arguments]) or int(bool(failed))
+    # The tests start hundreds of Pythons: without bytecode each of them would compile what it imports.
+    with_bytecode = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [PYTHON, "-m", "pytest", *(arguments or WHOLE_SUITE)]
+    return call(command, env=with_bytecode) or int(bool(failed))
 
 
 def passes(check: "tuple[str, ...]") -> bool:

@@ -1,8 +1,9 @@
-"""The servers that tests share: each is started once, when the first test asks for it."""
+"""The servers that tests share: each is started once by a process of pytest, when its first test asks for it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from services import Postgres, Valkey, postgres, valkey
@@ -33,3 +34,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(item.path).parent.name in ("contract", "integration"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Where several processes share the tests, a lone surrogate in what one of them logged would end it."""
+    return sendable((yield))
+
+
+def sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {name: sendable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(sendable, value))
+    return value

@@ -58,7 +58,7 @@ class Valkey:
             str(valkey_binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
             "--save", "", "--appendonly", "no", *self.options,
         ]  # fmt: skip
-        self.process = subprocess.Popen([sys.executable, "-c", DIE_WITH_PARENT, *command], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([sys.executable, "-ISc", DIE_WITH_PARENT, *command], stdout=subprocess.DEVNULL)
         wait_until(self.answers)
 
     def answers(self) -> bool:

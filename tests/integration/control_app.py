@@ -66,10 +66,11 @@ application = PulseMiddleware(
         "flaky": {**HOURLY, "retries": 3, "retry_delay": 10, "on_success": "/pulse/alert"},
         "gone": {"interval": 0.3, "on_failure": "/pulse/alert"},
         "one": {"interval": 0.3, "lock": "files"},
-        "other": {"interval": 0.3, "lock": "files"},
+        # Not due together each time, or the one that is claimed first would keep it from running at all.
+        "other": {"interval": 0.4, "lock": "files"},
     },
     store=f"sqlite:{os.environ['STORE']}",
-    lease=3,
+    lease=10,  # of a worker that stands still for a while a lock would be free
     history=1000,
 )
 assert Path(os.environ["NOTES"]).parent.exists()

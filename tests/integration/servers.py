@@ -178,7 +178,7 @@ def program(
         home.mkdir(exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", DIE_WITH_PARENT, *_full(command)],
+                [sys.executable, "-ISc", DIE_WITH_PARENT, *_full(command)],
                 env=_environment(home, env or {}),
                 cwd=home,
                 stdin=subprocess.DEVNULL,

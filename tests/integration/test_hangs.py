@@ -8,7 +8,7 @@ from servers import wait_until, waitress
 from pulse.model import Outcome
 
 HANGING = 200
-INSTANTS = 6
+INSTANTS = 4
 
 
 def site(folder: Path, **config) -> Fleet:

@@ -67,6 +67,10 @@ def wrap(site: Site):
         middleware.close()
 
 
+def schedulers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "APScheduler"}
+
+
 def test_task_objects_are_requested_every_interval(wrap, site):
     middleware = wrap(task={"cleanup": Task(action="cleanup", interval=0.2)}, context="sessions")
 
@@ -147,15 +151,16 @@ def test_what_is_no_application_is_a_configuration_error():
 
 
 def test_a_constructor_requests_nothing_and_starts_nothing_by_hand(wrap, site):
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     wrap(task={"a": {"interval": 0.1}})
 
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert site.calls == []
 
 
 def test_a_request_from_outside_starts_it_once(wrap, site):
+    before = schedulers()
     middleware = wrap(task={"a": {"interval": 0.1}}, start="request")
     app = webtest.TestApp(middleware)
 
@@ -163,10 +168,11 @@ def test_a_request_from_outside_starts_it_once(wrap, site):
     app.get("/x")
 
     wait_until(lambda: site.count("/pulse/a") >= 2)
-    assert sum(thread.name == "APScheduler" for thread in threading.enumerate()) == 1
+    assert len(schedulers() - before) == 1
 
 
 def test_close_is_bounded_and_idempotent_and_later_requests_pass(wrap, site):
+    before = schedulers()
     middleware = wrap(task={"hang": {"interval": 0.1}})
     middleware.start()
     wait_until(lambda: site.count("/pulse/hang") == 1)
@@ -178,7 +184,7 @@ def test_close_is_bounded_and_idempotent_and_later_requests_pass(wrap, site):
     assert time.monotonic() - begun < 1 + 1 + 5  # shutdown_timeout, a second, and a slow machine
     assert [run.outcome for run in middleware.run_store.history("hang") if run.started] == [Outcome.ABANDONED]
     assert webtest.TestApp(middleware).get("/x").text == "page"
-    assert not [thread for thread in threading.enumerate() if thread.name == "APScheduler"]
+    assert schedulers() == before
 
 
 def test_running_work_is_drained_on_close(wrap, site):
@@ -214,10 +220,11 @@ def test_enabled_false_silences_all_and_the_guard_stays_on(wrap, site):
 
 def test_what_is_not_enabled_rings_at_no_word(wrap, site, monkeypatch):
     monkeypatch.setenv("PULSE_START", "now")
+    before = schedulers()
     middleware = wrap(task={"a": {"interval": 0.1}}, enabled=False)
     middleware.start()
 
-    assert not [thread for thread in threading.enumerate() if thread.name == "APScheduler"]
+    assert schedulers() == before
 
 
 def test_a_task_can_be_run_by_hand(wrap, site):
@@ -387,7 +394,8 @@ def test_the_guard_being_off_is_said_once(wrap, caplog):
 
 def test_ten_thousand_tasks_start_and_fire_with_few_threads(wrap, site):
     before = threading.active_count()
-    middleware = wrap(task={f"t{number}": {"interval": 10} for number in range(10_000)})
+    # Bounded: where others leave this process hardly a processor, its runs seem to wait, and more may join them.
+    middleware = wrap(task={f"t{number}": {"interval": 10} for number in range(10_000)}, workers=4)
 
     middleware.start()
 

@@ -78,10 +78,10 @@ def test_four_workers_that_share_a_file_run_each_instant_once_also_when_they_are
     store = SqliteRunStore(tmp_path / "runs.db", history=1000)
     env = {**notes.env, "STORE": f"sqlite:{store.path}"}
     with gunicorn("housekeeping:application", "-w", "4", env=env) as server:
-        for runs in (10, 20, 30):
+        for runs in (5, 10, 15):
             wait_until(lambda runs=runs: len(notes.dues()) >= runs and len(server.children()) == 4)
             os.kill(max(server.children()), signal.SIGKILL)
-        wait_until(lambda: len(notes.dues()) >= 40)
+        wait_until(lambda: len(notes.dues()) >= 20)
         assert server.terminate() == 0
 
     dues = notes.dues()

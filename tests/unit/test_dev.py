@@ -103,6 +103,56 @@ def test_a_missing_environment_is_made(dev):
     assert dev.fault("") == "there is none"
 
 
+@pytest.fixture
+def called(dev, monkeypatch):
+    """The commands that dev.py calls, with their environments; all succeed but those that `fails` names."""
+
+    class Called(list):
+        fails = ""
+
+    called = Called()
+
+    def call(command, env=None):
+        called.append((command[2:], env))
+        return int(command[2] == called.fails)
+
+    monkeypatch.setattr(dev, "call", call)
+    return called
+
+
+def test_the_whole_suite_is_checked_and_shared_by_several_processes(dev, called):
+    assert dev.test([]) == 0
+
+    commands = [command for command, _ in called]
+    assert commands == [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["pytest", *dev.WHOLE_SUITE]]
+    assert "-n" in dev.WHOLE_SUITE
+
+
+@pytest.mark.parametrize("fails", ["ruff", "mypy", "pytest"])
+def test_whatever_fails_all_is_run_and_the_call_fails(dev, called, fails):
+    called.fails = fails
+
+    assert dev.test([]) == 1
+
+    assert len(called) == 4
+
+
+def test_with_arguments_pytest_alone_is_run_with_them_and_nothing_else(dev, called):
+    assert dev.test(["tests/unit", "-x"]) == 0
+
+    assert [command for command, _ in called] == [["pytest", "tests/unit", "-x"]]
+
+
+def test_the_tests_may_keep_bytecode_whatever_the_environment_says(dev, called, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+    dev.test(["tests/unit"])
+
+    ((_, env),) = called
+    assert "PYTHONDONTWRITEBYTECODE" not in env
+    assert env["PATH"]
+
+
 def test_pythons_that_are_too_old_can_read_the_file_that_looks_for_a_newer_one():
     source = (ROOT / "dev.py").read_text(encoding="utf-8")
 

@@ -115,7 +115,9 @@ def test_a_coroutine_that_blocks_its_loop_keeps_its_caller_hardly_longer_than_th
     assert LAST_WORD <= 0.2
 
 
-@pytest.mark.parametrize("wrong", [None, 5, echo, lambda: None, "echo()"], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [None, 5, echo, lambda: None, "echo()"], ids=["None", "number", "function", "lambda", "text"]
+)
 def test_what_is_no_coroutine_is_refused_at_once(call, soon, wrong):
     with pytest.raises(TypeError, match="want a coroutine"):
         call(wrong)

@@ -412,12 +412,12 @@ def test_arguments_that_would_have_no_effect_are_refused(arguments, problem):
     assert problem in said(**arguments)
 
 
-def test_what_speaks_against_the_surroundings_is_said_at_once(tmp_path):
+def test_what_speaks_against_the_surroundings_is_said_at_once():
     with pytest.raises(ConfigError) as refused:
-        PulseMiddleware(lambda environ, start_response: [], TASK, mode="processing", store=f"sqlite:{tmp_path}")
+        PulseMiddleware(lambda environ, start_response: [], TASK, mode="processing", store="sqlite:/usr")
 
     message = str(refused.value)
-    assert f"pulse.config.store = 'sqlite:{tmp_path}': want the path of a file: {tmp_path} is a directory" in message
+    assert "pulse.config.store = 'sqlite:/usr': want the path of a file: /usr is a directory" in message
     assert "pulse.config.mode = 'processing': the application cannot be sent" in message
 
 

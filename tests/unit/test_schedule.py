@@ -7,6 +7,7 @@ the zone at each step, reads expressions by itself, and knows the rule for jumps
 
 import calendar
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -96,9 +97,6 @@ class Expression:
         self.is_fixed = minute[0] != "*" and hour[0] != "*"
         self.is_day = cache(self._is_day)
 
-    def names(self, wall: datetime) -> bool:
-        return (wall.hour, wall.minute, wall.second) in self.times and self.is_day(wall.date())
-
     def _is_day(self, day: date) -> bool:
         both = "*" in (self.dom[0], self.dow[0])
         dom, dow = self._is_day_of_month(day), self._is_day_of_week(day)
@@ -128,40 +126,48 @@ class Expression:
         return False
 
 
-class Look(NamedTuple):
-    """One look at the clock: when, what it shows, and what it came past for the first time."""
+Sights = dict[tuple[int, int, int], list[tuple[date, datetime]]]
+"""For each time of the day, the days on which it was seen, and when that was: a walk is judged often."""
 
-    instant: datetime
-    shown: datetime
-    passed: list[datetime]
+
+class Walk(NamedTuple):
+    """What the clock has shown at its looks, and what it came past for the first time."""
+
+    shown: Sights
+    passed: Sights
 
 
 @cache
-def walk(zone: str, begin: datetime, end: datetime, step: timedelta) -> list[Look]:
-    """Every *step* from *begin* to before *end*."""
+def walk(zone: str, begin: datetime, end: datetime, step: timedelta) -> Walk:
+    """A look every *step* from *begin* to before *end*."""
     clock = ZoneInfo(zone)
     # Of a clock that was set back by a day all has been shown before. Jumps are at whole minutes.
     spacing = max(step, MINUTE)
     before = [begin - step - count * spacing for count in range(26 * HOUR // spacing)]
     latest = max(instant.astimezone(clock).replace(tzinfo=None) for instant in before)
-    looks = []
+    seen = Walk(defaultdict(list), defaultdict(list))
     instant = begin
     while instant < end:
         shown = instant.astimezone(clock).replace(tzinfo=None)
-        passed = []
+        see(seen.shown, shown, instant)
         while latest < shown:
             latest += step
-            passed.append(latest)
-        looks.append(Look(instant, shown, passed))
+            see(seen.passed, latest, instant)
         instant += step
-    return looks
+    return seen
 
 
-def judged(expression: Expression, looks: list[Look]) -> list[datetime]:
-    """When *expression* is due among *looks*."""
-    if expression.is_fixed:
-        return [look.instant for look in looks if any(map(expression.names, look.passed))]
-    return [look.instant for look in looks if expression.names(look.shown)]
+def see(sights: Sights, wall: datetime, instant: datetime) -> None:
+    sights[wall.hour, wall.minute, wall.second].append((wall.date(), instant))
+
+
+def judged(expression: Expression, seen: Walk) -> list[datetime]:
+    """When *expression* is due on a walk."""
+    sights = seen.passed if expression.is_fixed else seen.shown
+    # A set: of several times that a clock leaps over, the instant is one.
+    return sorted(
+        {instant for time in expression.times for day, instant in sights.get(time, ()) if expression.is_day(day)}
+    )
 
 
 def assert_agrees(schedule: Schedule, dues: list[datetime], begin: datetime, end: datetime, seed: int) -> None:
@@ -214,7 +220,8 @@ def jumps(zone: str, year: int) -> list[datetime]:
     """When the clock of *zone* jumps in *year* and the next, to the half hour."""
     clock = ZoneInfo(zone)
     times = [utc(year, 1, 1) + count * 30 * MINUTE for count in range(2 * 365 * 48)]
-    return [b for a, b in pairwise(times) if a.astimezone(clock).utcoffset() != b.astimezone(clock).utcoffset()]
+    offsets = [time.astimezone(clock).utcoffset() for time in times]
+    return [time for time, (old, new) in zip(times[1:], pairwise(offsets), strict=True) if old != new]
 
 
 MOMENTS = [

@@ -61,7 +61,6 @@ def gives_coroutine(data, widget_id, event_type):
 @pytest.mark.parametrize(
     "callback",
     [plain, partial(plain), awaited, partial(awaited), Caller(), partial(Caller()), Caller().method, gives_coroutine],
-    ids=str,
 )
 @run
 async def test_any_kind_of_callback_gives_its_result(registry, callback):
