@@ -15,6 +15,7 @@ from services import valkey
 
 from pulse.errors import StoreUnavailableError
 from pulse.state import EventMessage
+from pulse.state.link.redis import RedisLink
 from pulse.state.redis import RedisEventBus, RedisWidgetStore, create_redis_stores
 
 LIMIT = 30  # seconds for what should come at once
@@ -226,6 +227,21 @@ async def test_a_dropped_store_closes_its_connections(valkey_server, prefix, ser
     del store
     gc.collect()
 
+    await until(lambda: not clients(server) - before)
+
+
+@run
+async def test_a_subscriber_that_still_waits_does_not_connect_anew_behind_the_end(valkey_server, prefix, server):
+    before = clients(server)
+    link = RedisLink(valkey_server.url)
+    waiting = asyncio.create_task(link.read(f"{prefix}:stream", b"0-0", f"{prefix}:bell"))
+    await until(lambda: any(one["cmd"].startswith("xread") for one in server.client_list()))
+    (lines,) = link._lines.values()
+
+    await lines.keeper.aclose()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
     await until(lambda: not clients(server) - before)
 
 

@@ -71,6 +71,11 @@ class Reader:
         finally:
             self._forget(wish)
 
+    def close(self) -> None:
+        """Read no more, and cancel those who still wait."""
+        if self._task is not None:
+            self._task.cancel()
+
     def _forget(self, wish: _Wish) -> None:
         self._wishes.pop(wish, None)  # it is still there if who waited was cancelled
         if wish.found.done() and not wish.found.cancelled():

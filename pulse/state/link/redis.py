@@ -152,6 +152,8 @@ class _Lines:
         await self.run(RING, [bell])
 
     async def close(self) -> None:
+        for reader in list(self._shared.values()):
+            reader.close()  # one that still waited would connect anew, and nobody would close that
         for client in (self.commands, self.readers):
             try:
                 await client.connection_pool.disconnect()
