@@ -59,7 +59,7 @@ class Engine(ABC):
     """Calls an application as a plan says."""
 
     def __init__(self, app: WsgiApp, plan: Plan) -> None:
-        """Wire it; this costs nothing yet."""
+        """Wire it; what this takes is not measured."""
         self._app = app
         self._plan = plan
 
@@ -79,17 +79,22 @@ class Engine(ABC):
 class PulseEngine(Engine):
     """Pulse with its run store in memory: a claim, a proof, a record, and all that it does for a run."""
 
-    def add(self) -> None:
-        """Read the configuration and wire the middleware."""
-        interval = timedelta(seconds=self._plan.interval)
-        tasks = {
+    def __init__(self, app: WsgiApp, plan: Plan) -> None:
+        """Have in hand what is to be added."""
+        super().__init__(app, plan)
+        interval = timedelta(seconds=plan.interval)
+        self._tasks = {
             f"task{number}": {
                 "action": path_of(number),
                 "interval": interval,
-                "offset": timedelta(seconds=self._plan.offset(number)),
+                "offset": timedelta(seconds=plan.offset(number)),
             }
-            for number in range(self._plan.count)
+            for number in range(plan.count)
         }
+
+    def add(self) -> None:
+        """Read the configuration and wire the middleware."""
+        tasks, self._tasks = self._tasks, {}  # it is none of Pulse's memory
         self._pulse = PulseMiddleware(
             self._app,
             task=tasks,
@@ -157,17 +162,24 @@ class SharedEngine(PulseEngine):
 class ApschedulerEngine(Engine):
     """APScheduler as it comes: one job a task, in its memory store, on its thread pool."""
 
+    def __init__(self, app: WsgiApp, plan: Plan) -> None:
+        """Have in hand what is to be added."""
+        super().__init__(app, plan)
+        self._jobs = [
+            {
+                "seconds": plan.interval,
+                "start_date": EPOCH + timedelta(seconds=plan.offset(number)),
+                "args": (app, path_of(number)),
+            }
+            for number in range(plan.count)
+        ]
+
     def add(self) -> None:
         """Add a job for each task."""
+        jobs, self._jobs = self._jobs, []  # it is none of APScheduler's memory
         self._scheduler = BackgroundScheduler(timezone=UTC)
-        for number in range(self._plan.count):
-            self._scheduler.add_job(
-                request,
-                "interval",
-                seconds=self._plan.interval,
-                start_date=EPOCH + timedelta(seconds=self._plan.offset(number)),
-                args=(self._app, path_of(number)),
-            )
+        for job in jobs:
+            self._scheduler.add_job(request, "interval", **job)
 
     def start(self) -> None:
         """Start the scheduler."""
