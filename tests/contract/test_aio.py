@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from math import ceil
 
 import pytest
 from servers import program, wait_until
@@ -14,6 +15,7 @@ from pulse.errors import ConfigError
 from pulse.loop import background_loop
 from pulse.middleware import PulseMiddleware
 from pulse.model import Fire, Outcome
+from pulse.workers.handful import HANDFUL
 from pulse.wsgi import WsgiHandler
 
 HOUR = {"interval": 3600}
@@ -174,7 +176,7 @@ def test_what_is_due_at_once_is_claimed_together_and_recorded_together(serve, mo
     wait_until(lambda: all(store.history(name) for name in names))
 
     assert {store.history(name)[0].outcome for name in names} == {Outcome.SUCCESS}
-    assert (sum(together), len(together)) == (40, 3)
+    assert (sum(together), len(together)) == (40, ceil(40 / HANDFUL))
     assert not store.running()
 
 
