@@ -32,9 +32,11 @@ _timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its stores
 NAP: Final = timedelta(seconds=10)
 STEP: Final = timedelta(seconds=1)  # a step of the wall clock that is worth a line in the log
 INSTANT: Final = timedelta(microseconds=1)
-# The least rest between two rings: waking up costs more than a fire, so what is due within
-# it rings together.
-REST: Final = timedelta(milliseconds=2)
+# The rest between two rings: waking up costs more than a fire, so what is due within it rings
+# together. It is longer the more has rung last: where one is late by that, many are cheaper by it.
+LEAST_REST: Final = timedelta(milliseconds=2)
+MOST_REST: Final = timedelta(milliseconds=5)
+REST_A_FIRE: Final = timedelta(milliseconds=1)
 
 JOIN: Final = 1.0  # seconds; a ring takes milliseconds, and does nothing once the workers are closed
 
@@ -117,19 +119,21 @@ class Scheduler:
         with self._lock:
             return self._heap[0].when if self._heap else None
 
-    def ring(self) -> None:
-        """Submit the fires of every task whose time has come."""
+    def ring(self) -> int:
+        """Submit the fires of every task whose time has come; how many tasks these were."""
         now = self._clock.now()
         self._watch_the_wall_clock(now)
-        for planned in self._take(now):
+        due = self._take(now)
+        for planned in due:
             # One task that cannot be planned or submitted must not silence the others.
             try:
                 self._ring_for(planned, now)
             except ClosedError:
-                return
+                break
             except Exception:
                 log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
                 self._put(planned._replace(when=now + NAP))
+        return len(due)
 
     # What is due
 
@@ -222,11 +226,12 @@ class _Heap(MemoryJobStore):  # type: ignore[misc]  # as above
         self._now = now
         # By APScheduler's clock, which may be another one than the fleet's.
         self._ahead = now - self._clock.now()
-        self._tasks.ring()
+        rung = self._tasks.ring()
+        self._rest = min(max(LEAST_REST, rung * REST_A_FIRE), MOST_REST)
         return []
 
     def get_next_run_time(self) -> datetime:
         """When to ring again: for the head of the heap, but not at once, and not too late."""
         ring = self._tasks.next_ring()
         latest = self._now + NAP
-        return latest if ring is None else max(self._now + REST, min(ring + self._ahead, latest))
+        return latest if ring is None else max(self._now + self._rest, min(ring + self._ahead, latest))

@@ -8,7 +8,7 @@ from pulse.config import read_config
 from pulse.errors import ClosedError
 from pulse.model import Fire, Trigger
 from pulse.schedule import schedule_of
-from pulse.scheduler import Scheduler
+from pulse.scheduler import NAP, Scheduler, _Heap
 from pulse.testing import ManualClock
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -186,3 +186,45 @@ def test_ten_thousand_tasks_are_planned_and_fired_once_each():
 
     assert len(fired) == len({task for task, _ in fired}) == 10_000
     assert bench.scheduler.next_ring() == NOON + timedelta(seconds=120)
+
+
+# What APScheduler asks
+
+AHEAD = timedelta(hours=3)  # of the fleet's clock is that of the machine
+
+
+def ask(bench: Bench) -> timedelta:
+    """Have APScheduler's round ring; how long it is to sleep then."""
+    heap, now = _Heap(bench.scheduler, bench.clock), bench.clock.now() + AHEAD
+    assert heap.get_due_jobs(now) == []
+    return heap.get_next_run_time() - now
+
+
+def test_the_timer_sleeps_until_the_next_instant_by_whatever_clock_it_has():
+    bench = Bench(a={"interval": 8})
+
+    assert ask(bench) == timedelta(seconds=8)
+
+
+def test_the_timer_never_sleeps_longer_than_a_nap():
+    assert ask(Bench(a={"interval": 3600})) == NAP
+    assert ask(Bench(a={"cron": "@manually"})) == NAP
+
+
+@pytest.mark.parametrize(("count", "rest"), [(1, 2), (2, 2), (4, 4), (5, 5), (100, 5)])
+def test_the_timer_rests_the_longer_the_more_has_rung(count, rest):
+    due = {f"task{number}": {"interval": 60} for number in range(count)}
+    bench = Bench(**due, next={"interval": 60, "offset": 0.0001})
+    assert bench.pass_time(1) == [("next", 0)]
+    bench.clock.advance(59)
+
+    assert ask(bench) == timedelta(milliseconds=rest)
+    assert len(bench.fires) == 1 + count
+
+
+def test_what_is_due_later_than_the_rest_is_waited_for():
+    bench = Bench(**{f"task{number}": {"interval": 60} for number in range(9)}, next={"interval": 60, "offset": 0.02})
+    assert bench.pass_time(1) == [("next", 0)]
+    bench.clock.advance(59)
+
+    assert ask(bench) == timedelta(milliseconds=20)
