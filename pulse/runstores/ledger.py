@@ -123,8 +123,10 @@ class LedgerStore(RunStore):
             born = self._born()
             if born is not None and held.due <= born:  # another one may have begun it before
                 self._release(held)
-                trigger, place = held.trigger, held.place
-                again = Fire(task=held.task, due=held.due, trigger=trigger, run_id=held.id, place=place)
+                again = Fire(
+                    task=held.task, due=held.due, trigger=held.trigger, run_id=held.id, place=held.place,
+                    attempt=held.attempt,
+                )  # fmt: skip
                 self._note(unclaimed(again, Outcome.MISSED, REBORN, now))
                 return None
             if held.is_waiting and standing.pause and standing.pause.holds(now):

@@ -750,6 +750,7 @@ def test_a_further_attempt_that_waited_before_a_restart_is_not_begun(server, kep
     assert kept.adopt(waiting, **terms) is None
     assert kept.waiting() == []
     assert kept.history("a")[0].reason == "it was due before the run store lost what it knew"
+    assert [run.attempt for run in kept.history("a")] == [2, 1]
     assert [run.id for run in kept.reap(NOON + 91 * SECOND)] == [running.id]
     assert kept.waiting() == []
 

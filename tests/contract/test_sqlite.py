@@ -319,6 +319,7 @@ def test_an_older_copy_gives_no_further_attempt_out_again(path, tmp_path):
 
     assert store.waiting() == []
     assert store.history("a")[0].reason == "it was due before the run store lost what it knew"
+    assert [run.attempt for run in store.history("a")] == [2, 1]  # or one instant would be in two first records
     store.close()
 
 
