@@ -48,6 +48,7 @@ class Reader:
         self._heard = START
         self._wishes: dict[_Wish, None] = {}  # in the order of their coming
         self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # also those that are cancelled, and have not ended yet
         self._is_away = False
 
     async def read(self, stream: str, after: bytes) -> list[Entry]:
@@ -63,6 +64,8 @@ class Reader:
             if self._task is None:
                 self._is_away = False
                 self._task = loop.create_task(self._serve())
+                self._tasks.add(self._task)
+                self._task.add_done_callback(self._tasks.discard)
                 self._task.add_done_callback(self._end)
             elif self._is_away:
                 self._is_away = False  # one bell will do for all who come now
@@ -71,10 +74,11 @@ class Reader:
         finally:
             self._forget(wish)
 
-    def close(self) -> None:
-        """Read no more, and cancel those who still wait."""
-        if self._task is not None:
-            self._task.cancel()
+    def close(self) -> set[asyncio.Task[None]]:
+        """Read no more, and cancel those who still wait; the tasks that are to end now."""
+        for task in self._tasks:
+            task.cancel()
+        return set(self._tasks)
 
     def _forget(self, wish: _Wish) -> None:
         self._wishes.pop(wish, None)  # it is still there if who waited was cancelled

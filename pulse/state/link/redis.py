@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakSet, finalize
 
@@ -152,8 +153,12 @@ class _Lines:
         await self.run(RING, [bell])
 
     async def close(self) -> None:
-        for reader in list(self._shared.values()):
-            reader.close()  # one that still waited would connect anew, and nobody would close that
+        # A reader that still waited would connect anew, and one that is connecting would be connected
+        # behind the end: nobody would close either.
+        ending = {task for reader in self._shared.values() for task in reader.close()}
+        with suppress(asyncio.CancelledError):  # the loop is ending: it sees to them, too
+            if ending:
+                await asyncio.wait(ending, timeout=CONNECT_SECONDS)
         for client in (self.commands, self.readers):
             try:
                 await client.connection_pool.disconnect()
