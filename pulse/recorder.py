@@ -61,7 +61,7 @@ class Recorder:
         self._hears = tuple(hears)
         self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
         self._recording = threading.Lock()
-        self._settling: set[str] = set()  # by run; what it is asked for and told, each, is one step of the interpreter
+        self._settling: set[str] = set()  # by run; without a lock, as each change is one step of the interpreter
 
     @property
     def unrecorded(self) -> int:

@@ -72,7 +72,6 @@ class Runner:
             hears: Told of each run that begins and of each record that is made here, in its thread.
         """
         self._tasks = tasks
-        self._schedules = schedules
         self._store = store
         self._dispatch = dispatch
         self._clock = clock
