@@ -46,7 +46,7 @@ _TELLING: Final = frozenset({"allow", "location", "retry-after", "x-pulse-result
 class Reply(NamedTuple):
     """What became of one internal request; by its names, never by position.
 
-    A tuple, because making a frozen dataclass of nine fields takes a tenth of a dispatch.
+    A tuple, because making a frozen dataclass of twelve fields takes a tenth of a dispatch.
 
     Attributes:
         outcome: `SUCCESS`, `FAILED`, `TIMEOUT` or `CANCELLED`.
@@ -113,7 +113,7 @@ class Dispatcher:
         Between two chunks it stops when *control* is set or the timeout of the task has
         passed. Never raises: whatever the endpoint raises is its failure.
         """
-        process = os.getpid()
+        forks = _forks
         exchange, environ, mark = self._prepare(task, run, control)
         entered = activate(RunContext(self._middleware, environ, self._context, run))
         acting = begin_acting(mark)
@@ -129,7 +129,7 @@ class Dispatcher:
             reset_current(logged)
             end_acting(mark, acting)
             restore(entered)
-        if os.getpid() != process:
+        if _forks != forks:
             # A fork that the endpoint made and that came back instead of ending: the run, the
             # store and the worker are those of the parent.
             os._exit(0)
@@ -173,8 +173,10 @@ class Dispatcher:
 
     def _reply(self, task: Task, exchange: "_Exchange", raised: BaseException | None) -> Reply:
         trace, said = "", exchange.said
+        outcome, reason = Outcome.SUCCESS, ""
         if raised is None:
-            outcome, reason = exchange.judged(task)
+            if exchange.status not in task.expect_status:
+                outcome, reason = exchange.judged(task)
         else:
             stop = raised if isinstance(raised, RunStopped) else raised.__context__
             if isinstance(stop, RunStopped):  # perhaps its close() raised then: it is cut all the same
@@ -182,19 +184,15 @@ class Dispatcher:
             else:
                 outcome, reason, trace = Outcome.FAILED, _say(raised), _trace(raised)
                 exchange.errors.write(trace)
+        duration, body, errors = exchange.seconds(), exchange.kept(), exchange.errors.kept()
+        retry_after = _retry_after(said["retry-after"], self._clock) if "retry-after" in said else None
+        result = _brief(said["x-pulse-result"], RESULT_LENGTH) if "x-pulse-result" in said else ""
+        request = f"{task.method} {task.action}"
+        headers = headers_shown(exchange.headers) if self._capture else ""
+        log = exchange.log.close()
+        # In their order: to give them by their names takes a twentieth of a dispatch.
         return Reply(
-            outcome=outcome,
-            reason=reason,
-            status=exchange.status,
-            duration=exchange.seconds(),
-            body=exchange.kept(),
-            errors=exchange.errors.kept(),
-            traceback=trace,
-            retry_after=_retry_after(said["retry-after"], self._clock) if "retry-after" in said else None,
-            result=_brief(said["x-pulse-result"], RESULT_LENGTH) if "x-pulse-result" in said else "",
-            request=f"{task.method} {task.action}",
-            headers=headers_shown(exchange.headers) if self._capture else "",
-            log=exchange.log.close(),
+            outcome, reason, exchange.status, duration, body, errors, trace, retry_after, result, request, headers, log
         )
 
 
@@ -205,6 +203,16 @@ class RunStopped(Exception):  # noqa: N818 - not an error: somebody asked for it
         """*outcome*: `TIMEOUT` or `CANCELLED`."""
         super().__init__(reason)
         self.outcome = outcome
+
+
+def _after_fork_in_child() -> None:
+    global _forks  # noqa: PLW0603 - asking the system which process this is costs more than the rest of the question
+    _forks += 1
+
+
+_forks = 0  # how many of them lie between the first process and this one
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Capture:
@@ -284,7 +292,8 @@ class _Exchange(_Capture):
     )
 
     def __init__(self, capture: int, clock: Clock, timeout: timedelta | None, cancelled: Control) -> None:
-        super().__init__(capture)
+        self._room = capture
+        self._parts = None
         self.status: int | None = None
         self.errors = _Errors(capture)
         self.log = RunLog(capture)
@@ -372,9 +381,7 @@ class _Exchange(_Capture):
                 end()
 
     def judged(self, task: Task) -> tuple[Outcome, str]:
-        """What the status says of the run, and why."""
-        if self.status in task.expect_status:
-            return Outcome.SUCCESS, ""
+        """What a status says of the run that is none of those that are expected, and why."""
         if self.status in NOT_NOW:
             return Outcome.SKIPPED, f"answered {self.status}: not now"
         return Outcome.FAILED, self._unexpected(task)
