@@ -18,6 +18,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
 from pulse.runstores.sql import MICROSECOND, SECRETS, TABLES, TALLIES, TRACES, SqlStore, instant_of, number_of
+from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
@@ -109,15 +110,13 @@ class SqliteRunStore(SqlStore):
         """
         super().__init__(name=name, history=history)
         self.path = Path(path).absolute()  # another one after a chdir would be another store
-        self._file = str(self.path)
         self._witness = self.path.with_name(f"{self.path.name}-seen")
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._vain = 0  # steps that waited for those of others, and had no turn
         self._vain_before = 0  # those of them after which another step had one
         self._connection: sqlite3.Connection | None = None
-        self._companions = (f"{self.path}-wal", f"{self.path}-shm")
-        self._opened_as: tuple[int, ...] | None = None  # our pid, and which files they were
+        self._files = Whereabouts(self.path)
         self._birth: datetime | None = None
 
     def __repr__(self) -> str:
@@ -128,7 +127,8 @@ class SqliteRunStore(SqlStore):
         self._lock = threading.Lock()
         # Closing it here would break the locks that the parent holds on the file.
         _inherited.append(self._connection)
-        self._connection = self._opened_as = None
+        self._connection = None
+        self._files.forget()
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
@@ -183,9 +183,9 @@ class SqliteRunStore(SqlStore):
             raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._opened_as == self._identity():
+        if self._connection is not None and self._files.are_the_same():
             return self._connection
-        if self._opened_as and self._opened_as[0] != os.getpid():  # a fork that nobody told us of
+        if self._files.is_inherited:  # a fork that nobody told us of
             _inherited.append(self._connection)
             self._connection = None
         self._close()
@@ -198,7 +198,7 @@ class SqliteRunStore(SqlStore):
             _prepare(connection)
             self._birth = self._birth_of(connection)
             self._must_still_be(file)
-            self._opened_as = self._identity()
+            self._files.note()
         except BaseException:
             connection.close()
             raise
@@ -229,6 +229,7 @@ class SqliteRunStore(SqlStore):
         """See `RunStore.beat`; also looks whether the file is still the one that it was."""
         living = super().beat(instance, fingerprints, alive)
         with self._reading() as file:
+            self._files.look_closely()
             self._birth = self._birth_of(file)
         return living
 
@@ -272,19 +273,6 @@ class SqliteRunStore(SqlStore):
         finally:
             os.close(witness)
 
-    def _identity(self) -> tuple[int, ...] | None:
-        """Who uses which files: one that was replaced under its path is another store.
-
-        So is one whose log was removed, by hand or by the last one who left a file that lay
-        here before: whoever opens it from then on writes another log, and sees nothing of ours.
-        """
-        log, index = self._companions
-        try:
-            found = os.stat(self._file)  # noqa: PTH116 - each turn looks, and a Path takes thrice as long
-        except FileNotFoundError:
-            return None
-        return os.getpid(), found.st_dev, found.st_ino, _inode(log), _inode(index)
-
     def _which_file(self) -> tuple[int, int]:
         found = self.path.stat()
         return found.st_dev, found.st_ino
@@ -300,7 +288,8 @@ class SqliteRunStore(SqlStore):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     def _close(self) -> None:
-        connection, self._connection, self._opened_as = self._connection, None, None
+        connection, self._connection = self._connection, None
+        self._files.forget()
         if connection is not None:
             connection.close()
 
@@ -315,13 +304,6 @@ class SqliteRunStore(SqlStore):
 
     def _born(self) -> datetime | None:
         return self._birth
-
-
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path).st_ino  # noqa: PTH116 - two of them a step; those of `Path` take twice as long
-    except FileNotFoundError:  # some file systems know no WAL
-        return 0
 
 
 class _Turn:

@@ -583,3 +583,50 @@ def test_who_uses_a_file_whose_log_was_removed_writes_another_one(store, path):
 
     with closing(SqliteRunStore(path)) as other:
         assert claim(other, 1).answer is Claim.TAKEN
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("-shm",), ("", "-wal", "-shm")], ids=" ".join)
+def test_a_file_that_goes_from_a_folder_that_was_calm_for_long_is_missed_at_once(store, path, suffixes):
+    store.close()
+    store.register(["a"], NOON)  # opens it again, and the rest lies in the file itself
+    _calm_down(path)
+    assert [claim(store, second).answer for second in (1, 2)] == [Claim.WON] * 2  # by now the folder alone is looked at
+    for suffix in suffixes:
+        path.with_name(path.name + suffix).unlink()
+
+    with closing(SqliteRunStore(path)) as other:
+        other.register(["a"], NOON)
+        assert claim(other, 3).answer is Claim.WON
+        assert claim(store, 3).answer is Claim.TAKEN
+
+
+def test_a_file_that_goes_in_the_moment_in_which_its_folder_has_changed_is_missed_at_once(store, path):
+    assert claim(store, 1).answer is Claim.WON
+    changed = path.parent.stat().st_mtime_ns
+    for leftover in path.parent.glob("runs.db*"):
+        leftover.unlink()
+    os.utime(path.parent, ns=(changed, changed))
+
+    assert claim(store, 2).answer is Claim.REFUSED
+
+
+def test_a_file_that_is_a_link_is_looked_at_itself(path, tmp_path):
+    place = tmp_path / "there" / "runs.db"
+    place.parent.mkdir()
+    path.symlink_to(place)
+    with closing(SqliteRunStore(path)) as store, closing(SqliteRunStore(place)) as other:
+        other.register(["a"], NOON)
+        store.register(["a"], NOON)
+        _calm_down(path)
+        assert [claim(store, second).answer for second in (1, 2)] == [Claim.WON] * 2
+        for leftover in place.parent.glob("runs.db*"):
+            leftover.unlink()
+        other.register(["a"], NOON)
+        assert claim(other, 3).answer is Claim.WON
+        assert claim(store, 3).answer is Claim.TAKEN
+
+
+def _calm_down(path: Path) -> None:
+    """As if nothing had changed for a year in the folder in which *path* lies."""
+    long_ago = path.stat().st_mtime - 31_000_000.5
+    os.utime(path.parent, (long_ago, long_ago))
