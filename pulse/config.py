@@ -18,7 +18,7 @@ from typing import Any, Final
 from pulse.errors import ConfigError, Fault
 from pulse.meant import CONFIG, DEFAULT, TASK, allowed_for, meant_by
 from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task, misfits
-from pulse.option import Option, options_of, said_of, shown
+from pulse.option import Option, made_of, options_of, said_of, shown
 
 PYTHON: Final = "Python"  # where an option was written that stands in no file
 
@@ -155,10 +155,11 @@ class _Reading:
         self._faults = list(faults)
         self._config: dict[str, object] = {}
         self._defaults: dict[str, object] = {}
-        self._tasks: dict[str, dict[str, object]] = {}
         self._objects: dict[str, Task] = {}
+        self._of_ini: dict[str, dict[str, object]] = {}
         for key, value in settings:
             self._sort(key, value)
+        self._tasks: dict[str, Mapping[str, object]] = {**self._of_ini}
         for name, task in tasks.items():
             self._sort_task(name, task)
 
@@ -197,7 +198,7 @@ class _Reading:
         elif key.startswith(TASK):
             name, dot, option = key.removeprefix(TASK).partition(".")
             if dot:
-                self._keep(self._tasks.setdefault(name, {}), Task, option, key, value)
+                self._keep(self._of_ini.setdefault(name, {}), Task, option, key, value)
             else:
                 self._unknown(self._setting(key, value))
         elif key.startswith(DEFAULT):
@@ -240,15 +241,15 @@ class _Reading:
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
         elif isinstance(task, Task):
             self._objects[name or ""] = task
-        elif not isinstance(task, Mapping):
+        elif type(task) is not dict and not isinstance(task, Mapping):  # to ask an abstract class takes its time
             problem = "want a Task, or a dict of its options"
             self._faults.append(Fault(key=f"task[{name!r}]", shown=_kind(task), problem=problem))
+        elif _PLAIN[Task].issuperset(task):  # as nearly all are: nothing is to be copied
+            self._tasks[name or ""] = task
         else:
-            said, plain = self._tasks.setdefault(name or "", {}), _PLAIN[Task]
+            said: dict[str, object] = {}
+            self._tasks[name or ""] = said
             for option, value in task.items():
-                if option in plain:  # as nearly all are
-                    said[option] = value
-                    continue
                 for full, entry in _flat(str(option), value).items():
                     self._keep_once(said, full, option_key(name, full), entry)
 
@@ -268,7 +269,7 @@ class _Reading:
         """The record that *said* describes, of *task* if that is one; None if it has faults, which are noted."""
         values, sound = (said, True) if _PLAIN[record].issuperset(said) else self._values(record, said, task)
         try:
-            made = record(**values) if task is None else record(name=task or _NAMELESS, **values)
+            made = record(**values) if task is None else made_of(record, values, task or _NAMELESS)
         except ConfigError as error:
             self._faults.extend(self._said_as(fault, said, record, task) for fault in error.faults)
             return None
@@ -348,7 +349,7 @@ class _Reading:
             self._faults.append(Fault(key=option_key(name, "name"), shown=shown(task.name), problem=problem))
             return None
         try:
-            return Task(name=name or _NAMELESS, **own, **values)
+            return made_of(Task, {**own, **values}, name or _NAMELESS)
         except ConfigError as error:
             self._faults.extend(self._said_as(fault, own, Task, name) for fault in error.faults)
             return None
@@ -450,11 +451,12 @@ def _place(task: Task, config: Config) -> Task:
     It was made here and nobody has seen it yet, so it is completed as `__post_init__` would, without
     all of it being read once more.
     """
-    path, mark, query = task.action.partition("?")
-    action = (path or task.name) + (mark + query if query else "")
-    if not action.startswith("/"):
-        action = f"/{config.context}/{action}" if config.context else f"/{action}"
-    placed: dict[str, Any] = {} if action == task.action else {"action": action}
+    placed: dict[str, Any] = {}
+    if not task.action.startswith("/") or task.action.endswith("?"):
+        path, mark, query = task.action.partition("?")
+        action = (path or task.name) + (mark + query if query else "")
+        below = f"/{config.context}/" if config.context else "/"
+        placed["action"] = action if action.startswith("/") else below + action
     if task.interval is None and task.cron is None and task.at is None:
         placed["interval"] = DEFAULT_INTERVAL
     if task.timezone is None:

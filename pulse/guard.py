@@ -8,7 +8,7 @@ import hmac
 import logging
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Final
 
@@ -70,15 +70,14 @@ class Guard:
         with `guard_scope = context` all that is below the context. A task at `/` guards the root
         alone, as everything else is below it.
         """
-        paths = [path for task in config.tasks.values() for path in (task.path, *task.hook_paths)]
-        if config.guard_scope == "context":
-            paths.append(f"/{config.context}")
+        self._config = config
         self.is_on = config.guard
         self.denied = 0
         self.token_failures = 0
-        self._guarded = Paths(paths)
+        self._paths: Paths | None = None
         self._token = None if config.token is None else config.token.encode()
-        self._judges = bool(self._guarded) and (self.is_on or self._token is not None)
+        has_any = bool(config.tasks) or config.guard_scope == "context"
+        self._judges = has_any and (self.is_on or self._token is not None)
         self._clock = clock or SystemClock()
         self._open: set[_Question] = set()
         self._open_before: set[_Question] = set()
@@ -169,6 +168,17 @@ class Guard:
                 extra={"pulse_event": "scrubbed"},
             )
 
+    @property
+    def _guarded(self) -> Paths:
+        """The paths of all tasks; of two threads each may put together the first ones.
+
+        Only now: of ten thousand tasks it takes a while, and many processes never see a request.
+        """
+        paths = self._paths
+        if paths is None:
+            paths = self._paths = Paths(_guarded_by(self._config))
+        return paths
+
     def _is_guarded(self, environ: Environ) -> bool:
         """Whether any path that the application may route on is guarded."""
         script: str = environ.get("SCRIPT_NAME") or ""
@@ -213,6 +223,14 @@ class Guard:
                 self.token_failures,
                 extra={"pulse_event": "token_refused"},
             )
+
+
+def _guarded_by(config: Config) -> Iterator[str]:
+    for task in config.tasks.values():
+        yield task.path
+        yield from task.hook_paths
+    if config.guard_scope == "context":
+        yield f"/{config.context}"
 
 
 # Not the work of an ordinary request: one of these in an environ takes it off the short way.

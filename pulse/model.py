@@ -222,9 +222,9 @@ class Task:
     @property
     def hook_paths(self) -> tuple[str, ...]:
         """The paths of the application that are told of its records."""
-        hooks = (self.on_success, self.on_failure, self.on_missed, self.on_timeout)
-        if not any(hooks):
+        if not (self.on_success or self.on_failure or self.on_missed or self.on_timeout):
             return ()
+        hooks = (self.on_success, self.on_failure, self.on_missed, self.on_timeout)
         return tuple(hook.partition("?")[0] for hook in hooks if hook and hook.startswith("/"))
 
     def _conflicts(self) -> list[Fault]:
@@ -434,16 +434,13 @@ def _celery_faults(config: Config) -> list[Fault]:
 
 def misfits(config: Config, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
     """The options of *tasks* that do not go with the mode of *config*, with the task that each belongs to."""
-    options, found = options_of(Task), []
-    for task in tasks:
-        if config.mode == "celery":
-            if task.scope != "fleet":
-                problem = "want fleet: in mode celery nobody knows which host or process takes a run"
-                found.append((task, options["scope"].fault(task.scope, problem)))
-        elif task.queue is not None or task.priority is not None:
-            said = [(name, getattr(task, name)) for name in ("queue", "priority")]
-            found += [(task, options[name].fault(value, CELERY)) for name, value in said if value is not None]
-    return found
+    options = options_of(Task)
+    if config.mode == "celery":
+        problem = "want fleet: in mode celery nobody knows which host or process takes a run"
+        return [(task, options["scope"].fault(task.scope, problem)) for task in tasks if task.scope != "fleet"]
+    queued = [task for task in tasks if task.queue is not None or task.priority is not None]
+    said = [(task, name, getattr(task, name)) for task in queued for name in ("queue", "priority")]
+    return [(task, options[name].fault(value, CELERY)) for task, name, value in said if value is not None]
 
 
 class Trigger(Enum):

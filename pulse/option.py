@@ -145,34 +145,56 @@ def sparse(record: type[T]) -> type[T]:
     with all that is wrong, with these values and with what `_conflicts` finds between them.
     """
     dense = record.__init__
-    options = options_of(record)  # type: ignore[arg-type]
-    known = {
-        item.name: (item.default, options[item.name].read if item.name in options else _as_it_is)
-        for item in fields(record)  # type: ignore[arg-type]
-    }
-    names, keep = frozenset(known), object.__setattr__
+    known = frozenset(item.name for item in fields(record))  # type: ignore[arg-type]
 
     @wraps(dense)
     def sparse_init(self: Any, /, *args: Any, **said: Any) -> None:
-        if args or not names.issuperset(said):
+        if args or not known.issuperset(said):
             dense(self, *args, **said)  # a TypeError that names the one that is too much
-        faults = []
-        for name, value in said.items():
-            default, read = known[name]
-            if value is default:
-                continue
-            try:
-                keep(self, name, read(value))
-            except ValueError as error:
-                keep(self, name, value)
-                faults.append(options[name].fault(value, str(error)))
-        conflicts = self._conflicts()
-        if faults or conflicts:
-            order = list(options)
-            raise ConfigError([*sorted(faults, key=lambda fault: order.index(fault.key)), *conflicts])
+        _fill(self, said)
 
     record.__init__ = sparse_init  # type: ignore[assignment, method-assign]
     return record
+
+
+def made_of(record: type[T], said: Mapping[str, Any], name: str) -> T:
+    """`record(name=name, **said)` of a sparse *record*, which knows all that is said.
+
+    Raises:
+        ConfigError: as its constructor does.
+    """
+    made = record.__new__(record)
+    object.__setattr__(made, "name", name)
+    _fill(made, said)  # for ten thousand of them, no keywords are put together
+    return made
+
+
+def _fill(record: Any, said: Mapping[str, Any]) -> None:
+    """Read each value that was said into the new sparse *record*, and judge what it is then."""
+    known, keep, faults = _readers(record.__class__), object.__setattr__, []
+    for name, value in said.items():
+        default, read = known[name]
+        if value is default:
+            continue
+        try:
+            keep(record, name, read(value))
+        except ValueError as error:
+            keep(record, name, value)
+            faults.append(options_of(record.__class__)[name].fault(value, str(error)))
+    conflicts = record._conflicts()  # noqa: SLF001 - what makes a dataclass sparse
+    if faults or conflicts:
+        order = list(options_of(record.__class__))
+        raise ConfigError([*sorted(faults, key=lambda fault: order.index(fault.key)), *conflicts])
+
+
+@cache
+def _readers(record: Any) -> Mapping[str, tuple[Any, Callable[[Any], Any]]]:
+    """Of each field of *record*, its default, and what reads it."""
+    options = options_of(record)
+    return {
+        item.name: (item.default, options[item.name].read if item.name in options else _as_it_is)
+        for item in fields(record)
+    }
 
 
 def _as_it_is(value: T) -> T:

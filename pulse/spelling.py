@@ -50,14 +50,15 @@ class Paths:
             if path in ("", "/"):
                 self._has_root = True
             elif ORDINARY.fullmatch(path):
-                stem, _, last = path.lower().rstrip("/").rpartition("/")
+                stem, _, last = path.rstrip("/").rpartition("/")
                 ordinary[stem].append(last)
             else:
                 for names in _names_of(path):
                     self._has_root |= not names
                     self._below[names[:-1]].update(names[-1:])
         for stem, lasts in ordinary.items():
-            self._below[tuple(_plain(name) for name in stem.split("/") if name)].update(map(_plain, lasts))
+            names = tuple(_plain(name) for name in stem.lower().split("/") if name)
+            self._below[names].update(_plain("\n".join(lasts).lower()).split("\n"))
         # Below each of these something is guarded, however far.
         self._stems = {stem[:depth] for stem in self._below for depth in range(1, len(stem) + 1)}
         self._deepest = max(map(len, self._below), default=0)
