@@ -380,10 +380,10 @@ class ThreadWorkers(Workers):
         report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
         effort = Effort(self._clock)
         while not self._ended.is_set():
-            self._clock.wait(self._begun, self._runner.beat)
-            self._begun.clear()
-            # Most runs are over by then: to look at once would only keep them waiting for the interpreter.
-            self._clock.wait(self._ended, LOOK)
+            if self._clock.wait(self._begun, self._runner.beat):
+                self._begun.clear()
+                # Most runs are over by then: to look at once would only keep them waiting for the interpreter.
+                self._clock.wait(self._ended, LOOK)
             is_needed = bool(self.busy or self._queue.is_owed or self._runner.is_awaited)
             if is_needed:
                 self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
