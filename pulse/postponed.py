@@ -1,25 +1,34 @@
 """Fires that are to be asked for again: what waits at a limit, and further attempts."""
 
 import threading
-from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
 
 from pulse.clock import Clock
 from pulse.model import Fire, Run
 
 
-@dataclass(frozen=True, slots=True)
-class _Later:
+class _Later(NamedTuple):
     when: float  # monotonic seconds
+    number: int  # of two that wait for one moment the first comes first
+    key: str
     fire: Fire
 
 
 class Postponed:
-    """Fires of this process by run; safe to use from many threads at once."""
+    """Fires of this process; safe to use from many threads at once.
+
+    As many may wait as there are tasks, which all fail or all are held up in one moment: so
+    nothing here looks at all of them.
+    """
 
     def __init__(self, clock: Clock) -> None:
         """Nothing waits."""
         self._clock = clock
-        self._later: dict[str, _Later] = {}
+        self._later: dict[str, _Later] = {}  # by the track, and further attempts by their run
+        self._heap: list[_Later] = []  # those, and what they have taken the place of
+        self._numbers = count()
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -27,20 +36,23 @@ class Postponed:
 
     def put(self, fire: Fire, seconds: float = 0.0) -> None:
         """Have *fire* be asked for again; of a task that waits only the last one is."""
+        key = fire.track if fire.attempt == 1 else fire.run_id
         with self._lock:
-            for run_id, later in list(self._later.items()):
-                if later.fire.track == fire.track and later.fire.attempt == fire.attempt == 1:
-                    del self._later[run_id]
-            self._later[fire.run_id] = _Later(self._clock.monotonic() + seconds, fire)
+            later = _Later(self._clock.monotonic() + seconds, next(self._numbers), key, fire)
+            self._later[key] = later
+            heappush(self._heap, later)
 
     def take(self) -> list[Fire]:
         """Those whose time has come; they wait no longer."""
         if not self._later:
             return []
-        now = self._clock.monotonic()
+        now, taken = self._clock.monotonic(), []
         with self._lock:
-            due = [run_id for run_id, later in self._later.items() if later.when <= now]
-            return [self._later.pop(run_id).fire for run_id in due]
+            while self._heap and self._heap[0].when <= now:
+                later = heappop(self._heap)
+                if self._later.get(later.key) is later:
+                    taken.append(self._later.pop(later.key).fire)
+        return taken
 
 
 def attempt_of(run: Run) -> Fire:
