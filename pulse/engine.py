@@ -14,7 +14,7 @@ from pulse.control import Control
 from pulse.dispatch import Dispatch, Dispatcher, Reply
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.fleet import Fleet, FleetClock
-from pulse.gateway import WsgiApp
+from pulse.gateway import WsgiApp, is_asynchronous_app, known_as_synchronous
 from pulse.instance import this_instance, this_place
 from pulse.model import MOST_THREADS, Config, Fire, Run, Task, track_of
 from pulse.option import shown
@@ -25,7 +25,7 @@ from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler
 from pulse.within import begun
-from pulse.workers.aio import AioWorkers, is_asynchronous_app, known_as_synchronous
+from pulse.workers.aio import AioWorkers
 from pulse.workers.attendant import Attendant
 from pulse.workers.base import Workers
 from pulse.workers.courier import Courier, Post

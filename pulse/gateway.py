@@ -2,11 +2,35 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+# Whatever their views are, these answer when they are done.
+SYNCHRONOUS: Final = frozenset(
+    {
+        ("flask.app", "Flask"),
+        ("django.core.handlers.wsgi", "WSGIHandler"),
+        ("pyramid.router", "Router"),
+        ("bottle", "Bottle"),
+        ("falcon.app", "App"),
+    }
+)
+
+
+def is_asynchronous_app(app: object) -> bool:
+    """Whether the wrapped application is known to answer asynchronously."""
+    ways = (app, getattr(app, "__call__", None))  # noqa: B004 - which it has
+    return any(map(inspect.iscoroutinefunction, ways)) or bool(getattr(app, "async_", False))
+
+
+def known_as_synchronous(app: WsgiApp) -> bool:
+    """Whether *app* says of itself that it is synchronous, or is of a framework whose applications are."""
+    kinds = {(kind.__module__, kind.__name__) for kind in type(app).__mro__}
+    is_known = not kinds.isdisjoint(SYNCHRONOUS) and not is_asynchronous_app(app)
+    return is_known or getattr(app, "async_", None) is False
 
 
 def is_asgi(app: object) -> bool:

@@ -6,140 +6,32 @@ where it awaits; one that does not let itself be cancelled is given up, and one 
 the loop, say by a call that is not asynchronous, keeps all others of this mode waiting.
 """
 
-import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import timedelta
-from inspect import iscoroutinefunction
-from itertools import takewhile
 from typing import Final
 
 from pulse.clock import Clock, Every
 from pulse.dispatch import Dispatcher, Reply
 from pulse.errors import ClosedError
-from pulse.gateway import WsgiApp
 from pulse.loop import background_loop, give_up
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
 from pulse.workers.base import FireQueue, Workers, say
+from pulse.workers.flight import Flight, TimeLimit
 from pulse.workers.handful import HANDFUL
 from pulse.workers.threads import LAST_RECORD, LAST_WORD, REPORT, STUCK_LIMIT, keep_promise
 
 log = logging.getLogger(__name__)
 
-# Whatever their views are, these answer when they are done.
-SYNCHRONOUS: Final = frozenset(
-    {
-        ("flask.app", "Flask"),
-        ("django.core.handlers.wsgi", "WSGIHandler"),
-        ("pyramid.router", "Router"),
-        ("bottle", "Bottle"),
-        ("falcon.app", "App"),
-    }
-)
 LOOK: Final = 0.25  # seconds from one look of the watcher to the next
 HOLD: Final = 10.0  # seconds from one look at what was left behind to the next, when the workers are closed
 CLAIMERS: Final = 2  # threads; claims and records of a store that answers take a fraction of a millisecond
-
-
-def is_asynchronous_app(app: object) -> bool:
-    """Whether the wrapped application is known to answer asynchronously."""
-    if iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004 - which it has
-        return True
-    return bool(getattr(app, "async_", False))
-
-
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A run on the loop. Thousands may wait: what is kept for one of them is little."""
-
-    active: Active
-    promise: Future[Run | None] | None
-    land: Callable[["_Flight"], None]  # called when it has ended
-    task: "asyncio.Task[Reply] | None" = None
-    began: float = 0.0  # seconds of the loop
-    is_late: bool = False
-    is_over: bool = False  # its place was given to another one; the lock of `AioWorkers` guards this
-
-    @property
-    def run(self) -> Run:
-        """What was claimed."""
-        return self.active.run
-
-    def cut(self) -> None:
-        """Its time is over."""
-        assert self.task is not None
-        self.is_late = True
-        self.task.cancel()
-
-    def __call__(self, _task: "asyncio.Task[Reply]") -> None:
-        """Its task has ended."""
-        self.land(self)
-
-    def reply(self, now: float) -> Reply:
-        """What became of it, when it has ended; *now*: seconds of the loop."""
-        assert self.task is not None
-        if self.task.cancelled():
-            return self._cancelled(self.task.cancelling(), now - self.began)
-        error = self.task.exception()
-        if error is None:
-            return self.task.result()
-        # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
-        facts = {"pulse_event": "run_broke", "pulse_task": self.run.task, "pulse_run": self.run.id}
-        say(log, logging.ERROR, "task=%s broke", self.run.task, extra=facts, exc_info=error)
-        reason = f"a fault of Pulse: {type(error).__name__}"
-        return Reply(outcome=Outcome.FAILED, reason=reason, duration=now - self.began)
-
-    def _cancelled(self, requests: int, duration: float) -> Reply:
-        timeout = self.active.task.timeout
-        if timeout and self.is_late and requests == 1:  # nobody else wanted it
-            reason = f"cancelled after {timeout.total_seconds():g} s, before it had sent all of its response"
-            return Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=duration)
-        reason = "cancelled before it had sent all of its response"
-        return Reply(outcome=Outcome.CANCELLED, reason=reason, duration=duration)
-
-
-class _TimeLimit:
-    """Cuts flights that all have the same time limit, and so come to its end in the order in which they began.
-
-    With one timer for all: one for each would take as much as the rest of a flight.
-    """
-
-    def __init__(self, limit: timedelta, loop: asyncio.AbstractEventLoop) -> None:
-        self._seconds = limit.total_seconds()
-        self._loop = loop
-        self._flights: dict[_Flight, None] = {}  # a set does not keep the order
-        self._is_set = False
-
-    def begin(self, flight: _Flight) -> None:
-        """From its beginning on the time of *flight* runs."""
-        self._flights[flight] = None
-        if not self._is_set:
-            self._set(flight)
-
-    def end(self, flight: _Flight) -> None:
-        """It has ended."""
-        self._flights.pop(flight, None)
-
-    def _set(self, first: _Flight) -> None:
-        self._is_set = True
-        self._loop.call_at(first.began + self._seconds, self._ring)
-
-    def _ring(self) -> None:
-        self._is_set = False
-        last = self._loop.time() - self._seconds
-        for flight in list(takewhile(lambda one: one.began <= last, self._flights)):
-            self.end(flight)
-            flight.cut()
-        first = next(iter(self._flights), None)
-        if first is not None:
-            self._set(first)
 
 
 class AioWorkers(Workers):
@@ -152,11 +44,11 @@ class AioWorkers(Workers):
         self._clock = clock
         self._queue = FireQueue()
         self._room = threading.Semaphore(workers)
-        self._flights: set[_Flight] = set()
-        self._abandoned: set[_Flight] = set()
-        self._leaving: list[_Flight] = []  # for the loop
-        self._landed: list[tuple[_Flight, Reply]] = []  # to be recorded
-        self._limits: dict[timedelta, _TimeLimit] = {}  # the loop's
+        self._flights: set[Flight] = set()
+        self._abandoned: set[Flight] = set()
+        self._leaving: list[Flight] = []  # for the loop
+        self._landed: list[tuple[Flight, Reply]] = []  # to be recorded
+        self._limits: dict[timedelta, TimeLimit] = {}  # the loop's
         self._landing = self._land  # made once, not for each flight; so is the context of what their tasks call
         self._around = Context()
         self._work = threading.Condition()
@@ -268,7 +160,7 @@ class AioWorkers(Workers):
         except Exception as error:  # noqa: BLE001 - as in `_begin`
             for fire in fires:
                 _say_broke(fire, error)
-        self._send([_Flight(active, None, self._landing) for active in begun], of=len(fires))
+        self._send([Flight(active, None, self._landing) for active in begun], of=len(fires))
         return len(begun)
 
     def _begin(self, fire: Fire, promise: Future[Run | None] | None) -> bool:
@@ -285,7 +177,7 @@ class AioWorkers(Workers):
             keep_promise(promise, error)
             _say_broke(fire, error)
         if isinstance(claimed, Active):
-            self._send([_Flight(claimed, promise, self._landing)], of=1)
+            self._send([Flight(claimed, promise, self._landing)], of=1)
             return True
         keep_promise(promise, claimed)
         self._send([], of=1)
@@ -300,7 +192,7 @@ class AioWorkers(Workers):
             self._idle.clear()
         return True
 
-    def _send(self, flights: list[_Flight], *, of: int) -> None:
+    def _send(self, flights: list[Flight], *, of: int) -> None:
         """Claims have ended, *of* them, and *flights* are for the loop."""
         with self._work:
             self._claiming -= of
@@ -333,7 +225,7 @@ class AioWorkers(Workers):
         for flight in self._leave():
             self._take_off(flight)
 
-    def _take_off(self, flight: _Flight) -> None:
+    def _take_off(self, flight: Flight) -> None:
         task = flight.active.task
         request = self._dispatcher.perform(task, flight.run, flight.active.control)
         flight.began = self._loop.time()
@@ -348,23 +240,23 @@ class AioWorkers(Workers):
         if task.timeout:
             self._limit(task.timeout).begin(flight)
 
-    def _limit(self, timeout: timedelta) -> _TimeLimit:
+    def _limit(self, timeout: timedelta) -> TimeLimit:
         limit = self._limits.get(timeout)
         if limit is None:
-            limit = self._limits[timeout] = _TimeLimit(timeout, self._loop)
+            limit = self._limits[timeout] = TimeLimit(timeout, self._loop)
         return limit
 
-    def _leave(self) -> list[_Flight]:
+    def _leave(self) -> list[Flight]:
         with self._work:
             leaving, self._leaving = self._leaving, []
         return leaving
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         if timeout := flight.active.task.timeout:
             self._limit(timeout).end(flight)
         self._hand_in(flight, flight.reply(self._loop.time()))
 
-    def _hand_in(self, flight: _Flight, reply: Reply) -> None:
+    def _hand_in(self, flight: Flight, reply: Reply) -> None:
         """Have *flight* recorded; from any thread."""
         with self._work:
             self._landed.append((flight, reply))
@@ -390,7 +282,7 @@ class AioWorkers(Workers):
             for begin in range(0, len(alone), HANDFUL):
                 self._settle_all(alone[begin : begin + HANDFUL])
 
-    def _settle_all(self, landed: list[tuple[_Flight, Reply]]) -> None:
+    def _settle_all(self, landed: list[tuple[Flight, Reply]]) -> None:
         try:
             self._runner.finish_all([(flight.active, reply) for flight, reply in landed])
         except Exception as error:  # noqa: BLE001 - as in `_settle`
@@ -399,7 +291,7 @@ class AioWorkers(Workers):
         for flight, _ in landed:
             self._free(flight)
 
-    def _settle(self, flight: _Flight, reply: Reply) -> None:
+    def _settle(self, flight: Flight, reply: Reply) -> None:
         try:
             keep_promise(flight.promise, self._runner.finish(flight.active, reply))
         # A fault of Pulse, which must not end the thread that all others need.
@@ -408,7 +300,7 @@ class AioWorkers(Workers):
             _say_unrecorded(flight.run, error)
         self._free(flight)
 
-    def _free(self, flight: _Flight) -> None:
+    def _free(self, flight: Flight) -> None:
         """Give the place of *flight* to another one; once."""
         with self._work:
             self._flights.discard(flight)
@@ -485,13 +377,6 @@ class AioWorkers(Workers):
 
 def _not_begun(error: Exception) -> Reply:
     return Reply(outcome=Outcome.FAILED, reason=f"it could not be begun: {error}")
-
-
-def known_as_synchronous(app: WsgiApp) -> bool:
-    """Whether *app* says of itself that it is synchronous, or is of a framework whose applications are."""
-    kinds = {(kind.__module__, kind.__name__) for kind in type(app).__mro__}
-    is_known = not kinds.isdisjoint(SYNCHRONOUS) and not is_asynchronous_app(app)
-    return is_known or getattr(app, "async_", None) is False
 
 
 def _say_broke(fire: Fire, error: Exception) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pulse.workers.aio import _TimeLimit
+from pulse.workers.flight import TimeLimit
 
 
 class Loop:
@@ -45,11 +45,11 @@ def loop() -> Loop:
 
 
 @pytest.fixture
-def limit(loop) -> _TimeLimit:
-    return _TimeLimit(timedelta(seconds=10), loop)
+def limit(loop) -> TimeLimit:
+    return TimeLimit(timedelta(seconds=10), loop)
 
 
-def begin(limit: _TimeLimit, loop: Loop) -> Any:
+def begin(limit: TimeLimit, loop: Loop) -> Any:
     flight: Any = Flight(loop.time())
     limit.begin(flight)
     return flight
