@@ -133,8 +133,8 @@ class Claims:
         ).run
 
     def give_back(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
-        """Record that the claimed *run* is not begun; None if it is not ours any more."""
-        return self._recorder.complete(not_begun(run, self._clock.now(), outcome, reason))
+        """Record that the claimed *run* is not begun, as soon as the store answers; None if it is not ours any more."""
+        return self._recorder.settle(not_begun(run, self._clock.now(), outcome, reason))
 
     def look_for_attempts(self, now: datetime) -> None:
         """Find the further attempts that wait in the store: whoever was to begin them may be dead."""
@@ -166,7 +166,8 @@ class Claims:
         """*claimed*, once all is done that the answer of the store asks for."""
         self._recorder.noted(claimed)
         if any(run.recovers for run in claimed.lost):
-            self.look_for_attempts(self._clock.now())  # it goes before what is due next
+            with self._outage.endured("further attempts begin later"):  # what was won begins all the same
+                self.look_for_attempts(self._clock.now())  # it goes before what is due next
         if claimed.answer is Claim.WAIT:
             self._postponed.put(fire)
         return self._unless_late(fire, claimed)

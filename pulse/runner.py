@@ -109,9 +109,9 @@ class Runner:
     def claim(self, fire: Fire) -> Active | Run | None:
         """Ask for *fire*, and begin its run; or the record that was made instead; or None, as for `run`."""
         claimed = self.claims.claim(fire)
-        if isinstance(claimed, Active):
-            self._begin(claimed)
-        return claimed
+        if not isinstance(claimed, Active) or self._begin(claimed):
+            return claimed
+        return claimed.given_up
 
     def perform(self, active: Active) -> Reply:
         """Request the endpoint of a run that has begun, in this thread, until it has answered."""
@@ -133,14 +133,9 @@ class Runner:
     def begin(self, active: Active) -> bool:
         """Begin a run that was claimed together with others; False if it is not ours any more, or is of no use."""
         now = self._clock.now()
-        if active.run.id not in self._under_way:  # it was lost, or given up, while it waited
-            return False
         if is_past(now, active.latest) or is_past(now, active.expires):
-            self._under_way.end(active)
-            self._recorder.settle(not_begun(active.run, now, Outcome.MISSED, "its turn came too late"))
-            return False
-        self._begin(active)
-        return True
+            return self._leave_out(active, "its turn came too late")
+        return self._begin(active)
 
     def finish_all(self, ended: Sequence[tuple[Active, Reply]]) -> None:
         """End runs that have begun, and record them in one go."""
@@ -268,10 +263,21 @@ class Runner:
                     extra={"pulse_event": "unrecorded_at_end"},
                 )
 
-    def _begin(self, active: Active) -> None:
-        self._under_way.begin(active)
+    def _begin(self, active: Active) -> bool:
+        if active.control.reason:  # it was asked to stop before, as all are when the process ends
+            return self._leave_out(active, f"it had not begun: {active.control.reason}")
+        if not self._under_way.begin(active):
+            return False
         for listener in self._hears:
             listener.began(active.run)
+        return True
+
+    def _leave_out(self, active: Active, reason: str) -> bool:
+        """Record that the claimed run is not begun, unless it is not ours any more; that it is not."""
+        missed = not_begun(active.run, self._clock.now(), Outcome.MISSED, reason)
+        if self._under_way.give_up(active, lambda _: missed):
+            self._recorder.settle(missed)
+        return False
 
     def _ended(self, active: Active, reply: Reply) -> Run | None:
         """What is to be the record of *active*; None if there is one, since it was given up."""
@@ -327,17 +333,16 @@ class Runner:
 
     def _without(self, given_up: Iterable[Active], outcome: Outcome, reason: str) -> list[Run]:
         """Go on without these runs; what is to be their records, of those that did not come back meanwhile."""
-        records = []
-        for active in given_up:
-            now = self._clock.now()
+        now = self._clock.now()
+
+        def record_of(active: Active) -> Run:
             if active.began is None:  # it was claimed with others, and was to be the next one
-                record = not_begun(active.run, now, Outcome.MISSED, f"it had not begun: {reason}")
-            else:
-                duration = (now - (active.run.started or now)).total_seconds()
-                record = replace(active.run, finished=now, outcome=outcome, reason=reason, duration=duration)
-            if self._under_way.give_up(active, record):
-                records.append(record)
-        return records
+                return not_begun(active.run, now, Outcome.MISSED, f"it had not begun: {reason}")
+            duration = (now - (active.run.started or now)).total_seconds()
+            return replace(active.run, finished=now, outcome=outcome, reason=reason, duration=duration)
+
+        records = (self._under_way.give_up(active, record_of) for active in given_up)
+        return [record for record in records if record is not None]
 
     def _paused(self, task: str, pause: Pause) -> None:
         for listener in self._hears:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -54,25 +55,32 @@ class UnderWay:
             self._active[run.id] = active
         return active
 
-    def begin(self, active: Active) -> None:
-        """From here on its deadline is watched."""
-        active.began = now = self._clock.monotonic()
-        timeout = active.task.timeout
-        if timeout:
-            active.deadline = now + timeout.total_seconds()
+    def begin(self, active: Active) -> bool:
+        """From here on its deadline is watched; False if it was lost, or given up, while it waited for its turn."""
+        now, timeout = self._clock.monotonic(), active.task.timeout
+        with self._lock:
+            if self._active.get(active.run.id) is not active:
+                return False
+            active.began = now
+            if timeout:
+                active.deadline = now + timeout.total_seconds()
+            return True
 
     def end(self, active: Active) -> None:
         """The run has come back, or is not to be."""
         with self._lock:
             self._active.pop(active.run.id, None)
 
-    def give_up(self, active: Active, record: Run) -> bool:
-        """Have *record* stand for a run that has not come back; False if it has."""
+    def give_up(self, active: Active, record_of: Callable[[Active], Run]) -> Run | None:
+        """Have a record stand for a run that has not come back; None if it has.
+
+        What *record_of* says of its beginning is still so when it is given up.
+        """
         with self._lock:
             if self._active.pop(active.run.id, None) is not active:
-                return False
-            active.given_up = record
-            return True
+                return None
+            active.given_up = record_of(active)
+            return active.given_up
 
     def everything(self) -> list[Active]:
         """All that is claimed now, and has not ended."""

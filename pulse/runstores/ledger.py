@@ -127,7 +127,7 @@ class LedgerStore(RunStore):
                     task=held.task, due=held.due, trigger=held.trigger, run_id=held.id, place=held.place,
                     attempt=held.attempt,
                 )  # fmt: skip
-                self._note(unclaimed(again, Outcome.MISSED, REBORN, now))
+                self._append(unclaimed(again, Outcome.MISSED, REBORN, now))
                 return None
             if held.is_waiting and standing.pause and standing.pause.holds(now):
                 return None
@@ -308,7 +308,7 @@ class LedgerStore(RunStore):
     def _refuse(self, fire: Fire, now: datetime) -> Claimed:
         self._known(fire.track, max(now, fire.due))
         record = unclaimed(fire, Outcome.MISSED, FORGOTTEN, now)
-        self._note(record)
+        self._append(record)
         return Claimed(answer=Claim.REFUSED, run=record)
 
     def _why_busy(self, running: Sequence[Run], limits: Limits) -> str:
@@ -335,7 +335,7 @@ class LedgerStore(RunStore):
         if case.fire.trigger is not Trigger.MANUAL:
             self._move_cursor(case.track, case.fire.due)
         record = unclaimed(case.fire, outcome, reason, case.now)
-        self._note(record)
+        self._note(record, missed.due if missed else case.standing.cursor)
         return Claimed(answer=answer, run=record, missed=missed)
 
     def _pass_over(self, case: "_Case") -> Run | None:
@@ -348,17 +348,17 @@ class LedgerStore(RunStore):
         reason = REBORN if born is not None and span.last <= born else PASSED_OVER
         first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, reason, case.now)
         record = replace(first, due=span.last, first_due=span.first, count=span.count)
-        self._note(record)
+        self._note(record, case.standing.cursor)
         return record
 
-    def _note(self, record: Run) -> None:
-        """Keep the record of instants that nobody ran.
+    def _note(self, record: Run, cursor: datetime) -> None:
+        """Keep the record of instants that nobody ran, of which *cursor* is the last one before them.
 
         A task that is paused for a day, or that hangs, would otherwise push the records of
         all its runs out of a history that is bounded.
         """
         newest = self._newest(record.task)
-        if newest is not None and is_continued_by(newest, record):
+        if newest is not None and is_continued_by(newest, record, cursor):
             self._extend(joined(newest, record), record)
         else:
             self._append(record)
@@ -436,14 +436,14 @@ def unclaimed(fire: Fire, outcome: Outcome, reason: str, now: datetime) -> Run:
     )
 
 
-def is_continued_by(newest: Run, record: Run) -> bool:
-    """Whether *record* says of the next instants what *newest* says of the ones before."""
+def is_continued_by(newest: Run, record: Run, cursor: datetime) -> bool:
+    """Whether *record* says of the instants behind *cursor* what *newest* says of the ones up to it."""
     said = (newest.outcome, newest.reason, newest.trigger, newest.place)
     return (
         newest.started is None
         and said == (record.outcome, record.reason, record.trigger, record.place)
         and record.trigger is not Trigger.MANUAL
-        and newest.due < (record.first_due or record.due)
+        and newest.due == cursor  # else an instant between them was claimed, and its run has not ended
     )
 
 

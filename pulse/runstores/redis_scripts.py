@@ -252,11 +252,12 @@ local function append(run, record)
     count(run)
 end
 
-local function is_continued_by(newest, run)
+-- Where the newest record does not reach up to the cursor, an instant behind it is still being run
+local function is_continued_by(newest, run, cursor)
     return newest.outcome == run.outcome and newest.reason == run.reason
         and newest.trigger == run.trigger and newest.place == run.place
         and run.trigger ~= 'manual'
-        and tonumber(newest.due) < tonumber(run.first_due or run.due)
+        and newest.due == cursor
 end
 
 local function joined(newest, run)
@@ -274,9 +275,10 @@ local function newest_unrun()
     return record and not string.find(record, '"started":', 1, true) and cjson.decode(record)
 end
 
-local function note(run)
+-- `cursor`: the last instant before those that nobody ran
+local function note(run, cursor)
     local newest = newest_unrun()
-    if newest and is_continued_by(newest, run) then
+    if newest and is_continued_by(newest, run, cursor) then
         call('LSET', HISTORY, 0, cjson.encode(joined(newest, run)))
         count(run)
     else
@@ -364,27 +366,29 @@ local function pass_over(bid)
     if is_manual(bid) then
         return nil
     end
+    local cursor = bid.cursor
     move_cursor(bid, bid.fire.due)
     if not bid.passed_over then
         return nil
     end
     local reason = tonumber(bid.passed_over.due) <= born and REBORN or bid.passed_over.reason
     local record = changed(bid.passed_over, {finished = NOW, reason = reason})
-    note(record)
+    note(record, cursor)
     return record
 end
 
 local function dismiss(word, bid, outcome, reason)
+    local cursor = bid.cursor
     local missed = pass_over(bid)
     local record = unclaimed(bid, outcome, reason)
-    note(record)
+    note(record, missed and missed.due or cursor)
     return answer(word, bid, {run = record, missed = missed})
 end
 
 local function refuse(bid)
     move_cursor(bid, text(is_manual(bid) and now or math.max(now, tonumber(bid.fire.due))))
     local record = unclaimed(bid, 'missed', FORGOTTEN)
-    note(record)
+    append(record, cjson.encode(record))
     return answer('refused', bid, {run = record})
 end
 
@@ -573,7 +577,8 @@ if not run or (run.started and not is_taken_over) or not call('HGET', LEDGER, 'c
 end
 if tonumber(run.due) <= born then  -- another one may have begun it before
     release(run)
-    note(changed(run, {finished = NOW, outcome = 'missed', reason = REBORN}))
+    local record = changed(run, {finished = NOW, outcome = 'missed', reason = REBORN})
+    append(record, cjson.encode(record))
     return false
 end
 if not run.started and pause_now(run.task) then

@@ -106,7 +106,8 @@ class FireQueue:
     Threads that run what is over at once wait for each other longer than they work, for the
     interpreter and for the store. So while runs are brisk, one of them takes one after the other.
     Who claims several tasks at a time may bring back what it has claimed and cannot run soon: that
-    goes before what waits, and is handed out even when the queue is closed.
+    goes before what waits, is quick whatever is known of it, since nobody else can have it any more,
+    and is handed out even when the queue is closed.
 
     Attributes:
         is_brisk: Whether they are, by `pace`.
@@ -115,7 +116,7 @@ class FireQueue:
     def __init__(self) -> None:
         # Ordered: a plain dict that is emptied from its front looks at all that has gone each time.
         self._lanes: dict[Manner, OrderedDict[str, deque[Fire]]] = {lane: OrderedDict() for lane in _TURNS[0]}
-        self._claimed: dict[Manner, deque[Taken]] = {lane: deque() for lane in _TURNS[0]}
+        self._claimed: deque[Taken] = deque()
         self.is_brisk = False
         self._is_called = False  # somebody who waits has been woken, and has not looked yet
         self._out: set[int] = set()  # the threads that have taken something and may be back at once
@@ -149,11 +150,10 @@ class FireQueue:
             waiting.appendleft(fire)
             self._call()
 
-    def give_back(self, taken: Iterable[Taken]) -> None:
+    def give_back(self, handful: Handful) -> None:
         """Have somebody else run what one thread has claimed, and cannot run soon."""
-        with self._changed:
-            for fire, active in taken:
-                self._claimed[self._lane(fire.task)].append((fire, active))
+        with self._changed:  # its thread may come back now: it finds here what it does not find there any more
+            self._claimed.extend(handful.rest())
             self._changed.notify_all()
 
     def get(self, admits: Callable[[Manner], bool] = _anything) -> list[Fire]:
@@ -194,11 +194,12 @@ class FireQueue:
     @property
     def is_owed(self) -> bool:
         """Whether something is claimed, and waits for a thread."""
-        return any(self._claimed.values())
+        return bool(self._claimed)
 
     def count(self, *lanes: Manner) -> int:
         """How many tasks wait in *lanes*."""
-        return sum(len(self._lanes[lane]) + len(self._claimed[lane]) for lane in lanes)
+        claimed = len(self._claimed) if Manner.QUICK in lanes else 0
+        return claimed + sum(len(self._lanes[lane]) for lane in lanes)
 
     def manner_of(self, task: str) -> Manner:
         """That of the last run of *task* in this process."""
@@ -243,18 +244,17 @@ class FireQueue:
         self._is_called = True
         self._changed.notify()
 
-    def _lane(self, task: str) -> Manner:
-        return _LANES[self.manner_of(task)]
-
     def _lane_of(self, task: str) -> OrderedDict[str, deque[Fire]]:
-        return self._lanes[self._lane(task)]
+        return self._lanes[_LANES[self.manner_of(task)]]
 
     def _next(self, admits: Callable[[Manner], bool], joins: Callable[[Fire], bool]) -> list[Fire] | Handful | None:
-        for lane in _TURNS[self._turn]:
-            waiting, claimed = self._lanes[lane], self._claimed[lane]
-            if (claimed or (waiting and not self._is_closed)) and admits(lane):
+        if self._claimed and admits(Manner.QUICK):
+            return Handful([self._claimed.popleft()])
+        for lane in () if self._is_closed else _TURNS[self._turn]:
+            waiting = self._lanes[lane]
+            if waiting and admits(lane):
                 self._turn = int(lane is Manner.QUICK)
-                return Handful([claimed.popleft()]) if claimed else self._grasped(waiting, joins)
+                return self._grasped(waiting, joins)
         return None
 
     def _grasped(self, waiting: OrderedDict[str, deque[Fire]], joins: Callable[[Fire], bool]) -> list[Fire]:

@@ -85,6 +85,8 @@ class ThreadWorkers(Workers):
         self._idle = threading.Event()  # nothing is being run any more; only whoever closes the pool is told
         self._ended = threading.Event()
         self._is_closing = False
+        self._is_handing_on = False  # the watcher, what other threads have claimed or run
+        self._spare = self._most  # threads that no run holds up, as the watcher has last found
 
     def start(self) -> None:
         """Make the threads and begin to take fires; once."""
@@ -177,6 +179,7 @@ class ThreadWorkers(Workers):
             for worker in self._pool:
                 worker.is_held = worker.fire is not None and worker.fire.run_id in lasting
             held = self._count_held()
+        self._spare = self._most - held
         if not held:
             return
         if not (self._is_bound or is_computing):
@@ -192,12 +195,18 @@ class ThreadWorkers(Workers):
         with self._lock:
             kept = [worker for worker in self._pool if worker.fire is not None and worker.begun < latest]
             handfuls = [worker.handful for worker in kept if worker.handful is not None]
+            self._is_handing_on = bool(handfuls)
         if kept and self._brisk_runs:
             self._note_pace(None)
             self._queue.stir()
-        for handful in handfuls:
-            self._queue.give_back(handful.rest())
-            self._runner.finish_all(handful.done())
+        try:
+            for handful in handfuls:
+                self._queue.give_back(handful)
+                self._runner.finish_all(handful.done())
+        finally:
+            with self._lock:
+                self._is_handing_on = False
+                self._rest()
 
     def _admits(self, worker: _Worker, lane: Manner) -> bool:
         """Hand *worker* a task of that lane, if there may be one more of them."""
@@ -231,7 +240,9 @@ class ThreadWorkers(Workers):
             self._queue.stir()
 
     def _joins(self, fire: Fire) -> bool:
-        return self._queue.is_brisk and not self._abandoned and self._runner.claims.may_join(fire)
+        # Without another thread, what is claimed behind a run that hangs would wait for as long: the whole fleet would.
+        has_help = self._spare > 1 and not self._abandoned
+        return self._queue.is_brisk and has_help and self._runner.claims.may_join(fire)
 
     def _run_in_turn(self, worker: _Worker, fires: Iterable[Fire]) -> None:
         """Run *fires* of one task; what is left of them is recorded as missed when a later instant is claimed."""
@@ -364,7 +375,8 @@ class ThreadWorkers(Workers):
     # With the lock
 
     def _rest(self) -> None:
-        if self._is_closing and not (self._running or self._queue.is_owed or any(one.lane for one in self._pool)):
+        is_at_work = self._running or self._is_handing_on or any(one.lane for one in self._pool)
+        if self._is_closing and not (is_at_work or self._queue.is_owed):
             self._idle.set()
 
     def _count_held(self) -> int:

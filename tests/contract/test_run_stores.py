@@ -412,6 +412,28 @@ def test_another_reason_or_a_run_between_begins_a_new_record(store):
     ]  # fmt: skip
 
 
+def test_an_instant_that_is_still_being_run_lies_in_no_record_of_those_around_it(store):
+    dismiss(store, fire(1))
+    run = claim(store, fire(2)).run
+    dismiss(store, fire(3))
+    dismiss(store, fire(4))
+    store.finish(ended(run))
+
+    assert [(record.first_due, record.due, record.count) for record in store.history("cleanup")] == [
+        (None, fire(2).due, 1), (fire(3).due, fire(4).due, 2), (None, fire(1).due, 1),
+    ]  # fmt: skip
+
+
+def test_what_is_passed_over_on_both_sides_of_a_run_has_two_records(store):
+    claim(store, fire(2))
+    busy = claim(store, fire(4), late=-100)
+
+    assert busy.answer is Claim.BUSY
+    assert [(record.outcome, record.due, record.count) for record in store.history("cleanup")] == [
+        (Outcome.SKIPPED, fire(4).due, 1), (Outcome.MISSED, fire(3).due, 1), (Outcome.MISSED, fire(1).due, 1),
+    ]  # fmt: skip
+
+
 def test_calls_by_hand_that_did_not_run_have_a_record_each(store):
     claim(store, fire(1))
     for number in (1, 2):

@@ -15,6 +15,7 @@ from pulse.control import Control
 from pulse.model import Fire, Outcome
 from pulse.testing import ManualClock
 from pulse.workers.base import FireQueue, Manner
+from pulse.workers.handful import Handful
 from pulse.workers.threads import ABANDONED_LIMIT, BRISK_RUNS, BUSY, CROWD, MOMENT, STUCK_LIMIT, Effort, _Worker
 
 
@@ -276,9 +277,8 @@ def submit_at_once(bench: Bench, *tasks: str) -> None:
         bench.submit(*tasks)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_was_claimed_with_a_run_that_hangs_is_run_by_others_once(make, monkeypatch, workers):
-    bench = brisk_bench(make, monkeypatch, workers=workers, timeout=0.5)
+def test_what_was_claimed_with_a_run_that_hangs_is_run_by_others_once(make, monkeypatch):
+    bench = brisk_bench(make, monkeypatch, workers=2, timeout=0.5)
 
     submit_at_once(bench, "hangs", "ok", "where", "raises")
 
@@ -301,8 +301,47 @@ def test_what_came_back_is_recorded_though_a_later_run_of_the_handful_hangs(make
     assert len(bench.records) == 3
 
 
-def test_what_a_handful_still_holds_at_the_end_has_its_record(make, monkeypatch):
+def test_one_worker_claims_nothing_behind_a_run_that_hangs(make, monkeypatch):
     bench = brisk_bench(make, monkeypatch, workers=1, timeout=2 * LIMIT)
+
+    submit_at_once(bench, "hangs", "ok", "where")
+    wait_until(lambda: bench.workers._runner.lasting(MOMENT))
+
+    assert under_way(bench) == {"hangs"}  # the others are for whichever process of the fleet is idle
+
+
+def test_where_runs_hold_all_threads_but_one_it_claims_nothing_behind_another_one(make, monkeypatch):
+    bench = brisk_bench(make, monkeypatch, workers=2, timeout=2 * LIMIT)
+    for task in LASTING[:3]:
+        bench.workers._queue.mark(task, Manner.QUICK)
+        bench.submit(task)
+    wait_until(lambda: sum(worker.is_held for worker in bench.workers._pool) == 3)
+
+    def joins() -> bool:
+        bench.workers._queue.pace(is_brisk=True)  # which a run that lasts ends
+        return bench.workers._joins(bench.fire("ok"))
+
+    wait_until(lambda: not joins())
+    assert holds_for(0.3, lambda: not joins())
+    bench.release()
+
+
+def test_what_was_claimed_with_a_run_that_hangs_passes_by_the_bound(make):
+    bench = make(workers=2, timeout=2 * LIMIT)
+    bench.submit("hangs", "tells")
+    wait_until(lambda: under_way(bench) == {"hangs", "tells"})
+
+    unknown = [bench.fire("where"), bench.fire("raises")]  # none of which has run before
+    bench.workers._queue.give_back(Handful(bench.workers._runner.claims.claim_all(unknown)))
+
+    wait_until(lambda: {run.task for run in bench.records} == {"where", "raises"})
+    assert under_way(bench) == {"hangs", "tells"}
+    bench.release()
+
+
+def test_what_a_handful_still_holds_at_the_end_has_its_record(make, monkeypatch):
+    monkeypatch.setattr("pulse.workers.threads.LOOK", 2 * LIMIT)  # the watcher has not noticed that the first one hangs
+    bench = brisk_bench(make, monkeypatch, workers=2, timeout=2 * LIMIT)
     submit_at_once(bench, "hangs", "raises", "where")  # none of which has run before, so they go together
     wait_until(lambda: len(bench.store.running()) == 3)
 
@@ -310,6 +349,32 @@ def test_what_a_handful_still_holds_at_the_end_has_its_record(make, monkeypatch)
 
     assert bench.outcomes("hangs") == [Outcome.ABANDONED]
     assert {run.task for run in bench.records} == {"hangs", "raises", "where"}
+    assert bench.store.running() == []
+
+
+def test_the_end_waits_for_what_the_watcher_is_recording(make, monkeypatch):
+    bench = brisk_bench(make, monkeypatch, workers=2, timeout=2 * LIMIT)
+    finish_all, is_recording, goes_on = bench.workers._runner.finish_all, threading.Event(), threading.Event()
+
+    def take_time(ended):
+        if threading.current_thread().name == "pulse-watch":
+            is_recording.set()
+            goes_on.wait(LIMIT)
+        finish_all(ended)
+
+    monkeypatch.setattr(bench.workers._runner, "finish_all", take_time)
+    submit_at_once(bench, "raises", "hangs")
+    assert is_recording.wait(LIMIT)
+    bench.release()
+    wait_until(lambda: not bench.workers.busy)
+
+    end = threading.Thread(target=bench.workers.close, args=(LIMIT,))
+    end.start()
+
+    assert holds_for(0.3, end.is_alive)
+    goes_on.set()
+    end.join()
+    assert {run.task for run in bench.records} == {"raises", "hangs"}
     assert bench.store.running() == []
 
 

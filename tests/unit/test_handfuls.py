@@ -8,7 +8,7 @@ from bench import Recorder
 from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import StoreUnavailableError
-from pulse.model import Fire, Outcome, Pause, Run, Trigger
+from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
@@ -27,9 +27,12 @@ class Store(MemoryRunStore):
         self.steps: list[str] = []
         self.is_out_of_reach = False
 
+    def away(self):
+        raise StoreUnavailableError("the store is away")
+
     def _step(self, *tasks: str):
         if self.is_out_of_reach:
-            raise StoreUnavailableError("the store is away")
+            self.away()
         self.steps.append(" ".join(tasks))
         return super()._step(*tasks)
 
@@ -111,6 +114,41 @@ def test_while_the_store_is_out_of_reach_nothing_is_run_unclaimed():
     assert bench.runner.claims.claim_all(bench.fires) == []
     assert bench.runner.is_cut_off
     assert bench.records == []
+
+
+def test_what_was_won_begins_though_the_store_is_gone_when_another_one_of_them_is_given_back():
+    bench = Bench("a", "b", "c")
+    latest = bench.clock.now() + timedelta(seconds=1)
+    bench.fires[1] = Fire(task="b", due=bench.clock.now(), latest=latest)
+    claim_all = bench.store.claim_all
+
+    def take_time(*bids, **terms):
+        answers = claim_all(*bids, **terms)
+        bench.clock.advance(2)
+        bench.store.is_out_of_reach = True
+        return answers
+
+    bench.store.claim_all = take_time
+    won = bench.runner.claims.claim_all(bench.fires)
+    bench.store.is_out_of_reach = False
+    bench.runner.record_late()
+
+    assert [fire.task for fire, _ in won] == ["a", "c"]
+    assert [(run.task, run.outcome) for run in bench.records] == [("b", Outcome.MISSED)]
+    assert {run.task for run in bench.store.running()} == {"a", "c"}
+
+
+def test_what_was_won_begins_though_the_store_is_gone_when_it_is_asked_for_what_recovers():
+    bench = Bench("a", "b")
+    earlier = Fire(task="a", due=NOON + timedelta(seconds=1))
+    terms = {"owner": "there:1", "now": NOON + timedelta(seconds=1), "lease": timedelta(seconds=1)}
+    bench.store.claim(earlier, **terms, passed=lambda cursor: None, limits=Limits(recovers=True))
+    bench.store.waiting = bench.store.away
+
+    won = bench.runner.claims.claim_all(bench.fires)
+
+    assert [fire.task for fire, _ in won] == ["b"]
+    assert [(run.task, run.outcome) for run in bench.records] == [("a", Outcome.LOST), ("a", Outcome.SKIPPED)]
 
 
 def test_what_has_ended_in_an_outage_is_recorded_when_the_store_answers_again():
@@ -219,6 +257,20 @@ def test_at_the_end_of_the_process_what_has_not_begun_is_missed_and_not_abandone
         "b": (Outcome.MISSED, True),
     }
     assert not bench.runner.begin(second)
+
+
+def test_what_is_claimed_and_has_not_begun_when_all_are_asked_to_stop_is_missed():
+    bench = Bench("a", "b")
+    (_, first), (_, second) = bench.runner.claims.claim_all(bench.fires)
+    bench.runner.begin(first)
+
+    bench.runner.cancel()
+
+    assert not bench.runner.begin(second)
+    assert [(run.task, run.outcome, run.reason) for run in bench.records] == [
+        ("b", Outcome.MISSED, "it had not begun: the process ends")
+    ]
+    assert [run.task for run in bench.store.running()] == ["a"]
 
 
 def test_what_is_taken_out_of_a_handful_is_there_for_nobody_else():

@@ -7,6 +7,7 @@ import pytest
 from pulse.errors import ClosedError
 from pulse.model import Fire
 from pulse.workers.base import FireQueue, Manner
+from pulse.workers.handful import Handful
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
@@ -163,25 +164,26 @@ def test_a_task_that_lasted_is_not_taken_along(brisk):
     assert turns == [["a"], ["slow"], ["b"]]
 
 
-def test_what_is_given_back_goes_first_one_at_a_time_and_to_those_who_may(brisk):
+def test_what_is_given_back_goes_first_one_at_a_time_to_whoever_may_begin_what_is_quick(brisk):
     brisk.mark("quick", Manner.QUICK)
     put_all(brisk, "a", "quick")
-    brisk.give_back([(fire("c"), "active c"), (fire("quick", 1), "active quick")])
+    brisk.give_back(Handful([(fire("c"), "active c"), (fire("quick", 1), "active quick")]))
     brisk.stir()
 
     def only_quick(lane):
         return lane is Manner.QUICK
 
-    assert brisk.count(Manner.QUICK, Manner.SLOW) == 4
-    assert brisk.take(only_quick, goes_along).rest() == [(fire("quick", 1), "active quick")]
+    assert brisk.count(Manner.QUICK) == 3
+    assert brisk.count(Manner.SLOW) == 1
+    assert brisk.take(only_quick, goes_along).rest() == [(fire("c"), "active c")]
     brisk.pace(is_brisk=False)
-    assert brisk.take(anything, goes_along).rest() == [(fire("c"), "active c")]
+    assert brisk.take(anything, goes_along).rest() == [(fire("quick", 1), "active quick")]
     assert not brisk.is_owed
 
 
 def test_what_is_claimed_is_handed_out_when_the_queue_is_closed_and_nothing_else_is(brisk):
     put_all(brisk, "a")
-    brisk.give_back([(fire("b"), "active")])
+    brisk.give_back(Handful([(fire("b"), "active")]))
 
     assert brisk.close() == 1
 

@@ -707,12 +707,15 @@ def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time
 def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
     bench = Bench()
     seen = []
-    bench.during = lambda run, cancelled: seen.append(cancelled.is_set())
+    bench.during = lambda run, cancelled: seen.append(run)
     bench.runner.cancel()
 
-    bench.runner.run(bench.fire())
+    record = bench.runner.run(bench.fire())
 
-    assert seen == [True]
+    assert seen == []
+    assert (record.outcome, record.started) == (Outcome.MISSED, None)
+    assert record.reason == "it had not begun: the process ends"
+    assert bench.store.history("a") == [record]
 
 
 def test_what_ended_during_an_outage_is_recorded_when_it_is_over(flaky):
