@@ -104,6 +104,26 @@ def read_paste_config(global_conf: Mapping[str, str] | None, local_conf: Mapping
         raise ConfigError(fault if fault.where else replace(fault, where=place) for fault in error.faults) from None
 
 
+def complete(config: Config) -> Config:
+    """*config* that somebody has built in Python, with its tasks as `read_config` makes them.
+
+    Raises:
+        ConfigError: in the time zone of *config* a task ends before it starts.
+    """
+    if all(map(_is_placed, config.tasks.values())):
+        return config
+    tasks: dict[str, Task] = {}
+    faults: list[Fault] = []
+    for name, task in config.tasks.items():
+        try:
+            tasks[name] = _place(replace(task), config)
+        except ConfigError as error:
+            faults += [fault.under(option_key(name, "")) for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return replace(config, tasks=tasks)
+
+
 def option_key(task: str, name: str) -> str:
     """The key of a task's option as an ini file has it."""
     return f"{TASK}{task}.{name}"
@@ -175,12 +195,12 @@ class _Reading:
         tasks += [self._given(name, task) for name, task in self._objects.items()]
         if sound:
             self._faults += dict.fromkeys(self._misfits(config, filter(None, tasks)))
+        placed = [self._placed(task, config) for task in tasks if task] if sound else []
         if self._faults:
             raise ConfigError(self._faults)
-        placed = [_place(task, config) for task in tasks if task]
         return replace(
             config,
-            tasks=MappingProxyType({task.name: task for task in placed}),
+            tasks={task.name: task for task in placed},
             application=config.application or (ini.application() if ini else ""),
             origin=ini.path if ini else "",
             origins=self._origins(),
@@ -333,6 +353,14 @@ class _Reading:
             barred.add("offset")
         return {name: value for name, value in self._defaults.items() if name not in barred}
 
+    def _placed(self, task: Task, config: Config) -> Task:
+        try:
+            return _place(task, config)
+        except ConfigError as error:
+            said = {**self._defaults, **self._own(task.name)}
+            self._faults.extend(self._said_as(fault, said, Task, task.name) for fault in error.faults)
+            return task
+
     def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
         for task, fault in misfits(config, tasks):
             yield self._said_as(fault, {**self._defaults, **self._own(task.name)}, Task, task.name)
@@ -464,6 +492,11 @@ def _place(task: Task, config: Config) -> Task:
     for name, value in placed.items():
         object.__setattr__(task, name, value)
     return task
+
+
+def _is_placed(task: Task) -> bool:
+    has_schedule = not (task.interval is None and task.cron is None and task.at is None)
+    return has_schedule and task.timezone is not None and task.action.startswith("/")
 
 
 class IniFile:

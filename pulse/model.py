@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from hashlib import sha1
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
 
@@ -394,6 +394,9 @@ class Config:
 
     def __post_init__(self) -> None:
         faults = read_options(self)
+        if found := _faults_of(self.tasks):
+            raise ConfigError([*faults, *found])
+        object.__setattr__(self, "tasks", _Tasks(self.tasks))
         if str(self.store).partition(":")[0].lower() in SHARED_STORES and not self.name:
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
@@ -409,6 +412,36 @@ class Config:
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
         if faults:
             raise ConfigError(faults)
+
+
+class _Tasks(dict[str, Task]):
+    """The tasks of a configuration: nobody changes them, and whatever copies a dict copies these.
+
+    A `MappingProxyType` can be neither pickled nor copied, and so neither could a `Config`.
+    """
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the tasks of a configuration cannot be changed: build another one")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Task]]]:
+        return _Tasks, (dict(self),)  # else they would be put into an empty one, which refuses them
+
+
+def _faults_of(tasks: object) -> list[Fault]:
+    """What is no mapping of tasks by their names."""
+    if not isinstance(tasks, Mapping):
+        return [Fault(key="tasks", shown=f"a {type(tasks).__name__}", problem="want a mapping of Task objects by name")]
+    faults = []
+    for name, task in tasks.items():
+        if not isinstance(task, Task):
+            problem = "want a Task; dicts of options are given as task=... of the middleware"
+            faults.append(Fault(key=f"tasks[{shown(name)}]", shown=f"a {type(task).__name__}", problem=problem))
+        elif not name or task.name != name:
+            problem = f"want the name of its key, {TASK_NAME.removeprefix('want ')}"
+            faults.append(Fault(key=f"tasks[{shown(name)}].name", shown=shown(task.name), problem=problem))
+    return faults
 
 
 CELERY: Final = "goes with mode celery only"

@@ -142,7 +142,8 @@ def sparse(record: type[T]) -> type[T]:
     places to fill and to keep, ten thousand times.
 
     The constructor reads each value that was said, as `read_options` does. It raises ConfigError
-    with all that is wrong, with these values and with what `_conflicts` finds between them.
+    with all that is wrong, with these values and with what `_conflicts` finds between them. So does
+    that of a dataclass made of *record*, whose own constructor calls `__post_init__`.
     """
     dense = record.__init__
     options = options_of(record)  # type: ignore[arg-type]
@@ -170,8 +171,16 @@ def sparse(record: type[T]) -> type[T]:
         if faults or conflicts:
             order = list(options)
             raise ConfigError([*sorted(faults, key=lambda fault: order.index(fault.key)), *conflicts])
+        if self.__class__ is not record:
+            self.__post_init__()
+
+    def read_all(self: Any) -> None:
+        """Read what a constructor has kept as it was written."""
+        if faults := [*read_options(self), *self._conflicts()]:
+            raise ConfigError(faults)
 
     record.__init__ = sparse_init  # type: ignore[assignment, method-assign]
+    record.__post_init__ = read_all  # type: ignore[attr-defined]
     return record
 
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pulse.config import read_config, read_paste_config
+from pulse.config import complete, read_config, read_paste_config
 from pulse.errors import ConfigError
 from pulse.model import Config, Task
 
@@ -306,7 +306,10 @@ def test_the_zone_of_the_configuration_tells_which_of_two_dates_comes_first(kind
     tasks = {"a": kind(start_date="2030-01-01T00:00+00:00", end_date="2030-01-01T06:00")}
 
     assert list(read_config(tasks=tasks).tasks) == ["a"]
-    assert list(problems(tasks=tasks, options={"timezone": "Asia/Tokyo"})) == ["end_date"]
+    assert list(problems(tasks=tasks | {"b": tasks["a"]}, options={"timezone": "Asia/Tokyo"})) == [
+        "pulse.task.a.end_date",
+        "pulse.task.b.end_date",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -525,3 +528,27 @@ def test_of_what_pastedeploy_makes_of_a_file_the_keys_of_others_are_passed_over(
         read_config(paste | {"pulse.task.a.intervall": "5"})
     with pytest.raises(ConfigError, match="debug"):
         read_config({"debug": "true"})
+
+
+def test_the_tasks_of_a_whole_configuration_are_completed_as_those_of_any_other():
+    task = Task(name="sweep", action="sweep?dry=1")
+    config = Config(context="jobs", timezone="Europe/Berlin", tasks={"sweep": task}, name="x")
+
+    completed = complete(config)
+
+    assert completed == read_config(
+        tasks={"sweep": Task(action="sweep?dry=1")},
+        options={"context": "jobs", "timezone": "Europe/Berlin", "name": "x"},
+    )
+    assert task.action == "sweep?dry=1"
+    assert complete(completed) is completed
+
+
+def test_faults_of_the_tasks_of_a_whole_configuration_are_told_together():
+    task = {"start_date": "2030-01-01T00:00+00:00", "end_date": "2030-01-01T06:00"}
+    config = Config(timezone="Asia/Tokyo", tasks={name: Task(name=name, **task) for name in "ab"})
+
+    with pytest.raises(ConfigError) as refused:
+        complete(config)
+
+    assert [fault.key for fault in refused.value.faults] == ["pulse.task.a.end_date", "pulse.task.b.end_date"]
