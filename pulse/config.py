@@ -238,7 +238,8 @@ class _Reading:
         if option and option.is_mapping and "." in name and not name.endswith("."):
             kept[name] = value
         elif option and option.is_mapping:
-            wanted = f"want one key an entry, {key.rstrip('.')}.<Name>"
+            is_of_texts = not isinstance(value, Mapping) or all(isinstance(one, str) for one in value)
+            wanted = f"want one key an entry, {key.rstrip('.')}.<Name>" if is_of_texts else "want names that are text"
             self._faults.append(self._setting(key, value).fault(wanted, is_secret=True))
         elif "." in name and name.rpartition(".")[2] in options_of(Task) and key.startswith(TASK):
             self._faults.append(self._setting(key, value).fault(TASK_NAME))
@@ -440,7 +441,7 @@ def _said_by(task: Task) -> dict[str, Any]:
 def _flat(option: str, value: object) -> dict[str, object]:
     """`headers={"Accept": ...}` as an ini file writes it: `headers.Accept`."""
     known = options_of(Task).get(option)
-    if known and known.is_mapping and isinstance(value, Mapping):
+    if known and known.is_mapping and isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {f"{option}.{name}": entry for name, entry in value.items()}
     return {option: value}
 

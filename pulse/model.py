@@ -83,7 +83,7 @@ class Task:
     description: str = option("", reader.text, "text", "Shown wherever the task is.")
     method: str = option("GET", reader.method, "HTTP method", "The method of the request.")
     body: bytes = option("", reader.body, "text", "The body of the request.")
-    content_type: str = option("", reader.text, "media type", "The `Content-Type` of the body.")
+    content_type: str = option("", reader.header_value, "media type", "The `Content-Type` of the body.")
     headers: tuple[tuple[str, str], ...] = option(
         (), reader.headers, "text", "A header of the request, one option a header.", is_secret=True, is_mapping=True
     )
@@ -397,21 +397,26 @@ class Config:
         if found := _faults_of(self.tasks):
             raise ConfigError([*faults, *found])
         object.__setattr__(self, "tasks", _Tasks(self.tasks))
-        if str(self.store).partition(":")[0].lower() in SHARED_STORES and not self.name:
+        refused = {fault.key for fault in faults}
+        scheme = self.store.partition(":")[0] if isinstance(self.store, str) else ""
+        if scheme.lower() in SHARED_STORES and not self.name:  # an address that is refused wants one as well
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )
-        if self.mode in ("threading", "processing") and isinstance(self.workers, int) and self.workers > MOST_THREADS:
+        if refused.isdisjoint({"mode", "workers"}) and self._has_too_many_threads():
             problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
             faults.append(options_of(Config)["workers"].fault(self.workers, problem))
-        if not any(fault.key == "mode" for fault in faults):
+        if "mode" not in refused:
             faults += _celery_faults(self)
             faults += [fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self, self.tasks.values())]
-        if self.guard_scope == "context" and not self.context:
+        if "guard_scope" not in refused and self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
         if faults:
             raise ConfigError(faults)
+
+    def _has_too_many_threads(self) -> bool:
+        return self.mode in ("threading", "processing") and self.workers is not None and self.workers > MOST_THREADS
 
 
 class _Tasks(dict[str, Task]):
