@@ -188,14 +188,16 @@ class _Reading:
         Raises:
             ConfigError: anything at all was wrong.
         """
-        sound = self._record(Config, self._config)
-        config = sound or Config()
+        sound: Config | None = self._record(Config, self._config)
         self._drop_bad_defaults()
         tasks = [self._declared(name, said) for name, said in self._tasks.items()]
         tasks += [self._given(name, task) for name, task in self._objects.items()]
-        if sound:
-            self._faults += dict.fromkeys(self._misfits(config, filter(None, tasks)))
-        placed = [self._placed(task, config) for task in tasks if task] if sound else []
+        # Whatever else is wrong, these two decide what is to be said about the tasks.
+        mode, zone = self._readable("mode"), self._readable("timezone")
+        if mode:
+            self._faults += dict.fromkeys(self._misfits(mode, filter(None, tasks)))
+        config = sound or (Config(timezone=zone) if zone else Config())
+        placed = [self._placed(task, config) for task in tasks if task] if zone else []
         if self._faults:
             raise ConfigError(self._faults)
         return replace(
@@ -362,8 +364,16 @@ class _Reading:
             self._faults.extend(self._said_as(fault, said, Task, task.name) for fault in error.faults)
             return task
 
-    def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
-        for task, fault in misfits(config, tasks):
+    def _readable(self, name: str) -> Any:
+        """The value of the option *name* of the filter; None if it is refused."""
+        option = options_of(Config)[name]
+        try:
+            return option.read(self._config.get(name, option.value))
+        except ValueError:
+            return None
+
+    def _misfits(self, mode: str, tasks: Iterable[Task]) -> Iterator[Fault]:
+        for task, fault in misfits(mode, tasks):
             yield self._said_as(fault, {**self._defaults, **self._own(task.name)}, Task, task.name)
 
     def _given(self, name: str, task: Task) -> Task | None:
@@ -525,7 +535,7 @@ class IniFile:
             for name, lines in self._sections.items()
             if name != "DEFAULT" and (key in lines or f"set {key}" in lines)
         ]
-        if not homes and key in self._sections.get("DEFAULT", {}):
+        if not homes and not {key, f"set {key}"}.isdisjoint(self._sections.get("DEFAULT", {})):
             homes = ["DEFAULT"]
         return f"{self._name} [{homes[0]}]" if len(homes) == 1 else self._name
 

@@ -408,7 +408,9 @@ class Config:
             faults.append(options_of(Config)["workers"].fault(self.workers, problem))
         if "mode" not in refused:
             faults += _celery_faults(self)
-            faults += [fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self, self.tasks.values())]
+            faults += [
+                fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self.mode, self.tasks.values())
+            ]
         if "guard_scope" not in refused and self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
@@ -470,11 +472,11 @@ def _celery_faults(config: Config) -> list[Fault]:
     return faults
 
 
-def misfits(config: Config, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
-    """The options of *tasks* that do not go with the mode of *config*, with the task that each belongs to."""
+def misfits(mode: str, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
+    """The options of *tasks* that do not go with *mode*, with the task that each belongs to."""
     options, found = options_of(Task), []
     for task in tasks:
-        if config.mode == "celery":
+        if mode == "celery":
             if task.scope != "fleet":
                 problem = "want fleet: in mode celery nobody knows which host or process takes a run"
                 found.append((task, options["scope"].fault(task.scope, problem)))
