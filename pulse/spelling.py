@@ -27,6 +27,8 @@ _INVISIBLE: Final = re.compile(  # controls, surrogates, and what Unicode says t
     "[\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+# For `re.IGNORECASE`, and so for Django's `(?i)`, both letters i of Turkish are an i; for `casefold` neither is.
+_DOTS: Final = re.compile("\u0131|i\u0307")
 _ADDRESS: Final = re.compile(r"https?:/(/[\w.:@\[\]-]*)(/.*|$)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PARAMETERS: Final = re.compile("[;?#][^/]*")
 _ENDS: Final = (_PARAMETERS, re.compile("\0[^/]*"), re.compile("[\r\n][^/]*"))  # of a text in C, of a line
@@ -172,6 +174,8 @@ def _readings(path: bytes) -> Iterator[str]:
         texts = {decoded.decode("utf-8", "ignore"), decoded.decode("latin-1")}
         for text in texts | {text.replace("\\", "/") for text in texts}:
             yield _folded(text)
+            if not text.isprintable():  # letters that no font has, and blanks other than the common one
+                yield _folded("".join(filter(str.isprintable, text)))
             yield from (_folded(end.sub("", text)) for end in _ENDS if end.search(text))
 
 
@@ -201,8 +205,8 @@ def _shortest(overlong: re.Match[bytes]) -> bytes:
 
 def _folded(text: str) -> str:
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        text = _INVISIBLE.sub("", text)
+        text = _DOTS.sub("i", unicodedata.normalize("NFKC", text).casefold())
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     elif not text.isprintable():
         text = _INVISIBLE.sub("", text)
     return text.lower().replace("\\", "/")
