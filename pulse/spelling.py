@@ -83,7 +83,8 @@ class Paths:
             return self.has(path, mounted) or self.has(server + path, mounted)
         is_relative = not way.startswith("/")
         try:
-            return any(self._has_text(text, mounted, is_relative) for text in _readings(_wsgi_bytes(way)))
+            texts = _distinct(_readings(_wsgi_bytes(way)))  # of what is made to be read in many ways, a quarter
+            return any(self._has_text(text, mounted, is_relative) for text in texts)
         except _UnreadableError:
             return True
 
@@ -122,13 +123,18 @@ class Paths:
         """
         if self._has_root or len(names) > _MOST_NAMES:
             return True
-        plain = [(_plain(name), _endings(name)) for name in names]
-        for stem, lasts in self._below.items():
-            rest = iter(plain)
-            if all(any(name == part for name, _ in rest) for part in stem) and any(
-                not lasts.isdisjoint(endings) for _, endings in rest
-            ):
+        return self._may_lead_on((), [(_plain(name), _endings(name)) for name in names])
+
+    def _may_lead_on(self, stem: tuple[str, ...], rest: list[tuple[str, set[str]]]) -> bool:
+        """Whether some of *rest* lead on from *stem*; thousands of stems cost no more than those that *rest* names."""
+        lasts = self._below.get(stem)
+        if lasts and any(not lasts.isdisjoint(endings) for _, endings in rest):
+            return True
+        tried: set[str] = set()  # the first of several leaves the most behind it
+        for place, (name, _) in enumerate(rest, 1):
+            if name not in tried and (*stem, name) in self._stems and self._may_lead_on((*stem, name), rest[place:]):
                 return True
+            tried.add(name)
         return False
 
 
@@ -177,6 +183,14 @@ def _readings(path: bytes) -> Iterator[str]:
             if not text.isprintable():  # letters that no font has, and blanks other than the common one
                 yield _folded("".join(filter(str.isprintable, text)))
             yield from (_folded(end.sub("", text)) for end in _ENDS if end.search(text))
+
+
+def _distinct(texts: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
 
 
 def _decodings(path: bytes) -> Iterator[bytes]:
