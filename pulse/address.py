@@ -4,6 +4,7 @@ An address is refused here as far as its text tells, so that it is refused toget
 other faults of a configuration, before anything is opened.
 """
 
+import os
 import re
 from difflib import get_close_matches
 from typing import Final
@@ -108,6 +109,10 @@ def _require_file(path: str) -> None:
         raise ValueError(f"{FILE}: ~ is not read, write the whole path")
     if path.endswith("/"):
         raise ValueError(f"{FILE}: this is a directory")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"{FILE}: no file can be called so") from None
 
 
 def _require_postgres(address: str) -> None:

@@ -104,6 +104,26 @@ def read_paste_config(global_conf: Mapping[str, str] | None, local_conf: Mapping
         raise ConfigError(fault if fault.where else replace(fault, where=place) for fault in error.faults) from None
 
 
+def complete(config: Config) -> Config:
+    """*config* that somebody has built in Python, with its tasks as `read_config` makes them.
+
+    Raises:
+        ConfigError: in the time zone of *config* a task ends before it starts.
+    """
+    if all(map(_is_placed, config.tasks.values())):
+        return config
+    tasks: dict[str, Task] = {}
+    faults: list[Fault] = []
+    for name, task in config.tasks.items():
+        try:
+            tasks[name] = _place(replace(task), config)
+        except ConfigError as error:
+            faults += [fault.under(option_key(name, "")) for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return replace(config, tasks=tasks)
+
+
 def option_key(task: str, name: str) -> str:
     """The key of a task's option as an ini file has it."""
     return f"{TASK}{task}.{name}"
@@ -169,19 +189,21 @@ class _Reading:
         Raises:
             ConfigError: anything at all was wrong.
         """
-        sound = self._record(Config, self._config)
-        config = sound or Config()
+        sound: Config | None = self._record(Config, self._config)
         self._drop_bad_defaults()
         tasks = [self._declared(name, said) for name, said in self._tasks.items()]
         tasks += [self._given(name, task) for name, task in self._objects.items()]
-        if sound:
-            self._faults += dict.fromkeys(self._misfits(config, filter(None, tasks)))
+        # Whatever else is wrong, these two decide what is to be said about the tasks.
+        mode, zone = self._readable("mode"), self._readable("timezone")
+        if mode:
+            self._faults += dict.fromkeys(self._misfits(mode, filter(None, tasks)))
+        config = sound or (Config(timezone=zone) if zone else Config())
+        placed = [self._placed(task, config) for task in tasks if task] if zone else []
         if self._faults:
             raise ConfigError(self._faults)
-        placed = [_place(task, config) for task in tasks if task]
         return replace(
             config,
-            tasks=MappingProxyType({task.name: task for task in placed}),
+            tasks={task.name: task for task in placed},
             application=config.application or (ini.application() if ini else ""),
             origin=ini.path if ini else "",
             origins=self._origins(),
@@ -219,7 +241,8 @@ class _Reading:
         if option and option.is_mapping and "." in name and not name.endswith("."):
             kept[name] = value
         elif option and option.is_mapping:
-            wanted = f"want one key an entry, {key.rstrip('.')}.<Name>"
+            is_of_texts = not isinstance(value, Mapping) or all(isinstance(one, str) for one in value)
+            wanted = f"want one key an entry, {key.rstrip('.')}.<Name>" if is_of_texts else "want names that are text"
             self._faults.append(self._setting(key, value).fault(wanted, is_secret=True))
         elif "." in name and name.rpartition(".")[2] in options_of(Task) and key.startswith(TASK):
             self._faults.append(self._setting(key, value).fault(TASK_NAME))
@@ -334,8 +357,24 @@ class _Reading:
             barred.add("offset")
         return {name: value for name, value in self._defaults.items() if name not in barred}
 
-    def _misfits(self, config: Config, tasks: Iterable[Task]) -> Iterator[Fault]:
-        for task, fault in misfits(config, tasks):
+    def _placed(self, task: Task, config: Config) -> Task:
+        try:
+            return _place(task, config)
+        except ConfigError as error:
+            said = {**self._defaults, **self._own(task.name)}
+            self._faults.extend(self._said_as(fault, said, Task, task.name) for fault in error.faults)
+            return task
+
+    def _readable(self, name: str) -> Any:
+        """The value of the option *name* of the filter; None if it is refused."""
+        option = options_of(Config)[name]
+        try:
+            return option.read(self._config.get(name, option.value))
+        except ValueError:
+            return None
+
+    def _misfits(self, mode: str, tasks: Iterable[Task]) -> Iterator[Fault]:
+        for task, fault in misfits(mode, tasks):
             yield self._said_as(fault, {**self._defaults, **self._own(task.name)}, Task, task.name)
 
     def _given(self, name: str, task: Task) -> Task | None:
@@ -413,7 +452,7 @@ def _said_by(task: Task) -> dict[str, Any]:
 def _flat(option: str, value: object) -> dict[str, object]:
     """`headers={"Accept": ...}` as an ini file writes it: `headers.Accept`."""
     known = options_of(Task).get(option)
-    if known and known.is_mapping and isinstance(value, Mapping):
+    if known and known.is_mapping and isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {f"{option}.{name}": entry for name, entry in value.items()}
     return {option: value}
 
@@ -468,6 +507,11 @@ def _place(task: Task, config: Config) -> Task:
     return task
 
 
+def _is_placed(task: Task) -> bool:
+    has_schedule = not (task.interval is None and task.cron is None and task.at is None)
+    return has_schedule and task.timezone is not None and task.action.startswith("/")
+
+
 class IniFile:
     """What stands where in an ini file; only for messages and the status page, PasteDeploy does the reading.
 
@@ -493,7 +537,7 @@ class IniFile:
             for name, lines in self._sections.items()
             if name != "DEFAULT" and (key in lines or f"set {key}" in lines)
         ]
-        if not homes and key in self._sections.get("DEFAULT", {}):
+        if not homes and not {key, f"set {key}"}.isdisjoint(self._sections.get("DEFAULT", {})):
             homes = ["DEFAULT"]
         return f"{self._name} [{homes[0]}]" if len(homes) == 1 else self._name
 

@@ -7,6 +7,8 @@ attributes, so that nobody has to parse a message.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+LONGEST_KEY = 200  # characters of one that a message shows; a key may be a whole file by mistake
+
 
 class PulseError(Exception):
     """The root of all errors of Pulse."""
@@ -36,7 +38,10 @@ class Fault:
         place = f"{self.where}: " if self.where else ""
         # A key may be blank, or hold a line break: it must be seen, and stay in its line.
         is_plain = self.key.isprintable() and self.key == self.key.strip() != ""
-        return f"{place}{self.key if is_plain else repr(self.key)} = {self.shown}: {self.problem}"
+        key = self.key if is_plain else repr(self.key)
+        if len(key) > LONGEST_KEY:
+            key = f"{key[: LONGEST_KEY // 2]}...{key[-LONGEST_KEY // 2 :]}"
+        return f"{place}{key} = {self.shown}: {self.problem}"
 
 
 class ConfigError(PulseError, ValueError):

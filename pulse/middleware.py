@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
 from pulse.clock import Clock, SystemClock
-from pulse.config import read_config, read_paste_config
+from pulse.config import complete, read_config, read_paste_config
 from pulse.context import entered
 from pulse.engine import Engine, EngineFactory, fit
 from pulse.errors import ClosedError, ConfigError, Fault, UnknownTaskError
@@ -371,12 +371,14 @@ def _config_of(config: Any, task: Any, tasks: Any, options: Mapping[str, object]
         if task is not None or tasks is not None or options:
             problem = "want it alone: what stands beside it would have no effect"
             faults.append(Fault(key="config", shown="Config(...)", problem=problem))
-        read: Any = config
+        build = partial(complete, config)
     else:
-        try:
-            read = read_config(config, tasks=_merged(task, tasks), options=options)
-        except ConfigError as error:
-            faults += error.faults
+        build = partial(read_config, config, tasks=_merged(task, tasks), options=options)
+    read: Any = None
+    try:
+        read = build()
+    except ConfigError as error:
+        faults += error.faults
     if faults:
         raise ConfigError(faults)
     return cast("Config", read)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from hashlib import sha1
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 from uuid import NAMESPACE_URL, uuid5
 from zoneinfo import ZoneInfo
 
@@ -83,7 +83,7 @@ class Task:
     description: str = option("", reader.text, "text", "Shown wherever the task is.")
     method: str = option("GET", reader.method, "HTTP method", "The method of the request.")
     body: bytes = option("", reader.body, "text", "The body of the request.")
-    content_type: str = option("", reader.text, "media type", "The `Content-Type` of the body.")
+    content_type: str = option("", reader.header_value, "media type", "The `Content-Type` of the body.")
     headers: tuple[tuple[str, str], ...] = option(
         (), reader.headers, "text", "A header of the request, one option a header.", is_secret=True, is_mapping=True
     )
@@ -394,21 +394,61 @@ class Config:
 
     def __post_init__(self) -> None:
         faults = read_options(self)
-        if str(self.store).partition(":")[0].lower() in SHARED_STORES and not self.name:
+        if found := _faults_of(self.tasks):
+            raise ConfigError([*faults, *found])
+        object.__setattr__(self, "tasks", _Tasks(self.tasks))
+        refused = {fault.key for fault in faults}
+        scheme = self.store.partition(":")[0] if isinstance(self.store, str) else ""
+        if scheme.lower() in SHARED_STORES and not self.name:  # an address that is refused wants one as well
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )
-        if self.mode in ("threading", "processing") and isinstance(self.workers, int) and self.workers > MOST_THREADS:
+        if refused.isdisjoint({"mode", "workers"}) and self._has_too_many_threads():
             problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
             faults.append(options_of(Config)["workers"].fault(self.workers, problem))
-        if not any(fault.key == "mode" for fault in faults):
+        if "mode" not in refused:
             faults += _celery_faults(self)
-            faults += [fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self, self.tasks.values())]
-        if self.guard_scope == "context" and not self.context:
+            faults += [
+                fault.under(f"pulse.task.{task.name}.") for task, fault in misfits(self.mode, self.tasks.values())
+            ]
+        if "guard_scope" not in refused and self.guard_scope == "context" and not self.context:
             problem = "want a context that is not the root: the guard would refuse every request"
             faults.append(options_of(Config)["guard_scope"].fault(self.guard_scope, problem))
         if faults:
             raise ConfigError(faults)
+
+    def _has_too_many_threads(self) -> bool:
+        return self.mode in ("threading", "processing") and self.workers is not None and self.workers > MOST_THREADS
+
+
+class _Tasks(dict[str, Task]):
+    """The tasks of a configuration: nobody changes them, and whatever copies a dict copies these.
+
+    A `MappingProxyType` can be neither pickled nor copied, and so neither could a `Config`.
+    """
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the tasks of a configuration cannot be changed: build another one")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Task]]]:
+        return _Tasks, (dict(self),)  # else they would be put into an empty one, which refuses them
+
+
+def _faults_of(tasks: object) -> list[Fault]:
+    """What is no mapping of tasks by their names."""
+    if not isinstance(tasks, Mapping):
+        return [Fault(key="tasks", shown=f"a {type(tasks).__name__}", problem="want a mapping of Task objects by name")]
+    faults = []
+    for name, task in tasks.items():
+        if not isinstance(task, Task):
+            problem = "want a Task; dicts of options are given as task=... of the middleware"
+            faults.append(Fault(key=f"tasks[{shown(name)}]", shown=f"a {type(task).__name__}", problem=problem))
+        elif not name or task.name != name:
+            problem = f"want the name of its key, {TASK_NAME.removeprefix('want ')}"
+            faults.append(Fault(key=f"tasks[{shown(name)}].name", shown=shown(task.name), problem=problem))
+    return faults
 
 
 CELERY: Final = "goes with mode celery only"
@@ -432,10 +472,10 @@ def _celery_faults(config: Config) -> list[Fault]:
     return faults
 
 
-def misfits(config: Config, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
-    """The options of *tasks* that do not go with the mode of *config*, with the task that each belongs to."""
+def misfits(mode: str, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
+    """The options of *tasks* that do not go with *mode*, with the task that each belongs to."""
     options = options_of(Task)
-    if config.mode == "celery":
+    if mode == "celery":
         problem = "want fleet: in mode celery nobody knows which host or process takes a run"
         return [(task, options["scope"].fault(task.scope, problem)) for task in tasks if task.scope != "fleet"]
     queued = [task for task in tasks if task.queue is not None or task.priority is not None]

@@ -142,7 +142,8 @@ def sparse(record: type[T]) -> type[T]:
     places to fill and to keep, ten thousand times.
 
     The constructor reads each value that was said, as `read_options` does. It raises ConfigError
-    with all that is wrong, with these values and with what `_conflicts` finds between them.
+    with all that is wrong, with these values and with what `_conflicts` finds between them. So does
+    that of a dataclass made of *record*, whose own constructor calls `__post_init__`.
     """
     dense = record.__init__
     known = frozenset(item.name for item in fields(record))  # type: ignore[arg-type]
@@ -152,8 +153,16 @@ def sparse(record: type[T]) -> type[T]:
         if args or not known.issuperset(said):
             dense(self, *args, **said)  # a TypeError that names the one that is too much
         _fill(self, said)
+        if self.__class__ is not record:
+            self.__post_init__()
+
+    def read_all(self: Any) -> None:
+        """Read what a constructor has kept as it was written."""
+        if faults := [*read_options(self), *self._conflicts()]:
+            raise ConfigError(faults)
 
     record.__init__ = sparse_init  # type: ignore[assignment, method-assign]
+    record.__post_init__ = read_all  # type: ignore[attr-defined]
     return record
 
 

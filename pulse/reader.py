@@ -7,7 +7,8 @@ been read before gives it back unchanged, so `dataclasses.replace` may read twic
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
@@ -42,6 +43,7 @@ _SPANS: Final = re.compile("".join(rf"(?:(?P<{unit}>{_NUMBER.pattern}){unit})?" 
 _TCHAR: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
 _BROKER: Final = re.compile(r"(?!memory:)[A-Za-z][A-Za-z0-9+]*://[^\s\x00-\x1f;]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_STATUSES: Final = re.compile(r"([0-9]{3})(?:-([0-9]{3}))?")
 _PLAIN_PATH: Final = re.compile(r"/?[\w~-][\w.~-]*(?:/[\w~-][\w.~-]*)*", re.ASCII)  # needs no second look
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
@@ -84,9 +86,9 @@ def choice(*words: str) -> Reader[str]:
     """One of *words*, in any case."""
 
     def read(value: object) -> str:
-        word = value.strip().lower() if isinstance(value, str) else value
+        word = value.strip().lower() if isinstance(value, str) else ""
         if word in words:
-            return str(word)
+            return word
         raise ValueError(f"want {_either(words)}")
 
     return read
@@ -215,10 +217,10 @@ def grace(most: timedelta) -> Reader[timedelta | Literal["auto"] | None]:
     within = duration(0.1, most)
 
     def read(value: object) -> timedelta | Literal["auto"] | None:
-        word = value.strip().lower() if isinstance(value, str) else value
+        word = value.strip().lower() if isinstance(value, str) else ""
         if word == "auto":
             return "auto"
-        if word is None or word == "none":
+        if value is None or word == "none":
             return None
         try:
             return within(value)
@@ -232,7 +234,16 @@ def text(value: object) -> str:
     """One line of text."""
     if not isinstance(value, str) or _CONTROL.search(value):
         raise ValueError("want one line of text")
+    _utf8(value)
     return value.strip()
+
+
+def _utf8(written: str) -> bytes:
+    """*written* as it is sent and kept; half a character, as JSON may spell it, can be neither."""
+    try:
+        return written.encode()
+    except UnicodeEncodeError:
+        raise ValueError("want text that UTF-8 can spell, without surrogates") from None
 
 
 def host(value: object) -> str:
@@ -260,7 +271,7 @@ def path(value: object) -> str:
         raise ValueError("want a path of this application, not the address of a server")
     if "#" in stripped or re.search(r"[\s\x00-\x1f\x7f\\]", stripped):
         raise ValueError("want a path without blanks, backslashes and #")
-    way, mark, query = stripped.partition("?")
+    way, mark, query = _utf8(stripped).decode().partition("?")
     decoded = unquote_to_bytes(way)
     if {b".", b".."} & set(re.split(rb"[/\\]", decoded)):
         raise ValueError("want a path without . and .. in it")
@@ -377,7 +388,7 @@ def _bad_field(expression: str, problem: str) -> str:
     name, fields = problem.removeprefix("bad "), expression.split()
     if name not in _CRON_FIELDS:
         is_span = len(fields) == 1 and _seconds(expression) > 0
-        return f"{problem}; did you mean interval = {expression}?" if is_span else problem
+        return f"{problem}; did you mean interval = {expression:.40}?" if is_span else problem
     place = list(_CRON_FIELDS).index(name) - len(_CRON_FIELDS)
     if name == "day-of-month" and _is_cron(" ".join([*fields[:-2], "*", fields[-1]])):
         return f"{problem}: no month of {fields[-2]!r:.40} has a day {fields[place]!r:.40}"
@@ -396,19 +407,17 @@ def _is_cron(expression: str) -> bool:
 def statuses(value: object) -> frozenset[int]:
     """A set of HTTP statuses from ranges: `200-299 304`."""
     wanted = "want HTTP statuses, as 200-299 304"
-    if isinstance(value, frozenset) and value and all(status in range(100, 600) for status in value):
+    if isinstance(value, frozenset) and value and all(type(one) is int and one in range(100, 600) for one in value):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if isinstance(value, Collection) and value and all(type(one) is int for one in value):
-        value = " ".join(map(str, value))
-    ranges = value.replace(",", " ").split() if isinstance(value, str) else []
+    # The values of bytes are numbers, too: those of b"dev" are three statuses.
+    if isinstance(value, AbstractSet | Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
+        value = " ".join(map(str, value)) if all(type(one) is int for one in value) else ""
     allowed: set[int] = set()
-    for item in ranges:
-        first, dash, last = item.partition("-")
-        if not (first.isdecimal() and first.isascii() and (last.isdecimal() and last.isascii() if dash else True)):
-            raise ValueError(wanted)
-        low, high = int(first), int(last or first)
+    for item in value.replace(",", " ").split() if isinstance(value, str) else ():
+        known = _STATUSES.fullmatch(item)
+        low, high = (int(known[1]), int(known[2] or known[1])) if known else (0, 0)
         if not 100 <= low <= high <= 599:
             raise ValueError(wanted)
         allowed.update(range(low, high + 1))
@@ -439,12 +448,12 @@ def number(least: float, most: float) -> Reader[float]:
     def read(value: object) -> float:
         written = value.strip() if isinstance(value, str) else ""
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found = float(value)
+            found = value
         else:
             found = float(written) if _NUMBER.fullmatch(written) else float("nan")
         if not least <= found <= most:  # a comparison with NaN is False, too
             raise ValueError(f"want a number from {least:g} to {most:g}")
-        return found
+        return float(found)  # only now: an int may be too large for one
 
     return read
 
@@ -488,6 +497,7 @@ def name(value: object) -> str:
     """What an application is called in its store."""
     if not isinstance(value, str) or not re.fullmatch(r"[^\x00-\x1f\x7f{}]{0,200}", value.strip()):
         raise ValueError("want a name of at most 200 characters, without line breaks and braces")
+    _utf8(value)
     return value.strip()
 
 
@@ -501,15 +511,23 @@ def method(value: object) -> str:
 def body(value: object) -> bytes:
     """The body of a request; text becomes UTF-8."""
     if isinstance(value, str):
-        return value.encode()
+        return _utf8(value)
     if not isinstance(value, bytes):
         raise ValueError("want text or bytes")
     return value
 
 
+def header_value(value: object) -> str:
+    """The value of a header."""
+    written = value.strip() if isinstance(value, str) else None
+    if written is None or _CONTROL.search(written) or not written.isascii():
+        raise ValueError("want one line of ASCII text for a header")
+    return written
+
+
 def headers(value: object) -> tuple[tuple[str, str], ...]:
     """Request headers by name, from a mapping."""
-    named = tuple((_header_name(name), _header_value(text)) for name, text in _pairs(value))
+    named = tuple((_header_name(name), header_value(text)) for name, text in _pairs(value))
     keys = [name.lower().replace("_", "-") for name, _ in named]
     if len(set(keys)) < len(keys):
         raise ValueError("want each header once: names differ in more than letters' case, and _ is read as -")
@@ -529,13 +547,6 @@ def _header_name(name: str) -> str:
     return plain
 
 
-def _header_value(value: object) -> str:
-    written = value.strip() if isinstance(value, str) else None
-    if written is None or _CONTROL.search(written) or not written.isascii():
-        raise ValueError("want one line of ASCII text for a header")
-    return written
-
-
 def environ(value: object) -> tuple[tuple[str, str], ...]:
     """Further keys of the WSGI environ by name, from a mapping."""
     pairs = []
@@ -544,6 +555,7 @@ def environ(value: object) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"want another key: {name!r} is set by Pulse itself")
         if not isinstance(entry, str):
             raise ValueError("want text for an environ key")
+        _utf8(entry)
         pairs.append((name, entry))
     return tuple(pairs)
 

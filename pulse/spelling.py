@@ -27,6 +27,8 @@ _INVISIBLE: Final = re.compile(  # controls, surrogates, and what Unicode says t
     "[\0-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+# For `re.IGNORECASE`, and so for Django's `(?i)`, both letters i of Turkish are an i; for `casefold` neither is.
+_DOTS: Final = re.compile("\u0131|i\u0307")
 _ADDRESS: Final = re.compile(r"https?:/(/[\w.:@\[\]-]*)(/.*|$)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PARAMETERS: Final = re.compile("[;?#][^/]*")
 _ENDS: Final = (_PARAMETERS, re.compile("\0[^/]*"), re.compile("[\r\n][^/]*"))  # of a text in C, of a line
@@ -82,7 +84,8 @@ class Paths:
             return self.has(path, mounted) or self.has(server + path, mounted)
         is_relative = not way.startswith("/")
         try:
-            return any(self._has_text(text, mounted, is_relative) for text in _readings(_wsgi_bytes(way)))
+            texts = _distinct(_readings(_wsgi_bytes(way)))  # of what is made to be read in many ways, a quarter
+            return any(self._has_text(text, mounted, is_relative) for text in texts)
         except _UnreadableError:
             return True
 
@@ -121,13 +124,18 @@ class Paths:
         """
         if self._has_root or len(names) > _MOST_NAMES:
             return True
-        plain = [(_plain(name), _endings(name)) for name in names]
-        for stem, lasts in self._below.items():
-            rest = iter(plain)
-            if all(any(name == part for name, _ in rest) for part in stem) and any(
-                not lasts.isdisjoint(endings) for _, endings in rest
-            ):
+        return self._may_lead_on((), [(_plain(name), _endings(name)) for name in names])
+
+    def _may_lead_on(self, stem: tuple[str, ...], rest: list[tuple[str, set[str]]]) -> bool:
+        """Whether some of *rest* lead on from *stem*; thousands of stems cost no more than those that *rest* names."""
+        lasts = self._below.get(stem)
+        if lasts and any(not lasts.isdisjoint(endings) for _, endings in rest):
+            return True
+        tried: set[str] = set()  # the first of several leaves the most behind it
+        for place, (name, _) in enumerate(rest, 1):
+            if name not in tried and (*stem, name) in self._stems and self._may_lead_on((*stem, name), rest[place:]):
                 return True
+            tried.add(name)
         return False
 
 
@@ -173,7 +181,17 @@ def _readings(path: bytes) -> Iterator[str]:
         texts = {decoded.decode("utf-8", "ignore"), decoded.decode("latin-1")}
         for text in texts | {text.replace("\\", "/") for text in texts}:
             yield _folded(text)
+            if not text.isprintable():  # letters that no font has, and blanks other than the common one
+                yield _folded("".join(filter(str.isprintable, text)))
             yield from (_folded(end.sub("", text)) for end in _ENDS if end.search(text))
+
+
+def _distinct(texts: Iterable[str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
 
 
 def _decodings(path: bytes) -> Iterator[bytes]:
@@ -202,8 +220,8 @@ def _shortest(overlong: re.Match[bytes]) -> bytes:
 
 def _folded(text: str) -> str:
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-        text = _INVISIBLE.sub("", text)
+        text = _DOTS.sub("i", unicodedata.normalize("NFKC", text).casefold())
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     elif not text.isprintable():
         text = _INVISIBLE.sub("", text)
     return text.lower().replace("\\", "/")

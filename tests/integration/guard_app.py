@@ -17,6 +17,7 @@ from pulse.model import Config, Task
 
 PATH = "/sessions/cleanup"
 TOKEN = "a-token-of-24-characters"
+ANY_CASE = re.compile(re.escape(PATH), re.IGNORECASE)  # in which a dotless i is an i as well
 
 
 def text(path):
@@ -49,6 +50,7 @@ ROUTERS = {
     "slashes at the ends": lambda environ: "/" + environ["PATH_INFO"].strip("/"),
     "runs of slashes": lambda environ: re.sub("/+", "/", environ["PATH_INFO"]),
     "any case": lambda environ: text(environ["PATH_INFO"]).casefold(),
+    "a pattern for any case": lambda environ: ANY_CASE.sub(PATH, text(environ["PATH_INFO"])),
     "decoded again": lambda environ: unquote(environ["PATH_INFO"]),
     "decoded twice more": lambda environ: unquote(unquote(environ["PATH_INFO"])),
     "resolved": lambda environ: resolved(environ["PATH_INFO"]),
@@ -59,6 +61,7 @@ ROUTERS = {
     "before parameters": lambda environ: environ["PATH_INFO"].partition(";")[0],
     "path of an address": lambda environ: urlsplit(environ["PATH_INFO"]).path,
     "backslashes": lambda environ: environ["PATH_INFO"].replace("\\", "/"),
+    "letters that are printed": lambda environ: "".join(filter(str.isprintable, text(environ["PATH_INFO"]))),
     "compatible letters": lambda environ: unicodedata.normalize("NFKC", text(environ["PATH_INFO"])),
     "letters that are seen": lambda environ: re.sub("[\0-\x1f\u00ad\u200b\ufeff]", "", text(environ["PATH_INFO"])),
     "up to a NUL": lambda environ: environ["PATH_INFO"].partition("\0")[0],

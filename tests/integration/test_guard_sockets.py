@@ -62,6 +62,9 @@ SPELLINGS = [
     b"/%EF%BD%93essions/cleanup",
     b"/sessions%EF%BC%8Fcleanup",
     b"/%C5%BFessions/cleanup",
+    b"/sess%C4%B1ons/cleanup",
+    b"/SESS%C4%B0ONS/cleanup",
+    b"/sessions/clean%C2%A0up",
     b"/sessions/clean%ffup",
     b"/sessions/clean\xffup",
     b"/sessions%c0%afcleanup",
@@ -222,6 +225,7 @@ PIECES = [
     *("/", "//", "sessions", "cleanup", "Cleanup", "..", ".", "\\", ";", "?", "#", ":", "@@", ".json", " ", "\0", "\n"),
     *("%2e", "%2f", "%252f", "%5c", "%73essions", "clean%2575p", "%00", "%3b", "%", "\xff", "\xe2\x80\x8b", "http:"),
     *("/sessions/cleanup", "/sessions", "/cleanup", "x", "//example.org", "\xef\xbc\x8f", "\xef\xbd\x93essions"),
+    *("sess\xc4\xb1ons", "SESS\xc4\xb0ONS", "\xc2\xa0"),
 ]
 
 

@@ -139,6 +139,16 @@ def test_a_whole_config_stands_alone(site, more):
         PulseMiddleware(site, Config(), **more)
 
 
+def test_tasks_of_a_whole_config_are_below_its_context_and_guarded(site):
+    config = Config(guard=True, store="memory:", tasks={"a": Task(name="a", action="a")})
+
+    middleware = PulseMiddleware(site, config)
+
+    assert middleware.config.tasks["a"].path == "/pulse/a"
+    assert list(middleware({"REQUEST_METHOD": "GET", "PATH_INFO": "/pulse/a"}, lambda *_: None)) == [b"Not Found\n"]
+    assert middleware.run_now("a").outcome is Outcome.SUCCESS
+
+
 @pytest.mark.parametrize("more", [{"task": ["a"]}, {"task": "x"}, {"tasks": 3}, {"task": []}])
 def test_tasks_of_another_kind_are_a_configuration_error(site, more):
     with pytest.raises(ConfigError, match="want a mapping"):

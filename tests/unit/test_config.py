@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pulse.config import read_config, read_paste_config
+from pulse.config import complete, read_config, read_paste_config
 from pulse.errors import ConfigError
 from pulse.model import Config, Task
 
@@ -306,7 +306,10 @@ def test_the_zone_of_the_configuration_tells_which_of_two_dates_comes_first(kind
     tasks = {"a": kind(start_date="2030-01-01T00:00+00:00", end_date="2030-01-01T06:00")}
 
     assert list(read_config(tasks=tasks).tasks) == ["a"]
-    assert list(problems(tasks=tasks, options={"timezone": "Asia/Tokyo"})) == ["end_date"]
+    assert list(problems(tasks=tasks | {"b": tasks["a"]}, options={"timezone": "Asia/Tokyo"})) == [
+        "pulse.task.a.end_date",
+        "pulse.task.b.end_date",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -525,3 +528,65 @@ def test_of_what_pastedeploy_makes_of_a_file_the_keys_of_others_are_passed_over(
         read_config(paste | {"pulse.task.a.intervall": "5"})
     with pytest.raises(ConfigError, match="debug"):
         read_config({"debug": "true"})
+
+
+def test_the_tasks_of_a_whole_configuration_are_completed_as_those_of_any_other():
+    task = Task(name="sweep", action="sweep?dry=1")
+    config = Config(context="jobs", timezone="Europe/Berlin", tasks={"sweep": task}, name="x")
+
+    completed = complete(config)
+
+    assert completed == read_config(
+        tasks={"sweep": Task(action="sweep?dry=1")},
+        options={"context": "jobs", "timezone": "Europe/Berlin", "name": "x"},
+    )
+    assert task.action == "sweep?dry=1"
+    assert complete(completed) is completed
+
+
+def test_faults_of_the_tasks_of_a_whole_configuration_are_told_together():
+    task = {"start_date": "2030-01-01T00:00+00:00", "end_date": "2030-01-01T06:00"}
+    config = Config(timezone="Asia/Tokyo", tasks={name: Task(name=name, **task) for name in "ab"})
+
+    with pytest.raises(ConfigError) as refused:
+        complete(config)
+
+    assert [fault.key for fault in refused.value.faults] == ["pulse.task.a.end_date", "pulse.task.b.end_date"]
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        (
+            {"mode": "celery", "broker": "redis://h", "store": "redis://h", "name": "x", "workers": 4},
+            ["workers", "a.scope"],
+        ),
+        ({"mode": "celery", "broker": "mq", "store": "x"}, ["store", "broker", "a.scope"]),
+        ({"guard": "ture"}, ["guard", "a.queue"]),
+        ({"mode": "celerie"}, ["mode"]),
+    ],
+)
+def test_what_does_not_go_with_the_mode_is_told_with_all_other_faults(config, keys):
+    assert list(problems(tasks={"a": {"scope": "host", "queue": "q"}}, options=config)) == [
+        f"pulse.task.{key}" if "." in key else f"pulse.config.{key}" for key in keys
+    ]
+
+
+@pytest.mark.parametrize(("zone", "more"), [("Asia/Tokyo", ["pulse.task.a.end_date"]), ("Asia/Tokio", [])])
+def test_dates_that_the_zone_reverses_are_told_with_all_other_faults(zone, more):
+    tasks = {"a": {"start_date": "2030-01-01T00:00+00:00", "end_date": "2030-01-01T06:00"}}
+
+    found = problems(tasks=tasks, options={"timezone": zone, "guard": "ture"})
+
+    assert found.keys() - {"pulse.config.timezone"} == {"pulse.config.guard", *more}
+
+
+def test_a_fault_of_a_line_that_is_set_in_default_names_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ini = Path("site.ini")
+    ini.write_text("[DEFAULT]\nset pulse.config.guard = ture\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError) as refused:
+        read_paste_config({"__file__": str(ini), "pulse.config.guard": "ture"}, {})
+
+    assert refused.value.faults[0].where == "site.ini [DEFAULT]"

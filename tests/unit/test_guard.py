@@ -6,6 +6,7 @@ import io
 import logging
 import pickle
 import string
+import sys
 from datetime import UTC, datetime
 from functools import wraps
 from types import SimpleNamespace
@@ -155,6 +156,13 @@ def finish(coroutine):
         "/sessions％2Fcleanup",
         "/sessions%\u200b2fcleanup",
         "/ſeſſions/cleanup",
+        "/sess\u0131ons/cleanup",
+        "/SESS\u0130ONS/CLEANUP",
+        "/SESSI\u0307ONS/CLEANUP",
+        "/sess\U0001d6a4ons/cleanup",
+        "/sessions/clean\u00a0up",
+        "/sessions/clean\ue000up",
+        "/sess\u2003ions%E3%80%80/cleanup",
         "/sessions/\u24d2leanup",
         "/sessions%c0%afcleanup",
         "/sessions/%c1%a3leanup",
@@ -273,6 +281,8 @@ def test_neighbours_of_a_guarded_path_stay_open(path):
         ("/jobs/run?dry=1", "/jobs/run"),
         ("/jobs/run!", "/jobs/run!"),
         ("/aufräumen", "/aufräumen"),
+        ("/İzmir/sıfırla", "/izmir/SIFIRLA"),
+        ("/İzmir/sıfırla", "/i\u0307zmir/s\u0131f\u0131rla"),
         ("/aufr%C3%A4umen", "/AUFRÄUMEN"),
         ("/aufr%E4umen", "/aufr%E4umen"),
         ("/run", "/run/x"),
@@ -564,6 +574,41 @@ def test_a_long_ordinary_path_is_judged_like_a_short_one():
     assert admits("/" + "x" * 60_000)
     assert admits("/x" * 30_000 + PATH)
     assert not admits(PATH + "/x" * 30_000)
+
+
+CROOKED = "/.." + "".join(f"/q{number}%" + "25" * (number % 7) + "41" for number in range(50)) + "\\\xff;\n\0"
+
+
+def test_a_crooked_path_takes_no_more_steps_with_thousands_of_tasks_than_with_ten():
+    few, many = (guard_of(*(f"/tenant{number}/cleanup" for number in range(count))) for count in (10, 3000))
+
+    assert steps(many, CROOKED) < 1.1 * steps(few, CROOKED) < 100_000
+
+
+def steps(guard, path):
+    """How many calls, of Python and of C, it takes to judge *path*; the time of that depends on the machine."""
+    calls = []
+    environ = environ_of(path)
+    sys.setprofile(lambda _frame, event, _called: calls.append(event))
+    try:
+        guard.admits(environ)
+    finally:
+        sys.setprofile(None)
+    return len([event for event in calls if event in ("call", "c_call")])
+
+
+LETTERS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4)
+
+
+@given(guarded=st.lists(LETTERS, min_size=1, max_size=4), asked=st.lists(st.sampled_from("abcd"), max_size=7))
+def test_of_the_names_of_a_path_that_climbs_any_may_get_lost(guarded, asked):
+    def may_be(names):
+        rest = iter(asked)
+        return all(any(name == part for part in rest) for name in names)
+
+    paths = ["/" + "/".join(names) for names in guarded]
+
+    assert admits("/../" + "/".join(asked), *paths) is not any(map(may_be, guarded))
 
 
 def test_a_guard_without_tasks_admits_everything():

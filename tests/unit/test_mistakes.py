@@ -115,6 +115,19 @@ def test_the_value_of_a_misspelt_secret_is_not_shown(key):
     assert "hunter2" not in message
 
 
+class Array:
+    """As those of numpy: what is compared with it is one answer for each of its values."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return self
+
+    def __bool__(self):
+        raise ValueError("the truth value of an array is ambiguous")
+
+
+UTF8 = "want text that UTF-8 can spell, without surrogates"
 CRON = "want 5 cron fields, or 6 with the seconds first"
 DURATION = "want 0.1s to 366d, as seconds (300) or with units (90s 5m 1h30m 1d)"
 MOMENT = "want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00"
@@ -222,6 +235,24 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.b/c.interval", "5", NAME),
         ("pulse.task.b c.interval", "5", NAME),
         ("pulse.task..interval", "5", f"pulse.task. = '': {NAME}"),
+        ("pulse.config.mode", Array(), "want threading, processing, asyncio"),
+        ("pulse.config.guard_scope", Array(), "want tasks or context"),
+        ("pulse.task.a.overlap", Array(), "want skip, queue, allow or replace"),
+        ("pulse.task.a.grace", Array(), "or auto, or none"),
+        ("pulse.config.context", "\ud800", UTF8),
+        ("pulse.config.name", "\ud800", UTF8),
+        ("pulse.config.store", "sqlite:/tmp/\ud800", "want sqlite:/path/to/file"),
+        ("pulse.task.a.action", "x\ud800", UTF8),
+        ("pulse.task.a.body", "\ud800", UTF8),
+        ("pulse.task.a.description", "\ud800", UTF8),
+        ("pulse.task.a.environ.A", "\ud800", UTF8),
+        ("pulse.task.a.content_type", "text/plain; charset=\u20ac", "want one line of ASCII text for a header"),
+        ("pulse.task.a.retry_backoff", 10**400, "want a number from 1 to 100"),
+        ("pulse.task.a.expect_status", "9" * 5000, "want HTTP statuses, as 200-299 304"),
+        ("pulse.task.a.expect_status", b"x", "want HTTP statuses, as 200-299 304"),
+        ("pulse.task.a.expect_status", {200: "ok"}, "want HTTP statuses, as 200-299 304"),
+        ("pulse.task.a.expect_status", frozenset({200.0}), "want HTTP statuses, as 200-299 304"),
+        ("pulse.task.a.retry_status", bytearray(b"x"), "want HTTP statuses, as 200-299 304"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_its_key_and_what_is_wanted(key, value, problem):
@@ -381,6 +412,22 @@ def test_what_is_no_application_is_refused_with_the_faults_of_its_configuration(
 
     assert problem in str(refused.value)
     assert "pulse.config.guard = 'ture'" in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["headers", "environ"])
+@pytest.mark.parametrize("name", [5, b"X-A", None])
+def test_the_name_of_an_entry_that_is_no_text_is_refused(option, name):
+    message = said(task={"a": {option: {name: "hunter2"}}})
+
+    assert message == f"pulse.task.a.{option} = ***: want names that are text"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"pulse.config." + "x" * 10**6: "y"}, {"pulse.task.a.cron": "9" * 5000}, {"pulse.task." + "x" * 10**6: "y"}],
+)
+def test_a_message_stays_short_whatever_was_written(options):
+    assert len(said(options)) < 1200
 
 
 @pytest.mark.parametrize(

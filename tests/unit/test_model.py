@@ -2,15 +2,16 @@
 
 import copy
 import pickle
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError, asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from inspect import signature
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
 
+from pulse.config import read_config
 from pulse.errors import ConfigError
-from pulse.model import Fire, Task
+from pulse.model import Config, Fire, Task
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 RUNS = uuid5(NAMESPACE_URL, "urn:pulse:run")
@@ -103,3 +104,77 @@ def test_a_value_that_is_refused_still_conflicts_with_others():
         Task(name="a", interval="x", cron="@daily")
 
     assert [fault.key for fault in refused.value.faults] == ["interval", "cron"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tagged(Task):
+    tag: str = ""
+
+
+class Loud(Task):
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "description", self.description.upper())
+
+
+def test_a_dataclass_that_is_made_of_task_is_read_and_refused_as_it_is():
+    tagged = Tagged(name="a", interval="5m", tag="x")
+
+    assert (tagged.interval, tagged.tag) == (timedelta(minutes=5), "x")
+    assert (replace(tagged, tag="y").tag, pickle.loads(pickle.dumps(tagged))) == ("y", tagged)
+    with pytest.raises(ConfigError) as refused:
+        Tagged(name="a", jitter="x", offset="5s", cron="@daily")
+    assert [fault.key for fault in refused.value.faults] == ["jitter", "offset"]
+
+
+def test_a_class_that_is_made_of_task_has_its_post_init_called():
+    assert Loud(name="a", description="hear").description == "HEAR"
+
+
+CONFIG = Config(guard="yes", tasks={"a": TASK})
+
+
+@pytest.mark.parametrize("tasks", [None, [TASK], "a", {"a": {"interval": 5}}, {"b": TASK}, {"": TASK}, {7: TASK}])
+def test_a_configuration_wants_tasks_by_their_names(tasks):
+    with pytest.raises(ConfigError) as refused:
+        Config(tasks=tasks, guard="ture")
+
+    assert [fault.key.partition("[")[0] for fault in refused.value.faults] == ["guard", "tasks"]
+    assert "want" in refused.value.faults[1].problem
+
+
+@pytest.mark.parametrize("config", [CONFIG, read_config({"pulse.config.guard": "yes"}, tasks={"a": TASK})])
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        lambda config: pickle.loads(pickle.dumps(config)),
+        copy.copy,
+        copy.deepcopy,
+        replace,
+        lambda config: replace(config, tasks={name: Task(**said) for name, said in asdict(config)["tasks"].items()}),
+    ],
+    ids=["pickle", "copy", "deepcopy", "replace", "asdict"],
+)
+def test_a_copy_of_a_configuration_equals_it(config, duplicate):
+    copied = duplicate(config)
+
+    assert copied == config
+    assert copied.origins == config.origins
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("__setitem__", "b", TASK), ("__delitem__", "a"), ("__ior__", {"b": TASK}), ("clear",), ("pop", "a"),
+        ("popitem",), ("setdefault", "b", TASK), ("update", {"b": TASK}),
+    ],
+)  # fmt: skip
+def test_the_tasks_of_a_configuration_cannot_be_changed(call):
+    given = {"a": TASK}
+    config = Config(tasks=given)
+
+    with pytest.raises(TypeError, match="cannot be changed"):
+        getattr(config.tasks, call[0])(*call[1:])
+    given.clear()
+
+    assert config.tasks == {"a": TASK}
