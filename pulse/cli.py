@@ -9,8 +9,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -211,7 +212,8 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _why_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "its name")
-    parser.add_argument("--at", type=_typed(_moment), metavar="ISO", required=True, help="the time in question")
+    help_at = "the time in question: a date and time, or 02:30, the last one (when it was due last)"
+    parser.add_argument("--at", type=_typed(_moment_or_time), metavar="ISO", help=help_at)
 
 
 def _watch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +253,15 @@ def _moment_or_span(written: object) -> datetime | timedelta:
         return reader.duration(0.1, AGE)(written)
     except ValueError:
         return _moment(written)
+
+
+def _moment_or_time(written: object) -> datetime | time:
+    with suppress(ValueError):
+        return _moment(written)
+    with suppress(ValueError):
+        if ":" in str(written):  # else `12` would be noon
+            return time.fromisoformat(str(written).strip())
+    raise ValueError("want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00, or a time as 02:30")
 
 
 EVERY: Final = timedelta(seconds=2)

@@ -807,6 +807,32 @@ def test_why_is_told_with_its_evidence(pulse, write_tasks, book):
     assert answer["evidence"] == [line.strip() for line in done.lines[1:]]
 
 
+@pytest.mark.parametrize(
+    ("asked", "due"),
+    [
+        ([], "2027-01-01T12:00:00+00:00"),
+        (["--at", "12:55"], "2027-01-01T11:55:00+00:00"),
+        (["--at", " 13:00:00"], "2027-01-01T12:00:00+00:00"),
+        (["--at", "13:05"], "2026-12-31T12:05:00+00:00"),  # which has not come today
+    ],
+)
+def test_why_means_the_last_instant_or_the_last_time_that_a_clock_of_the_zone_showed_it(pulse, write_tasks, asked, due):
+    write_tasks("pulse.task.a.interval = 5m", "pulse.config.timezone = Europe/Berlin")
+
+    (answer,) = pulse("why", "a", *asked, "--json").document["answers"]
+
+    assert answer["due"] == due
+
+
+def test_why_of_a_task_that_was_never_due_is_asked_of_now(pulse, write_tasks):
+    write_tasks("pulse.task.a.cron = @manually")
+
+    done = pulse("why", "a")
+
+    assert done.code == 0
+    assert done.lines[0] == "a is never due: by hand only."
+
+
 def test_why_answers_for_each_filter_that_has_the_task(pulse, write):
     write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
 
@@ -933,7 +959,7 @@ def test_a_missing_file_is_an_error(pulse, command):
     "command",
     [
         "pause", "pause a --for soon", "pause a --for 1h --until 2028-01-01", "pause a --until tomorrow", "resume",
-        "why a", "why --at 2027-01-01", "why a --at noon", "history -n 0", "history --since ages", "history a b c",
+        "why", "why --at 2027-01-01", "why a --at noon", "why a --at 25:00", "history -n 0", "history --since ages", "history a b c",
         "watch --every 0", "watch a.ini b.ini", "worker --for 0", "worker --json", "show", "purge all the things",
     ],
 )  # fmt: skip
