@@ -171,7 +171,7 @@ def _worker_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _next_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "of this task only")
-    parser.add_argument("--count", type=_typed(reader.integer(1, 1000)), default=COUNT, help=f"how many ({COUNT})")
+    _add_count(parser, COUNT, most=1000)
     parser.add_argument("--from", dest="since", type=_typed(_moment), metavar="ISO", help="the date to begin at")
 
 
@@ -201,8 +201,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 def _history_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "of this task only")
     parser.add_argument("--failed", action="store_true", help="only what went wrong, missed and lost runs included")
-    count = _typed(reader.integer(1, 10_000))
-    parser.add_argument("-n", dest="count", type=count, default=RECORDS, metavar="N", help=f"how many ({RECORDS})")
+    _add_count(parser, RECORDS, most=10_000)
     parser.add_argument("--since", type=_typed(_moment_or_span), metavar="ISO", help="a date, or how long ago (2h)")
 
 
@@ -229,6 +228,11 @@ def _purge_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_task(parser: argparse.ArgumentParser, sentence: str) -> None:
     # Optional for argparse alone: the file may be left out, and then the task is the first word.
     parser.add_argument("task", metavar="TASK", nargs="?", help=sentence)
+
+
+def _add_count(parser: argparse.ArgumentParser, count: int, *, most: int) -> None:
+    number = _typed(reader.integer(1, most))
+    parser.add_argument("-n", "--count", type=number, default=count, metavar="N", help=f"how many ({count})")
 
 
 def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:

@@ -904,7 +904,7 @@ def test_a_wrong_usage_is_an_error(pulse, argv):
 def test_options_may_stand_anywhere(pulse, write_tasks):
     write_tasks("pulse.task.a.interval = 1h", name="x.ini")
 
-    forms = ["x.ini a --count 2", "--count 2 x.ini a", "x.ini --count 2 a"]
+    forms = ["x.ini a --count 2", "--count 2 x.ini a", "x.ini --count 2 a", "x.ini a -n 2"]
 
     assert len({pulse("next", *form.split()).out for form in forms}) == 1
 

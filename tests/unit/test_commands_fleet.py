@@ -194,7 +194,7 @@ def test_the_history_can_be_limited(pulse, write_tasks, book):
         book.ran("a", NOON - minutes * MINUTE)
         book.ran("b", NOON - minutes * MINUTE)
 
-    both, one = pulse("history", "-n", "3", "--json"), pulse("history", "a", "-n", "1", "--json")
+    both, one = pulse("history", "-n", "3", "--json"), pulse("history", "a", "--count", "1", "--json")
 
     assert [record["due"][11:16] for record in both.document["records"]] == ["11:50", "11:50", "11:45"]
     assert len(one.document["records"]) == 1
@@ -862,6 +862,16 @@ def test_what_the_configuration_does_not_have_is_forgotten(pulse, write_tasks, b
     assert again.document["purged"] == [{"store": f"sqlite:{place}/runs.db", "tasks": []}]
     assert len(book.store.history("a")) == 1
     assert book.store.history("old") == []
+
+
+def test_a_purge_that_finds_nothing_asks_nothing(pulse, write_tasks, book, place):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.ran("a", NOON)
+
+    done, document = pulse("purge"), pulse("purge", "--json").document
+
+    assert done == Done(0, f"sqlite:{place}/runs.db: there was nothing to forget\n", "")
+    assert document["purged"] == [{"store": f"sqlite:{place}/runs.db", "tasks": []}]
 
 
 def test_a_purge_keeps_the_tasks_of_all_filters_that_share_the_store(pulse, write, book):
