@@ -153,6 +153,7 @@ class _Reading:
     ) -> None:
         self._place = place
         self._faults = list(faults)
+        self._order = {name: place for place, name in enumerate(tasks)}
         self._config: dict[str, object] = {}
         self._defaults: dict[str, object] = {}
         self._tasks: dict[str, dict[str, object]] = {}
@@ -178,6 +179,8 @@ class _Reading:
         if self._faults:
             raise ConfigError(self._faults)
         placed = [_place(task, config) for task in tasks if task]
+        if self._objects:  # which were read after the dicts
+            placed.sort(key=lambda task: self._order.get(task.name, -1))
         return replace(
             config,
             tasks=MappingProxyType({task.name: task for task in placed}),
