@@ -9,8 +9,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -170,7 +171,7 @@ def _worker_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _next_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "of this task only")
-    parser.add_argument("--count", type=_typed(reader.integer(1, 1000)), default=COUNT, help=f"how many ({COUNT})")
+    _add_count(parser, COUNT, most=1000)
     parser.add_argument("--from", dest="since", type=_typed(_moment), metavar="ISO", help="the date to begin at")
 
 
@@ -200,8 +201,7 @@ def _resume_arguments(parser: argparse.ArgumentParser) -> None:
 def _history_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "of this task only")
     parser.add_argument("--failed", action="store_true", help="only what went wrong, missed and lost runs included")
-    count = _typed(reader.integer(1, 10_000))
-    parser.add_argument("-n", dest="count", type=count, default=RECORDS, metavar="N", help=f"how many ({RECORDS})")
+    _add_count(parser, RECORDS, most=10_000)
     parser.add_argument("--since", type=_typed(_moment_or_span), metavar="ISO", help="a date, or how long ago (2h)")
 
 
@@ -211,7 +211,8 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _why_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "its name")
-    parser.add_argument("--at", type=_typed(_moment), metavar="ISO", required=True, help="the time in question")
+    help_at = "the time in question: a date and time, or 02:30, the last one (when it was due last)"
+    parser.add_argument("--at", type=_typed(_moment_or_time), metavar="ISO", help=help_at)
 
 
 def _watch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +228,11 @@ def _purge_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_task(parser: argparse.ArgumentParser, sentence: str) -> None:
     # Optional for argparse alone: the file may be left out, and then the task is the first word.
     parser.add_argument("task", metavar="TASK", nargs="?", help=sentence)
+
+
+def _add_count(parser: argparse.ArgumentParser, count: int, *, most: int) -> None:
+    number = _typed(reader.integer(1, most))
+    parser.add_argument("-n", "--count", type=number, default=count, metavar="N", help=f"how many ({count})")
 
 
 def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
@@ -251,6 +257,15 @@ def _moment_or_span(written: object) -> datetime | timedelta:
         return reader.duration(0.1, AGE)(written)
     except ValueError:
         return _moment(written)
+
+
+def _moment_or_time(written: object) -> datetime | time:
+    with suppress(ValueError):
+        return _moment(written)
+    with suppress(ValueError):
+        if ":" in str(written):  # else `12` would be noon
+            return time.fromisoformat(str(written).strip())
+    raise ValueError("want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00, or a time as 02:30")
 
 
 EVERY: Final = timedelta(seconds=2)

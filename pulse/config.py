@@ -173,6 +173,7 @@ class _Reading:
     ) -> None:
         self._place = place
         self._faults = list(faults)
+        self._names = tuple(tasks)
         self._config: dict[str, object] = {}
         self._defaults: dict[str, object] = {}
         self._objects: dict[str, Task] = {}
@@ -201,6 +202,9 @@ class _Reading:
         placed = [self._placed(task, config) for task in tasks if task] if zone else []
         if self._faults:
             raise ConfigError(self._faults)
+        if self._objects:  # which were read after the dicts
+            order = {name: place for place, name in enumerate(self._names)}
+            placed.sort(key=lambda task: order.get(task.name, -1))
         return replace(
             config,
             tasks={task.name: task for task in placed},

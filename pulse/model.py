@@ -5,7 +5,7 @@ All are frozen and validated once, at the door; inside the house they are truste
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from hashlib import sha1
@@ -208,6 +208,11 @@ class Task:
         "Is requested when a run succeeds, with `/start` when it begins, and with `/fail` when it fails.",
         is_secret=True,
     )
+
+    def __repr__(self) -> str:
+        # Of 45 options most are as in any other task, and the default statuses alone fill a screen.
+        values = [(one.name, getattr(self, one.name)) for one in fields(self) if one.repr and one.name in vars(self)]
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
 
     @property
     def path(self) -> str:

@@ -40,7 +40,7 @@ class _Line:
     def state(self) -> str:
         if self.seen:
             return self.seen.state_words
-        return "ok" if self.is_enabled else "disabled"
+        return "unknown" if self.is_enabled else "disabled"
 
     @property
     def schedule(self) -> str:

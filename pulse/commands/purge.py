@@ -18,18 +18,19 @@ def purge(source: Source, screen: Screen, clock: Clock, *, is_agreed: bool) -> E
         source: What is kept.
         screen: Says what was forgotten.
         clock: That of this host.
-        is_agreed: Whether somebody has said yes: it cannot be undone.
+        is_agreed: Whether somebody has said yes: it cannot be undone. Not asked when there is nothing to forget.
 
     Raises:
-        ConfigError, CommandError: the filters cannot be read, or nobody has said yes.
+        ConfigError, CommandError: the filters cannot be read, or nobody has said yes to what there is to forget.
         StoreUnavailableError: a store does not answer.
     """
     configs = [config for _, config in source.configs()]
     with opened(source, clock) as filters:
         stores = by_store(filters)
-        if not is_agreed:
-            raise CommandError(_question(stores=stores, configs=configs))
-        gone = [(one, one.store.purge(_kept(one, configs))) for one in stores]
+        found = [(one, _unknown(one, configs)) for one in stores]
+        if not is_agreed and any(names for _, names in found):
+            raise CommandError(_question(found))
+        gone = [(one, one.store.purge(_kept(one, configs))) for one in stores] if is_agreed else found
         for one, names in gone:
             for name in names:
                 note_press(one.store, one.now(clock), "purge", name, "with its history, totals and pause")
@@ -58,10 +59,14 @@ def _kept(one: Stored, configs: Sequence[Config]) -> set[str]:
     }
 
 
-def _question(stores: Sequence[Stored], configs: Sequence[Config]) -> str:
+def _unknown(one: Stored, configs: Sequence[Config]) -> list[str]:
+    kept = _kept(one, configs)
+    return [name for name in one.store.tasks() if name not in kept]
+
+
+def _question(found: Sequence[tuple[Stored, Sequence[str]]]) -> str:
     lines = []
-    for one in stores:
-        gone = [name for name in one.store.tasks() if name not in _kept(one, configs)]
+    for one, gone in found:
         fate = f"would forget {', '.join(gone)}, with histories, totals and pauses" if gone else "has nothing to forget"
         lines.append(f"{one.place} {fate}")
     return "\n".join([*lines, "this cannot be undone: --yes does it"])

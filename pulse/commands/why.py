@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from enum import Enum
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -23,6 +23,8 @@ from pulse.runstores.base import Totals
 from pulse.runstores.ledger import RUNNING, why_lost
 from pulse.schedule import Schedule, delay_of, schedule_of
 from pulse.zone import instant_of
+
+DAY: Final = timedelta(days=1)
 
 
 class Verdict(Enum):
@@ -108,7 +110,7 @@ class Answer:
     evidence: tuple[str, ...]
 
 
-def why(source: Source, screen: Screen, clock: Clock, name: str, *, at: datetime) -> Exit:
+def why(source: Source, screen: Screen, clock: Clock, name: str, *, at: datetime | time | None) -> Exit:
     """Say why the task *name* of *source* did, or did not, run at *at*.
 
     Args:
@@ -117,7 +119,7 @@ def why(source: Source, screen: Screen, clock: Clock, name: str, *, at: datetime
         clock: That of this host.
         name: Of the task.
         at: Naive by the clock of the task's zone. A whole minute, or second, stands for
-            all of it.
+            all of it. A time of day is the last one; None is the last due instant.
 
     Raises:
         ConfigError, CommandError: the filters cannot be read.
@@ -126,9 +128,8 @@ def why(source: Source, screen: Screen, clock: Clock, name: str, *, at: datetime
     """
     with opened(source, clock) as filters:
         pairs = in_filters(filters, name)
-        answers = [
-            (one, explain(_facts(filters, one, task, clock), instant_of(at, zone_of(task)))) for one, task in pairs
-        ]
+        known = [(one, _facts(filters, one, task, clock)) for one, task in pairs]
+        answers = [(one, explain(facts, _meant(at, facts))) for one, facts in known]
     if screen.is_json:
         screen.document({"source": source.name, "task": name, "answers": [_document(*pair) for pair in answers]})
         return Exit.OK
@@ -139,6 +140,17 @@ def why(source: Source, screen: Screen, clock: Clock, name: str, *, at: datetime
         for line in answer.evidence:
             screen.line(f"  {line}")
     return Exit.OK
+
+
+def _meant(at: datetime | time | None, facts: Facts) -> datetime:
+    """The instant that is meant by *at*, see `why`."""
+    if at is None:
+        return facts.schedule.previous_due(facts.now) or facts.now
+    if isinstance(at, datetime):
+        return instant_of(at, facts.zone)
+    today = facts.now.astimezone(facts.zone).date()
+    instant = instant_of(datetime.combine(today, at), facts.zone)
+    return instant if instant <= facts.now else instant_of(datetime.combine(today - DAY, at), facts.zone)
 
 
 def explain(facts: Facts, at: datetime) -> Answer:

@@ -36,6 +36,8 @@ FAILURES: Final = 5  # wrong tokens from one address within WINDOW, before it ha
 WINDOW: Final = 60.0  # seconds
 ADDRESSES: Final = 1024  # that are remembered: an outsider can make them forgotten, but not more
 NAME_LENGTH: Final = 40
+BY_FORM: Final = "somebody with the token"  # who has said no name
+BY_LINK: Final = "somebody with a code"
 
 _FRESH: Final = timedelta(seconds=60)  # that the clock of another host may be ahead of this one
 
@@ -59,6 +61,11 @@ class Visitor:
     is_program: bool = False
     is_user: bool = False
     is_renewed: bool = False
+
+    @property
+    def said_name(self) -> str:
+        """The name that they have said themselves; empty if none."""
+        return "" if self.name in (BY_FORM, BY_LINK) else self.name
 
 
 class Access:
@@ -97,7 +104,7 @@ class Access:
             log.warning("a wrong code was given at the status page", extra={"pulse_event": "login_refused"})
             return None
         log.info("somebody logged in to the status page by a code", extra={"pulse_event": "logged_in"})
-        return Visitor(name="somebody with a code", session=secrets.token_urlsafe(24), is_renewed=True)
+        return Visitor(name=BY_LINK, session=secrets.token_urlsafe(24), is_renewed=True)
 
     def visitor(self, request: Request) -> Visitor | None:
         """Who makes *request*; None for a stranger."""
@@ -127,7 +134,7 @@ class Access:
         self._attempts.forget(address)
         said = "".join(letter for letter in name if letter.isprintable()).strip()[:NAME_LENGTH]
         log.info("somebody logged in to the status page", extra={"pulse_event": "logged_in"})
-        return Visitor(name=said or "somebody with the token", session=secrets.token_urlsafe(24), is_renewed=True)
+        return Visitor(name=said or BY_FORM, session=secrets.token_urlsafe(24), is_renewed=True)
 
     def give_cookie(self, response: Response, request: Request, visitor: Visitor, path: str) -> None:
         """Have the browser of *visitor* show who they are, below *path*."""

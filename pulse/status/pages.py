@@ -161,7 +161,7 @@ class Pages:
             line=line_of(found, frame.base, zone, frame.now),
             facts=list(facts_of(found, zone, frame.now)),
             attempts=[line_of(one, frame.base, zone, frame.now) for one in attempts] if len(attempts) > 1 else [],
-            is_failed=attempts[0].outcome not in (None, Outcome.SUCCESS),
+            press=_press(attempts[0]),
             was_sent=bool(found.request),
             sent=list(request_of(found, task, self._config)),
             headers=found.headers,
@@ -394,9 +394,18 @@ def request_of(run: Run, task: Task, config: Config) -> Iterable[tuple[str, str]
         yield "Body", text_of(task.body)
 
 
+def _press(run: Run) -> str:
+    """The button of *run*, the last attempt; empty when there is nothing to be done."""
+    if run.outcome is None:
+        return "Cancel" if run.started else ""
+    return "Retry" if run.outcome is not Outcome.SUCCESS else ""
+
+
 def _no_body(run: Run, config: Config) -> str:
     if run.outcome is None:
         return "It has not ended yet."
     if not run.started:
         return "There was no request."
+    if run.status is None:
+        return "There was none."
     return "Its body was empty." if config.capture else "Nothing is kept of it (pulse.config.capture = 0)."

@@ -567,10 +567,10 @@ def test_the_list_is_a_table_in_words_and_local_time(pulse, write_tasks):
         0,
         dedent("""\
             TASK     STATE     SCHEDULE                            PATH               NEXT RUN                   GUARDED
-            cleanup  ok        every 5 min                         /sessions/cleanup  Fri 01 Jan 2027 12:05 UTC  yes
-            report   ok        At 02:30 every day (Europe/Berlin)  /build?all=1       Sat 02 Jan 2027 02:30 CET  yes
+            cleanup  unknown   every 5 min                         /sessions/cleanup  Fri 01 Jan 2027 12:05 UTC  yes
+            report   unknown   At 02:30 every day (Europe/Berlin)  /build?all=1       Sat 02 Jan 2027 02:30 CET  yes
             off      disabled  every 5 min                         /sessions/off      -                          yes
-            hand     ok        by hand only                        /sessions/hand     never                      yes
+            hand     unknown   by hand only                        /sessions/hand     never                      yes
             """),
         "",
     )
@@ -615,7 +615,7 @@ def test_the_list_writes_one_json_document(pulse, write_tasks):
         "tasks": [
             {
                 "task": "a",
-                "state": "ok",
+                "state": "unknown",
                 "schedule": "At 02:30 every day (Europe/Berlin)",
                 "description": "builds it",
                 "method": "POST",
@@ -904,7 +904,7 @@ def test_a_wrong_usage_is_an_error(pulse, argv):
 def test_options_may_stand_anywhere(pulse, write_tasks):
     write_tasks("pulse.task.a.interval = 1h", name="x.ini")
 
-    forms = ["x.ini a --count 2", "--count 2 x.ini a", "x.ini --count 2 a"]
+    forms = ["x.ini a --count 2", "--count 2 x.ini a", "x.ini --count 2 a", "x.ini a -n 2"]
 
     assert len({pulse("next", *form.split()).out for form in forms}) == 1
 

@@ -194,7 +194,7 @@ def test_the_history_can_be_limited(pulse, write_tasks, book):
         book.ran("a", NOON - minutes * MINUTE)
         book.ran("b", NOON - minutes * MINUTE)
 
-    both, one = pulse("history", "-n", "3", "--json"), pulse("history", "a", "-n", "1", "--json")
+    both, one = pulse("history", "-n", "3", "--json"), pulse("history", "a", "--count", "1", "--json")
 
     assert [record["due"][11:16] for record in both.document["records"]] == ["11:50", "11:50", "11:45"]
     assert len(one.document["records"]) == 1
@@ -656,7 +656,7 @@ def test_a_store_that_cannot_be_read_is_said_and_the_columns_are_left_out(pulse,
 
     assert done.code == 0
     assert "LAST RUN" not in done.lines[0]
-    assert done.lines[1].split()[:2] == ["a", "ok"]
+    assert done.lines[1].split()[:2] == ["a", "unknown"]
     assert done.lines[2].startswith("states and last runs are not known: the run store")
     assert len(done.lines) == 3
 
@@ -807,6 +807,32 @@ def test_why_is_told_with_its_evidence(pulse, write_tasks, book):
     assert answer["evidence"] == [line.strip() for line in done.lines[1:]]
 
 
+@pytest.mark.parametrize(
+    ("asked", "due"),
+    [
+        ([], "2027-01-01T12:00:00+00:00"),
+        (["--at", "12:55"], "2027-01-01T11:55:00+00:00"),
+        (["--at", " 13:00:00"], "2027-01-01T12:00:00+00:00"),
+        (["--at", "13:05"], "2026-12-31T12:05:00+00:00"),  # which has not come today
+    ],
+)
+def test_why_means_the_last_instant_or_the_last_time_that_a_clock_of_the_zone_showed_it(pulse, write_tasks, asked, due):
+    write_tasks("pulse.task.a.interval = 5m", "pulse.config.timezone = Europe/Berlin")
+
+    (answer,) = pulse("why", "a", *asked, "--json").document["answers"]
+
+    assert answer["due"] == due
+
+
+def test_why_of_a_task_that_was_never_due_is_asked_of_now(pulse, write_tasks):
+    write_tasks("pulse.task.a.cron = @manually")
+
+    done = pulse("why", "a")
+
+    assert done.code == 0
+    assert done.lines[0] == "a is never due: by hand only."
+
+
 def test_why_answers_for_each_filter_that_has_the_task(pulse, write):
     write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
 
@@ -836,6 +862,16 @@ def test_what_the_configuration_does_not_have_is_forgotten(pulse, write_tasks, b
     assert again.document["purged"] == [{"store": f"sqlite:{place}/runs.db", "tasks": []}]
     assert len(book.store.history("a")) == 1
     assert book.store.history("old") == []
+
+
+def test_a_purge_that_finds_nothing_asks_nothing(pulse, write_tasks, book, place):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.ran("a", NOON)
+
+    done, document = pulse("purge"), pulse("purge", "--json").document
+
+    assert done == Done(0, f"sqlite:{place}/runs.db: there was nothing to forget\n", "")
+    assert document["purged"] == [{"store": f"sqlite:{place}/runs.db", "tasks": []}]
 
 
 def test_a_purge_keeps_the_tasks_of_all_filters_that_share_the_store(pulse, write, book):
@@ -933,7 +969,7 @@ def test_a_missing_file_is_an_error(pulse, command):
     "command",
     [
         "pause", "pause a --for soon", "pause a --for 1h --until 2028-01-01", "pause a --until tomorrow", "resume",
-        "why a", "why --at 2027-01-01", "why a --at noon", "history -n 0", "history --since ages", "history a b c",
+        "why", "why --at 2027-01-01", "why a --at noon", "why a --at 25:00", "history -n 0", "history --since ages", "history a b c",
         "watch --every 0", "watch a.ini b.ini", "worker --for 0", "worker --json", "show", "purge all the things",
     ],
 )  # fmt: skip

@@ -51,6 +51,14 @@ def test_task_objects_and_dicts_and_ini_keys_mean_the_same():
     assert read_config(tasks={"a": {"action": "x", "interval": "1m"}}).tasks == expected
 
 
+def test_tasks_stand_in_the_order_in_which_they_were_given_those_of_the_file_first():
+    given = {"d": Task(interval=60), "b": {"interval": 60}, "c": Task(interval=60), "a": {"interval": 60}}
+
+    config = read_config({"pulse.task.z.interval": "60", "pulse.task.y.interval": "60"}, tasks=given)
+
+    assert list(config.tasks) == ["z", "y", "d", "b", "c", "a"]
+
+
 def test_keywords_win_over_the_config_dict():
     config = read_config({"pulse.config.context": "one", "pulse.config.workers": "2"}, options={"context": "two"})
 

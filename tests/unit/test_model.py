@@ -50,6 +50,13 @@ def test_a_task_that_says_a_default_in_other_words_is_the_one_that_does_not():
     assert hash(Task(name="a", timeout="60m")) == hash(Task(name="a"))
 
 
+def test_a_task_shows_what_was_said_of_it_but_no_secrets():
+    task = replace(TASK, retries=2, ping_url="https://hc.example/s3cr3t", environ={"KEY": "s3cr3t"})
+
+    assert repr(task) == "Task(name='a', action='/x', interval=datetime.timedelta(seconds=300), retries=2)"
+    assert repr(Task()) == "Task()"
+
+
 @pytest.mark.parametrize(
     "duplicate",
     [

@@ -246,6 +246,28 @@ def test_a_run_that_is_not_kept_is_not_tried_again(window, said):
     assert window.controls.pressed == []
 
 
+# Cancel
+
+
+def test_a_run_under_way_is_cancelled_from_its_page_and_no_other_run_of_its_task(window):
+    for run_id in ("r", "s"):
+        window.store._hold(Run(id=run_id, task="cleanup", due=NOON, started=NOON, expires=NOON + MINUTE))
+    window.record()
+
+    assert 'action="/_pulse/tasks/cleanup/cancel"' in window.see("/tasks/cleanup/runs/r").text
+    assert "/cleanup/cancel" not in window.see("/tasks/cleanup/runs/run-0").text
+    answer = press(window, "/tasks/cleanup/cancel", run="r", back="tasks/cleanup/runs/r")
+
+    assert answer.headers["Location"] == "/_pulse/tasks/cleanup/runs/r?did=cancel&of=cleanup"
+    assert {run.id: run.stop for run in window.store.running()} == {"r": "cancelled by mara", "s": ""}
+
+
+def test_an_attempt_that_waits_has_nothing_that_could_be_cancelled(window):
+    window.store._hold(Run(id="r", task="cleanup", due=NOON, expires=NOON + MINUTE))
+
+    assert "/cleanup/cancel" not in window.see("/tasks/cleanup/runs/r").text
+
+
 # Clear history
 
 

@@ -404,6 +404,14 @@ def test_a_window_without_tasks_says_how_to_make_one():
     assert "There are no tasks" in Window({}).see("/").text
 
 
+@pytest.mark.parametrize(("name", "words"), [("mara", "Log out mara"), ("", "Log out")])
+def test_a_log_out_names_whoever_has_said_a_name(name, words):
+    window = Window()
+    browser, _ = window.log_in(name)
+
+    assert f">{words}</button>" in window.ask("/", headers=browser).text
+
+
 def test_a_log_in_is_offered_nowhere_to_users_of_the_application():
     window = Window(config={"token": None}, authenticate=lambda environ: "mara")
 
@@ -494,7 +502,24 @@ def test_a_run_under_way_says_what_will_come():
     page = window.see("/tasks/cleanup/runs/r").text
 
     assert "It shows when the run has ended." in page
+    assert "They show when the run has ended." in page
+    assert "nothing was raised" not in page
     assert 'data-live="yes"' in page
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ({"outcome": Outcome.FAILED, "status": None, "errors": b"KeyError: 7"}, "There was none."),
+        ({"outcome": Outcome.FAILED, "status": 500}, "Its body was empty."),
+        ({"outcome": Outcome.MISSED, "status": None, "started": None}, "There was no request."),
+    ],
+)
+def test_the_page_of_a_run_without_a_body_says_why(run, said):
+    window = Window()
+    window.record(**run)
+
+    assert said in window.see("/tasks/cleanup/runs/run-0").text
 
 
 def test_the_cards_say_how_many_runs_there_were_today():
