@@ -149,14 +149,15 @@ class LedgerStore(RunStore):
 
     def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
         """See `RunStore.report`."""
+        if progress:
+            with self._step():
+                tasks = {run.task for run in self._held(None) if run.id in progress}
+            with self._step(*tasks):
+                for run in self._held(None):
+                    if run.owner == owner and run.id in progress:
+                        self._hold(replace(run, progress=progress[run.id]))
         with self._step():
-            tasks = {run.task for run in self._held(None) if run.id in progress}
-        with self._step(*tasks):
-            own = [run for run in self._held(None) if run.owner == owner]
-            for run in own:
-                if run.id in progress:
-                    self._hold(replace(run, progress=progress[run.id]))
-        return {run.id: run.stop for run in own if run.stop}
+            return self._stops(owner)
 
     def running(self) -> list[Run]:
         """See `RunStore.running`."""
@@ -190,6 +191,14 @@ class LedgerStore(RunStore):
     @abstractmethod
     def _held(self, track: str | None) -> list[Run]:
         """The claimed and unfinished runs of *track*, or of all, and those that wait."""
+
+    @abstractmethod
+    def _holder(self, lock: str) -> Run | None:
+        """A run that is under way and has *lock*."""
+
+    @abstractmethod
+    def _stops(self, owner: str) -> Mapping[str, str]:
+        """The held runs of *owner* that are asked to stop, by id, and why."""
 
     @abstractmethod
     def _find(self, run: Run) -> Run | None:
@@ -316,7 +325,7 @@ class LedgerStore(RunStore):
         if limits.instances is not None and len(running) >= limits.instances:
             return RUNNING
         if limits.lock:
-            holder = next((run for run in self._held(None) if run.started and run.lock == limits.lock), None)
+            holder = self._holder(limits.lock)
             if holder is not None:
                 return f"{holder.task} is running, and has the lock {limits.lock!r}, too"
         return ""

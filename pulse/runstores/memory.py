@@ -225,6 +225,12 @@ class MemoryRunStore(LedgerStore):
     def _held(self, track: str | None) -> list[Run]:
         return list(self._by_id.values() if track is None else self._by_track.get(track, ()))
 
+    def _holder(self, lock: str) -> Run | None:
+        return next((run for run in self._by_id.values() if run.lock == lock and run.started), None)
+
+    def _stops(self, owner: str) -> Mapping[str, str]:
+        return {run.id: run.stop for run in self._by_id.values() if run.stop and run.owner == owner}
+
     def _find(self, run: Run) -> Run | None:
         held = self._by_id.get(run.id)
         return held if held and held.attempt == run.attempt else None

@@ -540,6 +540,17 @@ class SqlStore(LedgerStore):
             rows = self._run(_HELD_OF, self._app, task, place)
         return [_held_of(row) for row in rows.fetchall()]
 
+    def _holder(self, lock: str) -> Run | None:
+        row = self._run(
+            f"SELECT {_HELD} FROM held WHERE app = ? AND lock = ? AND started IS NOT NULL LIMIT 1",  # noqa: S608
+            self._app, lock,
+        ).fetchone()  # fmt: skip
+        return _held_of(row) if row else None
+
+    def _stops(self, owner: str) -> Mapping[str, str]:
+        rows = self._run("SELECT id, stop FROM held WHERE app = ? AND owner = ? AND stop <> ''", self._app, owner)
+        return dict(rows.fetchall())
+
     def _find(self, run: Run) -> Run | None:
         row = self._run(
             f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",  # noqa: S608
