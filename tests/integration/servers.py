@@ -144,7 +144,19 @@ class Server:
         Raises:
             subprocess.TimeoutExpired: it still runs after *seconds*.
         """
-        return self._process.wait(seconds)
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._say_where_it_is()
+            raise
+
+    def _say_where_it_is(self) -> None:
+        for pid in (*self.children(), self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSEGV)  # for which its Python says what all of its threads are doing
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+        sys.stderr.write(f"--- {self.pid} did not end\n{self.output}")
 
     def terminate(self, seconds: float = PATIENCE) -> int:
         """Ask it to end, and wait for that; its exit code."""
@@ -225,7 +237,7 @@ def _environment(home: Path, extra: Mapping[str, str]) -> dict[str, str]:
     """That of the tests, but for how they themselves hold Pulse back."""
     inherited = {name: value for name, value in os.environ.items() if name != "PULSE_START"}
     places = os.pathsep.join(map(str, (home, HERE, ROOT)))
-    return {**inherited, "PYTHONPATH": places, "PYTHONUNBUFFERED": "1", **extra}
+    return {**inherited, "PYTHONPATH": places, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **extra}
 
 
 def _release(distribution: str) -> tuple[int, ...]:
