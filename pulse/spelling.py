@@ -34,7 +34,8 @@ _PARAMETERS: Final = re.compile("[;?#][^/]*")
 _ENDS: Final = (_PARAMETERS, re.compile("\0[^/]*"), re.compile("[\r\n][^/]*"))  # of a text in C, of a line
 _VIEW: Final = re.compile(r"^\s*(?:@@|\+\+view\+\+)")  # Pyramid and Zope: `@@cleanup` is the view `cleanup`
 # CherryPy and TurboGears read all punctuation of a segment as `_`: `clean-up` is the method `clean_up`.
-_PLAIN: Final = str.maketrans(dict.fromkeys(punctuation, "_"))
+# A blank is one of these, too, since whoever decodes a path as a form is decoded reads a + as a blank.
+_PLAIN: Final = str.maketrans(dict.fromkeys(f"{punctuation} ", "_"))
 
 
 class _UnreadableError(Exception):
