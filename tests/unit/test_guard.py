@@ -285,6 +285,8 @@ def test_neighbours_of_a_guarded_path_stay_open(path):
         ("/jobs/run!", "/jobs/run!"),
         ("/aufräumen", "/aufräumen"),
         ("/İzmir/sıfırla", "/izmir/SIFIRLA"),
+        ("/I\u0323\u0307", "/i\u0323\u0307"),
+        ("/İ\u05a7", "/i\u05a7\u0307"),
         ("/İzmir/sıfırla", "/i\u0307zmir/s\u0131f\u0131rla"),
         ("/aufr%C3%A4umen", "/AUFRÄUMEN"),
         ("/aufr%E4umen", "/aufr%E4umen"),
