@@ -270,6 +270,12 @@ class PulseMiddleware:
                 extra={"pulse_event": "guard_off"},
             )
 
+    def _ring_no_more(self) -> None:
+        """Begin no further run; those that are under way go on until `close`."""
+        engine = self._engine
+        if engine is not None:
+            engine.scheduler.stop()
+
     def _silence(self) -> None:
         engine, self._engine = self._engine, None
         _ringing.discard(self)
@@ -445,6 +451,9 @@ def _drain_at_exit() -> None:
     """Let running work end before the interpreter does: its threads are daemons."""
     clock = SystemClock()
     begun = clock.monotonic()
-    for middleware in list(_ringing):  # one after the other, and all within the longest of their times
+    ringing = list(_ringing)
+    for middleware in ringing:  # else the last ones would begin runs all the time that the first ones take
+        middleware._ring_no_more()  # noqa: SLF001 - one of us
+    for middleware in ringing:  # one after the other, and all within the longest of their times
         left = middleware.config.shutdown_timeout.total_seconds() - (clock.monotonic() - begun)
         middleware.close_within(max(0.0, left))

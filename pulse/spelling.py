@@ -28,13 +28,15 @@ _INVISIBLE: Final = re.compile(  # controls, surrogates, and what Unicode says t
     "\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 # For `re.IGNORECASE`, and so for Django's `(?i)`, both letters i of Turkish are an i; for `casefold` neither is.
-_DOTS: Final = re.compile("\u0131|i\u0307")
+# A dot of its own is that of the dotted one; those above other letters are part of them here.
+_DOTS: Final = str.maketrans({"\u0131": "i", "\u0307": None})
 _ADDRESS: Final = re.compile(r"https?:/(/[\w.:@\[\]-]*)(/.*|$)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PARAMETERS: Final = re.compile("[;?#][^/]*")
 _ENDS: Final = (_PARAMETERS, re.compile("\0[^/]*"), re.compile("[\r\n][^/]*"))  # of a text in C, of a line
 _VIEW: Final = re.compile(r"^\s*(?:@@|\+\+view\+\+)")  # Pyramid and Zope: `@@cleanup` is the view `cleanup`
 # CherryPy and TurboGears read all punctuation of a segment as `_`: `clean-up` is the method `clean_up`.
-_PLAIN: Final = str.maketrans(dict.fromkeys(punctuation, "_"))
+# A blank is one of these, too, since whoever decodes a path as a form is decoded reads a + as a blank.
+_PLAIN: Final = str.maketrans(dict.fromkeys(f"{punctuation} ", "_"))
 
 
 class _UnreadableError(Exception):
@@ -220,7 +222,7 @@ def _shortest(overlong: re.Match[bytes]) -> bytes:
 
 def _folded(text: str) -> str:
     if not text.isascii():
-        text = _DOTS.sub("i", unicodedata.normalize("NFKC", text).casefold())
+        text = unicodedata.normalize("NFKC", text).casefold().translate(_DOTS)
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     elif not text.isprintable():
         text = _INVISIBLE.sub("", text)

@@ -462,6 +462,34 @@ assert begun.wait(30)
     assert time.monotonic() - begun < 30
 
 
+def test_at_the_end_of_the_process_no_middleware_begins_a_run_while_it_waits_for_those_of_another():
+    script = """
+import pulse, threading, time
+drained = threading.Semaphore(0)
+def app(environ, start_response):
+    print(environ["PATH_INFO"])
+    if environ["PATH_INFO"].endswith("long"):
+        drained.release()
+        time.sleep(2)
+    start_response("200 OK", [])
+    return [b""]
+tasks = {"long": {"interval": 3600, "run_at_startup": True}, "tick": {"interval": 0.1}}
+both = [pulse.PulseMiddleware(app, task=tasks, store="memory:") for _ in range(2)]
+for middleware in both:
+    middleware.start()
+for _ in both:
+    assert drained.acquire(timeout=30)
+print("leaving")
+"""
+    command = [sys.executable, "-uc", script]
+
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, text=True)
+
+    assert done.stdout.count("/pulse/long") == 2
+    # One of each may just have been on its way.
+    assert done.stdout.partition("leaving")[2].count("/pulse/tick") <= 2
+
+
 def test_importing_pulse_imports_and_starts_nothing():
     script = """
 import sys, threading, pulse
