@@ -910,6 +910,13 @@ def test_options_may_stand_anywhere(pulse, write_tasks):
     assert len({pulse("next", *form.split()).out for form in forms}) == 1
 
 
+def test_without_a_command_the_help_says_which_there_are(pulse):
+    done = pulse()
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == pulse("--help").out
+
+
 def test_the_version_is_told(pulse):
     done = pulse("--version")
 
