@@ -109,7 +109,11 @@ def main(argv: Sequence[str] | None = None, *, clock: Clock | None = None) -> in
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    options, rest = _parser().parse_known_args(argv)
+    parser = _parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        raise SystemExit(Exit.USAGE)
+    options, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one piece: of `pulse next app.ini --count 3 report` it leaves the last.
     words = [word for word in (options.source, getattr(options, "task", None)) if word is not None] + rest
     limit = 2 if hasattr(options, "task") else 1

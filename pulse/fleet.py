@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from hashlib import blake2b
+from threading import Lock
 from typing import Final
 
 from pulse import __version__
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 ALIVE: Final = 3  # beats that may be missed before an instance counts as dead
 ANSWERS: Final = 3  # of the store to one question for the time
 MEASURED_EVERY: Final = 60.0  # seconds from one look at the clock of the store to the next
+LAST_BEAT: Final = 1.0  # seconds that a beat may take while the process ends
 WORTH_SAYING: Final = timedelta(seconds=0.5)  # a difference between the clocks
 
 
@@ -49,7 +51,7 @@ class FleetClock:
 class Fleet:
     """What this process tells the others and learns from them; used by one thread at a time.
 
-    `why_not` may be asked from any thread.
+    `why_not` may be asked, and `leave` called, from any thread.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Fleet:
         self._measured: float | None = None
         self._is_heard = False
         self._is_skewed = False
+        self._has_left = False
+        self._beating = Lock()
 
     def join(self, server: str) -> None:
         """Make this process known, and set its clock right.
@@ -106,11 +110,14 @@ class Fleet:
         """
         if self._instance is None:
             return  # a process that runs tasks by hand alone is none of the fleet
-        self._is_heard = False
-        self.watch_the_clock()
-        self._instance = replace(self._instance, seen=self._clock.now())
-        self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
-        self._is_heard = True
+        with self._beating:
+            if self._has_left:
+                return
+            self._is_heard = False
+            self.watch_the_clock()
+            self._instance = replace(self._instance, seen=self._clock.now())
+            self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
+            self._is_heard = True
 
     def watch_the_clock(self) -> None:
         """Set the clock right now and then, which `beat` does for a process that rings.
@@ -127,8 +134,15 @@ class Fleet:
         Raises:
             StoreUnavailableError: it does not answer now.
         """
-        if self._instance is not None and self._is_heard:
-            self._store.leave(self._instance.owner)
+        self._has_left = True
+        # A beat that is under way would make this process known again, unless the store hangs and it never ends.
+        if self._instance is None or not self._beating.acquire(timeout=LAST_BEAT):
+            return
+        try:
+            if self._is_heard:
+                self._store.leave(self._instance.owner)
+        finally:
+            self._beating.release()
 
     def why_not(self, task: str) -> str:
         """Why this process may not run *task*; empty if it may."""

@@ -13,6 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+_RIGID: Final = 28  # what is no longer than this is never broken: ids, names, instants
+_BROKEN: Final = 14  # the least that is left to a column of what is longer
+_SPACE: Final = 2  # beside each column of a ruled table
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -40,15 +43,21 @@ class Screen:
             self._write(f"{visible(text)}\n")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Write *rows* below *head*, each column as wide as its longest cell."""
+        """Write *rows* below *head*, each column as wide as its longest cell.
+
+        On a terminal that is too narrow for that, long cells are broken into lines, and not what
+        one might copy: ids, times. What is still too wide is left to the terminal.
+        """
         shown = [[visible(cell) for cell in row] for row in rows]
         if self._console:
-            self._console.print(_table(head, shown))
-            return
-        widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
-        for row in [list(head), *shown]:
+            least = [width if width <= _RIGID else _BROKEN for width in _widths(head, shown)]
+            if sum(least) + _SPACE * len(least) < self._console.width:
+                self._console.print(_table(head, shown, least))
+                return
+        widths = _widths(head, shown)
+        for row, style in ((list(head), "bold"), *((row, "") for row in shown)):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            self._write("  ".join(cells).rstrip() + "\n")
+            self.line("  ".join(cells).rstrip(), style)
 
     def document(self, value: object, *, is_line: bool = False) -> None:
         """Write *value* as the JSON document of this command; in one line if there will be more of them."""
@@ -65,7 +74,7 @@ class Screen:
         with Live(console=self._console, auto_refresh=False) as live:
 
             def show(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> None:
-                table = _table(head, [[visible(cell) for cell in row] for row in rows])
+                table = _table(head, [[visible(cell) for cell in row] for row in rows], [1] * len(head))
                 live.update(Group(table, Text(visible(below), style="dim")), refresh=True)
 
             yield show
@@ -81,8 +90,15 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], least: Sequence[int]) -> Table:
+    """A ruled table, of columns that are as wide as *least* at least."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _SPACE - 1, 0, 0))
+    for word, width, most in zip(head, least, _widths(head, rows), strict=True):
+        table.add_column(word, min_width=width, overflow="fold", no_wrap=width == most)
     for row in rows:
         table.add_row(*map(Text, row))
     return table

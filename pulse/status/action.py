@@ -62,7 +62,8 @@ class Actions:
 
     def _retry(self, task: str, said: Mapping[str, str], by: str) -> tuple[dict[str, object], str, str]:
         run_id = said.get("run", "")
-        run = next(iter(attempts_of(self._store, self._config.tasks[task], run_id)), None)
+        attempts = attempts_of(self._store, self._config.tasks[task], run_id)
+        run = next((one for one in attempts if not one.is_waiting), None)
         if run is None:
             raise UnknownRunError(task, run_id)
         if run.outcome in (None, Outcome.SUCCESS):

@@ -161,7 +161,7 @@ class Pages:
             line=line_of(found, frame.base, zone, frame.now),
             facts=list(facts_of(found, zone, frame.now)),
             attempts=[line_of(one, frame.base, zone, frame.now) for one in attempts] if len(attempts) > 1 else [],
-            press=_press(attempts[0]),
+            press=_press(which_of(attempts, "") or found),
             was_sent=bool(found.request),
             sent=list(request_of(found, task, self._config)),
             headers=found.headers,
@@ -319,8 +319,10 @@ def find_run(store: RunStore, task: Task, run_id: str, attempt: str = "") -> Run
 
 
 def which_of(attempts: Sequence[Run], attempt: str) -> Run | None:
-    """The one of *attempts* with the number *attempt*, or the last one when none is given."""
-    return next((run for run in attempts if attempt in ("", str(run.attempt))), None)
+    """The one of *attempts* with the number *attempt*; when none is given, the last one that was begun."""
+    if attempt:
+        return next((run for run in attempts if attempt == str(run.attempt)), None)
+    return next(iter(sorted(attempts, key=lambda run: run.is_waiting)), None)
 
 
 def is_in(state: State | None, word: str) -> bool:
@@ -395,7 +397,7 @@ def request_of(run: Run, task: Task, config: Config) -> Iterable[tuple[str, str]
 
 
 def _press(run: Run) -> str:
-    """The button of *run*, the last attempt; empty when there is nothing to be done."""
+    """The button of *run*, its last attempt that was begun; empty when there is nothing to be done."""
     if run.outcome is None:
         return "Cancel" if run.started else ""
     return "Retry" if run.outcome is not Outcome.SUCCESS else ""

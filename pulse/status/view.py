@@ -130,7 +130,7 @@ def attempts_of(store: RunStore, task: Task, run_id: str) -> list[Run]:
     Raises:
         StoreUnavailableError: the store does not answer.
     """
-    held = [run for run in store.running() if run.task == task.name and run.id == run_id]
+    held = [run for run in (*store.waiting(), *store.running()) if run.task == task.name and run.id == run_id]
     return [*held, *store.find(task.name, run_id)]
 
 
@@ -225,7 +225,8 @@ def facts_of(run: Run, zone: ZoneInfo, now: datetime) -> Iterator[tuple[str, str
         "Progress": progress_words(run.progress) if run.progress else "",
         "Asked to stop": run.stop,
         "Tried again": spoken(run.again_at, zone) if run.again_at else "",
-        "Lease ends": f"in {rough(run.expires - now)}" if run.expires and not run.outcome else "",
+        "Not before": spoken(run.expires, zone) if run.expires and run.is_waiting else "",
+        "Lease ends": f"in {rough(run.expires - now)}" if run.expires and not (run.outcome or run.is_waiting) else "",
         "Worker": short(run.owner),
         "Place": run.place,
     }

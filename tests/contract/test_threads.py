@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import endpoints
@@ -11,8 +11,12 @@ import pytest
 from bench import LIMIT, Bench, benches, wait_until
 from servers import holds_for
 
+from pulse.clock import SystemClock
+from pulse.config import read_config
 from pulse.control import Control
+from pulse.fleet import Fleet, FleetClock
 from pulse.model import Fire, Outcome
+from pulse.runstores.memory import MemoryRunStore
 from pulse.testing import ManualClock
 from pulse.workers.base import FireQueue, Manner
 from pulse.workers.handful import Handful
@@ -450,3 +454,36 @@ class Taker:
 
 def put(queue: FireQueue, task: str) -> None:
     queue.put([Fire(task=task, due=datetime(2027, 5, 1, tzinfo=UTC))], keep=1)
+
+
+class SlowStore(MemoryRunStore):
+    """A store that takes its time to hear of a process."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def beat(self, *said):
+        self.is_asked.set()
+        self.may_answer.wait(LIMIT)
+        return super().beat(*said)
+
+
+def test_a_process_that_ends_while_it_says_that_it_lives_is_not_known_afterwards():
+    store = SlowStore()
+    fleet = Fleet(read_config(), store=store, clock=FleetClock(SystemClock()), beat=timedelta(seconds=10))
+    store.may_answer.set()
+    fleet.join("test")
+    store.may_answer.clear()
+    store.is_asked.clear()
+    beat, leave = threading.Thread(target=fleet.beat), threading.Thread(target=fleet.leave)
+
+    beat.start()
+    assert store.is_asked.wait(LIMIT)
+    leave.start()
+    leave.join(0.1)
+    store.may_answer.set()
+    for thread in (beat, leave):
+        thread.join(LIMIT)
+
+    assert store.instances() == []

@@ -1,6 +1,7 @@
 import importlib
 import io
 import json
+import re
 import sys
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
@@ -909,6 +910,13 @@ def test_options_may_stand_anywhere(pulse, write_tasks):
     assert len({pulse("next", *form.split()).out for form in forms}) == 1
 
 
+def test_without_a_command_the_help_says_which_there_are(pulse):
+    done = pulse()
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == pulse("--help").out
+
+
 def test_the_version_is_told(pulse):
     done = pulse("--version")
 
@@ -971,6 +979,34 @@ def test_a_terminal_is_shown_rules_and_colours(write_tasks, show):
 
     assert "───" in show("list")
     assert "\x1b[33m  warning" in show("check")
+
+
+HEAD = ("RUN", "DUE", "WORKER", "REASON")
+ROW = ("7c79781e", "Fri 01 Jan 2027 12:05 UTC", "web1.example.org:4711", "the feed did not answer in time, again")
+
+
+def shown_in(columns, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal()
+    Screen(terminal).table(HEAD, [ROW])
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in terminal.getvalue().splitlines()]
+
+
+def test_of_a_table_that_is_too_wide_sentences_are_broken_but_no_ids_and_times(monkeypatch):
+    lines = shown_in(80, monkeypatch)
+
+    assert any("───" in line for line in lines)
+    (row,) = [line for line in lines if "7c79781e" in line]
+    assert row.startswith("  ".join(ROW[:3]))
+    assert " ".join(line.rpartition("  ")[2] for line in lines[lines.index(row) :]).split() == ROW[3].split()
+
+
+def test_a_table_that_cannot_be_made_to_fit_is_left_to_the_terminal(monkeypatch):
+    lines = shown_in(60, monkeypatch)
+
+    assert len(lines) == 2
+    assert lines[1] == "  ".join(ROW)
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])

@@ -969,7 +969,7 @@ def test_a_missing_file_is_an_error(pulse, command):
     "command",
     [
         "pause", "pause a --for soon", "pause a --for 1h --until 2028-01-01", "pause a --until tomorrow", "resume",
-        "why", "why --at 2027-01-01", "why a --at noon", "why a --at 25:00", "history -n 0", "history --since ages", "history a b c",
+        "why", "why --at 2027-01-01", "why a --at noon", "why a --at 25:00", "why a --at 12", "history -n 0", "history --since ages", "history a b c",
         "watch --every 0", "watch a.ini b.ini", "worker --for 0", "worker --json", "show", "purge all the things",
     ],
 )  # fmt: skip

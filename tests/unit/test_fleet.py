@@ -187,3 +187,12 @@ def test_a_process_that_never_joined_says_nothing_to_the_fleet(store, clock):
     fleet.leave()
 
     assert store.instances() == []
+
+
+def test_a_process_that_has_left_makes_itself_known_no_more_by_a_late_beat(store, clock, monkeypatch):
+    fleet = member(store, clock, monkeypatch, "a:1", a=60)
+
+    fleet.leave()
+    fleet.beat()
+
+    assert store.instances() == []

@@ -13,7 +13,7 @@ from status_window import BEARER, NOON, BrokenStore, Window
 from webob import Request
 
 from pulse.errors import ClosedError, StoreUnavailableError
-from pulse.model import Outcome, Pause, Press, Run
+from pulse.model import Outcome, Pause, Press, Run, Trigger
 from pulse.status.controls import Ringing
 
 MINUTE = timedelta(minutes=1)
@@ -262,10 +262,21 @@ def test_a_run_under_way_is_cancelled_from_its_page_and_no_other_run_of_its_task
     assert {run.id: run.stop for run in window.store.running()} == {"r": "cancelled by mara", "s": ""}
 
 
-def test_an_attempt_that_waits_has_nothing_that_could_be_cancelled(window):
-    window.store._hold(Run(id="r", task="cleanup", due=NOON, expires=NOON + MINUTE))
+def test_an_attempt_that_waits_has_a_page_from_which_its_run_is_tried_at_once(window):
+    window.record(outcome=Outcome.FAILED, status=500)
+    window.store._hold(
+        Run(id="run-0", task="cleanup", due=NOON, attempt=2, trigger=Trigger.RETRY, expires=NOON + MINUTE)
+    )
 
-    assert "/cleanup/cancel" not in window.see("/tasks/cleanup/runs/r").text
+    page = window.see("/tasks/cleanup/runs/run-0?attempt=2")
+    known = window.ask("/api/tasks/cleanup/runs/run-0?attempt=2", headers=BEARER)
+    press(window, "/tasks/cleanup/retry", run="run-0")
+
+    assert page.status_code == known.status_code == 200
+    assert "waiting" in page.text
+    assert "/cleanup/cancel" not in page.text
+    assert "/cleanup/retry" in page.text
+    assert window.controls.pressed == [("retry", "cleanup", "run-0", 1, "mara")]
 
 
 # Clear history
