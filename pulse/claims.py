@@ -5,9 +5,11 @@ together, some only reserved for a queue, and some are further attempts, which w
 store and are adopted.
 """
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Final, TypedDict
 
 from pulse.clock import Clock
@@ -80,6 +82,9 @@ class Claims:
         self._postponed = postponed
         self._outage = outage
         self._limits: dict[str, Limits] = {}  # by task, of what the schedule makes due
+        # Claims without an answer, by run, the oldest first: until when it may show that they were won.
+        self._unheard: dict[str, float] = {}
+        self._noting = threading.Lock()
 
     def claim(self, fire: Fire) -> Active | Run | None:
         """Ask for *fire*; what was won, which has not begun, or the record that was made instead."""
@@ -94,6 +99,7 @@ class Claims:
             claims = [self._looked_at(*pair) for pair in zip(wanted, answers, strict=True)]
             taken = [(fire, self._taken(fire, claimed)) for fire, claimed in zip(wanted, claims, strict=True)]
             return [(fire, one) for fire, one in taken if isinstance(one, Active)]
+        self._note_unheard(wanted)
         return []
 
     def may_join(self, fire: Fire) -> bool:
@@ -146,6 +152,38 @@ class Claims:
             if task is not None and task.enabled and is_ripe and run.place in ("", this_place(task.scope)):
                 self._postponed.put(attempt_of(run))
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether there are claims of which nobody knows yet whether they were won."""
+        return bool(self._unheard)
+
+    def give_back_unheard(self) -> None:
+        """Record what was won without our being told, and so is not begun.
+
+        A server that was frozen executes what it was sent when it goes on. What it gave us
+        would be held, and its task be skipped in the whole fleet, until the lease has run out.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        if not self._unheard:
+            return
+        for run in self._store.running():
+            # What recovers is begun again when its lease has ended, and what is tried again would not be any more.
+            is_first = run.attempt == 1 and not run.recovers
+            if run.id in self._unheard and run.owner == self._owner and is_first and run.id not in self._under_way:
+                self.give_back(run, Outcome.MISSED, "the run store did not answer when it was claimed")
+        self._note_unheard(())
+
+    def _note_unheard(self, fires: Iterable[Fire]) -> None:
+        """Keep *fires* in mind as long as their leases would last; what is older is forgotten."""
+        now = self._clock.monotonic()
+        with self._noting:
+            for fire in fires:
+                self._unheard[fire.run_id] = now + self._lease.total_seconds()
+            for run_id in list(takewhile(lambda run_id: self._unheard[run_id] <= now, self._unheard)):
+                del self._unheard[run_id]
+
     # The steps of a claim
 
     def _is_left_to_others(self, fire: Fire) -> bool:
@@ -160,6 +198,7 @@ class Claims:
             if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
                 return self._adopt(fire, limits, terms)
             return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
+        self._note_unheard([fire])
         return Claimed(answer=Claim.REFUSED)
 
     def _looked_at(self, fire: Fire, claimed: Claimed) -> Claimed:

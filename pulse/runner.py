@@ -165,6 +165,7 @@ class Runner:
             for run in self._store.reap(now):
                 self._recorder.say(run)
             self.claims.look_for_attempts(now)
+            self.claims.give_back_unheard()
             if self._fleet:
                 self._fleet.beat()
         self.record_late()
@@ -184,7 +185,7 @@ class Runner:
     @property
     def is_awaited(self) -> bool:
         """Whether there is something for `due_again`, or for `report`, however idle this process is."""
-        return bool(self._postponed) or self._recorder.unrecorded > 0
+        return bool(self._postponed) or self._recorder.unrecorded > 0 or self.claims.is_in_doubt
 
     def keeps(self, task: str) -> int:
         """How many instants of *task* may wait for a free worker."""
@@ -202,6 +203,8 @@ class Runner:
         """
         if not self._outage.is_on:
             self._recorder.catch_up()
+            with self._outage.endured("what was won unheard is held until its lease has ended"):
+                self.claims.give_back_unheard()
         lasting = self._under_way.lasting(LASTING)
         if not lasting:
             return

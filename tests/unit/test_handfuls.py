@@ -116,6 +116,77 @@ def test_while_the_store_is_out_of_reach_nothing_is_run_unclaimed():
     assert bench.records == []
 
 
+def lose_the_answer(bench: Bench, claim_all) -> None:
+    """Have *claim_all* be the step of the next claims, of which no answer comes back."""
+
+    def lost(*bids, **terms):
+        claim_all(*bids, **terms)
+        bench.store.away()
+
+    before, bench.store.claim_all = bench.store.claim_all, lost
+    assert bench.runner.claims.claim_all(bench.fires) == []
+    bench.store.claim_all = before
+
+
+@pytest.mark.parametrize("beat", ["renew", "report"])
+def test_what_was_won_unheard_is_recorded_as_soon_as_the_store_answers_again(beat):
+    bench = Bench("a", "b", "c")
+    lose_the_answer(bench, bench.store.claim_all)
+    assert {run.task for run in bench.store.running()} == {"a", "b", "c"}
+    assert bench.runner.is_awaited
+    bench.runner.report()
+    assert bench.records == []  # as long as it has answered nothing else
+    bench.runner.record_late()
+    bench.runner.claims.claim(Fire(task="a", due=NOON))
+
+    getattr(bench.runner, beat)()
+
+    assert [(run.task, run.outcome, run.started) for run in bench.records] == [
+        ("a", Outcome.MISSED, None), ("b", Outcome.MISSED, None), ("c", Outcome.MISSED, None),
+    ]  # fmt: skip
+    assert {run.reason for run in bench.records} == {"the run store did not answer when it was claimed"}
+    assert bench.store.running() == []
+
+
+def test_what_was_not_won_unheard_stays_with_whoever_has_won_it():
+    bench = Bench("a", "b")
+    lose_the_answer(bench, lambda *bids, **terms: None)
+    terms = {"now": bench.clock.now(), "lease": LEASE, "passed": lambda cursor: None}
+    bench.store.claim(bench.fires[0], owner="there:1", limits=Limits(), **terms)
+    bench.store.claim(bench.fires[1], owner="here:1", limits=Limits(recovers=True), **terms)
+
+    bench.runner.renew()
+
+    assert {run.task for run in bench.store.running()} == {"a", "b"}  # the second one is begun again by its lease
+    assert bench.records == []
+
+
+def test_what_another_thread_is_just_told_that_it_has_won_is_not_given_back():
+    bench = Bench("a", "b")
+    won = bench.fires.pop()
+    lose_the_answer(bench, bench.store.claim_all)
+    terms = {"owner": "here:1", "now": bench.clock.now(), "lease": LEASE, "passed": lambda cursor: None}
+    bench.store.claim(won, limits=Limits(), **terms)
+
+    bench.runner.renew()
+
+    assert [run.task for run in bench.records] == ["a"]
+    assert [run.task for run in bench.store.running()] == ["b"]
+
+
+def test_what_may_have_been_won_unheard_is_looked_for_as_long_as_its_lease_would_last():
+    bench = Bench("a")
+    lose_the_answer(bench, lambda *bids, **terms: None)
+    bench.clock.advance(LEASE.total_seconds() / 2)
+    bench.runner.renew()
+    assert bench.runner.is_awaited
+
+    bench.clock.advance(LEASE.total_seconds())
+    bench.runner.renew()
+
+    assert not bench.runner.is_awaited
+
+
 def test_what_was_won_begins_though_the_store_is_gone_when_another_one_of_them_is_given_back():
     bench = Bench("a", "b", "c")
     latest = bench.clock.now() + timedelta(seconds=1)
