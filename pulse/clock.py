@@ -67,3 +67,20 @@ class Every:
             return False
         self._last = self._clock.monotonic()
         return True
+
+
+class Effort:
+    """How much of a processor this process uses."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin to measure."""
+        self._clock = clock
+        self._now = clock.monotonic()
+        self._used = processor_time()
+
+    def since_last(self) -> float:
+        """Processors that were busy, since this was last asked."""
+        now, used = self._clock.monotonic(), processor_time()
+        share = (used - self._used) / max(now - self._now, 0.001)
+        self._now, self._used = now, used
+        return share

@@ -35,7 +35,8 @@ from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler
 from pulse.underway import PATIENCE
-from pulse.workers.threads import LOOK, STUCK_LIMIT
+from pulse.workers.pool import STUCK_LIMIT
+from pulse.workers.threads import LOOK
 from pulse.wsgi.bridge.inward import Inward
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,11 @@ from pulse.loop import background_loop, give_up
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
-from pulse.workers.base import FireQueue, Workers, say
+from pulse.workers.base import LAST_RECORD, LAST_WORD, REPORT, Workers, keep_promise, say
 from pulse.workers.flight import Flight, TimeLimit
 from pulse.workers.handful import HANDFUL
-from pulse.workers.threads import LAST_RECORD, LAST_WORD, REPORT, STUCK_LIMIT, keep_promise
+from pulse.workers.pool import STUCK_LIMIT
+from pulse.workers.queue import FireQueue
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableEr
 from pulse.model import Fire, Outcome, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
-from pulse.workers.base import FireQueue, Workers
-from pulse.workers.threads import keep_promise
+from pulse.workers.base import Workers, keep_promise
+from pulse.workers.queue import FireQueue
 
 log = logging.getLogger(__name__)
 

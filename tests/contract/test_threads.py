@@ -11,16 +11,17 @@ import pytest
 from bench import LIMIT, Bench, benches, wait_until
 from servers import holds_for
 
-from pulse.clock import SystemClock
+from pulse.clock import Effort, SystemClock
 from pulse.config import read_config
 from pulse.control import Control
 from pulse.fleet import Fleet, FleetClock
 from pulse.model import Fire, Outcome
 from pulse.runstores.memory import MemoryRunStore
 from pulse.testing import ManualClock
-from pulse.workers.base import FireQueue, Manner
 from pulse.workers.handful import Handful
-from pulse.workers.threads import ABANDONED_LIMIT, BRISK_RUNS, BUSY, CROWD, MOMENT, STUCK_LIMIT, Effort, _Worker
+from pulse.workers.pool import ABANDONED_LIMIT, CROWD, STUCK_LIMIT, Worker
+from pulse.workers.queue import FireQueue, Manner
+from pulse.workers.threads import BRISK_RUNS, BUSY, MOMENT
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_a_call_by_hand_for_which_there_is_no_thread_keeps_nobody_waiting(make, 
             bench.workers.run_apart(bench.fire("ok"))
 
     assert bench.workers.busy == 0
-    assert not bench.workers._running  # `close` waits for them
+    assert not bench.workers._pool._running  # `close` waits for them
 
 
 def test_who_waits_for_the_sign_to_stop_is_woken_by_it():
@@ -171,7 +172,7 @@ def test_a_bound_is_passed_by_two_runs_at_most_whatever_they_were_known_for(make
         bench.workers._queue.mark(task, Manner.QUICK)
     bench.submit(*LASTING)
     wait_until(lambda: under_way(bench) == set(LASTING))
-    wait_until(lambda: all(worker.is_held for worker in bench.workers._pool))
+    wait_until(lambda: all(worker.is_held for worker in bench.workers._pool._usual))
 
     bench.submit("ok")
 
@@ -184,7 +185,7 @@ def test_one_worker_runs_one_after_the_other(make):
     bench = make(workers=1, timeout=90)
     bench.workers._queue.mark("ok", Manner.QUICK)
     bench.submit("hangs")
-    wait_until(lambda: any(worker.is_held for worker in bench.workers._pool))
+    wait_until(lambda: any(worker.is_held for worker in bench.workers._pool._usual))
 
     bench.submit("ok")
 
@@ -222,11 +223,11 @@ def test_in_a_crowd_of_threads_left_behind_a_task_has_one_and_new_tasks_none(mak
     bench.run("hangs")
     wait_until(lambda: bench.workers.abandoned == 1)
     bench.workers._queue.mark("ok", Manner.SLOW)
-    crowd = {_Worker(fire=bench.fire("raises"), is_abandoned=True) for _ in range(CROWD)}
+    crowd = {Worker(fire=bench.fire("raises"), is_abandoned=True) for _ in range(CROWD)}
 
-    bench.workers._abandoned |= crowd
+    bench.workers._pool._abandoned |= crowd
     hung = bench.workers._why_not("hangs")
-    bench.workers._abandoned |= {_Worker(fire=bench.fire("raises")) for _ in range(ABANDONED_LIMIT)}
+    bench.workers._pool._abandoned |= {Worker(fire=bench.fire("raises")) for _ in range(ABANDONED_LIMIT)}
 
     assert hung == "1 earlier runs never came back from their threads"
     assert "no run of this task has yet" in bench.workers._why_not("where")
@@ -319,7 +320,7 @@ def test_where_runs_hold_all_threads_but_one_it_claims_nothing_behind_another_on
     for task in LASTING[:3]:
         bench.workers._queue.mark(task, Manner.QUICK)
         bench.submit(task)
-    wait_until(lambda: sum(worker.is_held for worker in bench.workers._pool) == 3)
+    wait_until(lambda: sum(worker.is_held for worker in bench.workers._pool._usual) == 3)
 
     def joins() -> bool:
         bench.workers._queue.pace(is_brisk=True)  # which a run that lasts ends

@@ -6,8 +6,8 @@ import pytest
 
 from pulse.errors import ClosedError
 from pulse.model import Fire
-from pulse.workers.base import FireQueue, Manner
 from pulse.workers.handful import Handful
+from pulse.workers.queue import FireQueue, Manner
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
@@ -105,7 +105,7 @@ HAND = 3
 
 @pytest.fixture
 def brisk(queue, monkeypatch) -> FireQueue:
-    monkeypatch.setattr("pulse.workers.base.HANDFUL", HAND)
+    monkeypatch.setattr("pulse.workers.queue.HANDFUL", HAND)
     queue.pace(is_brisk=True)
     return queue
 
