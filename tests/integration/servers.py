@@ -33,6 +33,7 @@ PATIENCE = 30.0  # seconds; generous, since the machine may have other work
 ADDRESS = re.compile(rb"http://127\.0\.0\.1:([0-9]+)")
 DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # who is started in the background of a shell inherits that it is ignored
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 os.execv(sys.argv[1], sys.argv[1:])
