@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, cast
 
 from pulse import reader
 from pulse.address import require_redis
-from pulse.config import IniFile
 from pulse.errors import ConfigError, Fault
+from pulse.inifile import IniFile
 from pulse.option import option, options_of, read_options, shown
 
 _ADDRESS: Final = re.compile(r"memory:|cookie:|(rediss?|unix)://[^\s\x00-\x1f]+")
