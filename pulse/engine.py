@@ -1,10 +1,9 @@
 """What runs tasks in one process: a scheduler that rings, and workers that run what it rings for."""
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from importlib import import_module
 from typing import Any, Final
 
@@ -16,14 +15,14 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import WsgiApp, is_asynchronous_app, known_as_synchronous
 from pulse.instance import this_instance, this_place
-from pulse.model import MOST_THREADS, Config, Fire, Run, Task, track_of
+from pulse.model import MOST_THREADS, Config, Fire, Run, Task
 from pulse.option import shown
 from pulse.recorder import Listener
 from pulse.runner import RENEWALS, Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
-from pulse.scheduler import Scheduler
+from pulse.scheduler import Scheduler, starting_points
 from pulse.within import begun
 from pulse.workers.aio import AioWorkers
 from pulse.workers.attendant import Attendant
@@ -35,8 +34,6 @@ WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` doe
 AIO_WORKERS: Final = 1000  # runs on the event loop
 ALARMS_SECONDS: Final = 5.0  # that hooks and pings have at the end
 CHILD_PATIENCE: Final = 70.0  # seconds beyond `kill_grace`: a minute of it is for loading the application
-
-_INSTANT: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +132,17 @@ class EngineFactory:
         alarms = Alarms(self._app, self._config, clock=clock)
         fleet = Fleet(self._config, store=self._store, clock=clock, beat=beat, beside=beside)
         workers = self._build_workers(clock, alarms, fleet)
+        places = self._places()
         scheduler = Scheduler(
             {name: task for name, task in self._config.tasks.items() if task.enabled},
             self._schedules,
             submit=lambda fires, keep: workers.submit(fires, keep=keep),
             clock=clock,
-            places=self._places(),
+            places=places,
         )
         fleet.join(reason)
-        now = clock.now()
-        scheduler.plan(self._cursors(now), self._first_dues(now))
+        points = starting_points(self._config.tasks, self._schedules, places, store=self._store, now=clock.now())
+        scheduler.plan(*points)
         return Engine(workers, scheduler, fleet, alarms)
 
     def run_alone(self, fire: Fire) -> Run | None:
@@ -173,24 +171,6 @@ class EngineFactory:
         return Attendant(
             runner, self._build_post(), fleet=fleet, clock=clock, at_end=lambda: alarms.close(ALARMS_SECONDS)
         )
-
-    def _cursors(self, now: datetime) -> Mapping[str, datetime]:
-        """How far each task has got, where this process is."""
-        tracks = {name: track_of(name, place) for name, place in self._places().items()}
-        firsts: defaultdict[datetime, list[str]] = defaultdict(list)
-        for name, first in self._first_dues(now).items():
-            firsts[first].append(tracks.get(name, name))
-        for first, new in firsts.items():
-            self._store.register(new, now, since=first - _INSTANT)
-        # A task of a place is known by its own name, too, since that is what people pause and purge.
-        cursors = self._store.register({*self._config.tasks, *tracks.values()}, now)
-        return {**cursors, **{name: cursors[track] for name, track in tracks.items()}}
-
-    def _first_dues(self, now: datetime) -> Mapping[str, datetime]:
-        """The instants that tasks which run at startup are run for, if the store does not know them yet."""
-        wanted = [name for name, task in self._config.tasks.items() if task.run_at_startup and task.enabled]
-        dues = {name: self._schedules[name].previous_due(now) for name in wanted}
-        return {name: due for name, due in dues.items() if due is not None}
 
     def _places(self) -> Mapping[str, str]:
         """`Fire.place` by task, of those that are not the fleet's."""

@@ -10,6 +10,7 @@ every process of a fleet finds the same.
 import heapq
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -20,7 +21,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from pulse.clock import Clock
 from pulse.errors import ClosedError
-from pulse.model import Fire, Task, Trigger
+from pulse.model import Fire, Task, Trigger, track_of
+from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule, delay_of, latest_start
 
 log = logging.getLogger(__name__)
@@ -200,6 +202,42 @@ class Scheduler:
                 (last - now).total_seconds(),
                 extra={"pulse_event": "clock_set_back"},
             )
+
+
+def starting_points(
+    tasks: Mapping[str, Task],
+    schedules: Mapping[str, Schedule],
+    places: Mapping[str, str],
+    *,
+    store: RunStore,
+    now: datetime,
+) -> tuple[Mapping[str, datetime], Mapping[str, datetime]]:
+    """From where on to ring, for `Scheduler.plan`; makes what *store* does not know yet known to it.
+
+    Args:
+        tasks: All of them, by name.
+        schedules: Their schedules by name.
+        places: `Fire.place` by task, of those that are not the fleet's.
+        store: Keeps the cursors.
+        now: From where on what is new is due.
+
+    Returns:
+        The cursors by task, and the instants that tasks which run at startup are run for.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+    """
+    tracks = {name: track_of(name, place) for name, place in places.items()}
+    wanted = [name for name, task in tasks.items() if task.run_at_startup and task.enabled]
+    firsts = {name: due for name in wanted if (due := schedules[name].previous_due(now))}
+    new: defaultdict[datetime, list[str]] = defaultdict(list)
+    for name, first in firsts.items():
+        new[first].append(tracks.get(name, name))
+    for first, names in new.items():
+        store.register(names, now, since=first - INSTANT)
+    # A task of a place is known by its own name, too, since that is what people pause and purge.
+    cursors = store.register({*tasks, *tracks.values()}, now)
+    return {**cursors, **{name: cursors[track] for name, track in tracks.items()}}, firsts
 
 
 class _Timer(BackgroundScheduler):  # type: ignore[misc]  # APScheduler has no types

@@ -28,12 +28,12 @@ from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.guard import Guard
 from pulse.instance import this_instance, this_place
 from pulse.middleware import PulseMiddleware
-from pulse.model import YEAR, Config, Fire, Outcome, Pause, Run, Trigger, track_of
+from pulse.model import YEAR, Config, Fire, Outcome, Pause, Run, Trigger
 from pulse.reader import duration
 from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
-from pulse.scheduler import Scheduler
+from pulse.scheduler import Scheduler, starting_points
 from pulse.underway import PATIENCE
 from pulse.workers.pool import STUCK_LIMIT
 from pulse.workers.threads import LOOK
@@ -273,17 +273,9 @@ class Rehearsal:
         return self._scheduler.next_ring()
 
     def _plan(self) -> None:
-        now = self.clock.now()
-        tracks = {name: track_of(name, place) for name, place in self._places.items()}
-        firsts = {
-            name: due
-            for name, task in self._tasks.items()
-            if task.run_at_startup and task.enabled and (due := self._schedules[name].previous_due(now))
-        }
-        for name, first in firsts.items():
-            self.run_store.register([tracks[name]], now, since=first - _INSTANT)
-        cursors = self.run_store.register({*tracks, *tracks.values()}, now)
-        self._scheduler.plan({name: cursors[track] for name, track in tracks.items()}, firsts)
+        places = {name: place for name, place in self._places.items() if place}
+        points = starting_points(self._tasks, self._schedules, places, store=self.run_store, now=self.clock.now())
+        self._scheduler.plan(*points)
 
     # One step
 
@@ -361,7 +353,6 @@ class Rehearsal:
             raise RuntimeError(f"{problem}; use await asyncio.to_thread(rehearsal.advance, ...)")
 
 
-_INSTANT: Final = timedelta(microseconds=1)
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _GIVEN_UP: Final = timedelta(seconds=PATIENCE + 0.001)  # after its deadline, a run is
 _read_span: Final = duration(0, 100 * YEAR)
