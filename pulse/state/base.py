@@ -116,7 +116,7 @@ class EventBus(ABC):
             event: What happened.
 
         Raises:
-            TypeError: its data hold something that cannot be sent.
+            TypeError: its data hold something that cannot be sent, or one of its fields is of another type.
         """
 
     @abstractmethod
