@@ -281,6 +281,11 @@ def test_prefixes_isolate_also_where_one_begins_with_the_other(valkey_server, pr
         assert await outer[3].list_user_sessions("u") == []
         await outer[3].create_session("s2", "u", ["r"])
         assert await outer[3].check_permission("s2", "a", "b", "read") is False
+        for name in ("widgets", "roles"):  # as the indices of the inner ones are called
+            await outer[0].register(name, "outer")
+        inner = create_redis_stores(valkey_server.url, f"{prefix}:widget")
+        assert await inner[0].list_active() == ["w"]
+        assert await inner[3].check_permission("s", "a", "b", "read") is False
 
     asyncio.run(scenario())
 
@@ -328,7 +333,7 @@ async def test_a_sweep_frees_what_points_at_expired_records(valkey_server, prefi
 
     assert [await widgets.sweep(), await router.sweep(), await sessions.sweep()] == [3, 3, 3]
     assert [await widgets.sweep(), await router.sweep(), await sessions.sweep()] == [0, 0, 0]
-    assert server.zcard(f"{prefix}:widgets") == 1
+    assert server.zcard(f"{prefix}:index:widgets") == 1
 
 
 @run
