@@ -110,6 +110,16 @@ def of_asgi(app, *parts, **scope) -> Client:
     return asyncio.run(main())
 
 
+def of_asgi_in_time(app, *parts) -> Client:
+    """The same of what may stop its loop for ever."""
+    clients = []
+    thread = threading.Thread(target=lambda: clients.append(of_asgi(app, *parts)), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    (client,) = clients
+    return client
+
+
 def simple_async():
     yield b"hello"
     c = Future()
@@ -495,6 +505,20 @@ def test_status_headers_and_written_bytes_reach_an_asgi_server():
 
     assert (client.status, client.chunks) == (404, [b"written ", b"returned"])
     assert client.messages[0]["headers"] == [(b"x-one", b"1"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+
+
+@pytest.mark.parametrize("wrap", [in_pulse, lambda app: app], ids=["inside Pulse", "alone"])
+def test_what_an_asynchronous_handler_writes_reaches_an_asgi_server(wrap):
+    async def app(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        write(b"written ")
+        await asyncio.sleep(0)
+        return [b"returned"]
+
+    client = of_asgi_in_time(wrap(app))
+
+    assert client.body == b"written returned"
+    assert client.is_complete
 
 
 def test_the_environ_of_an_asgi_request_keeps_to_the_rules():
@@ -943,6 +967,21 @@ def test_a_request_body_can_be_read(app, size):
     )
     half = len(body) // 2
     assert of_asgi(app, body[:half], body[half:]).body == body
+
+
+def test_a_body_is_read_by_whoever_has_a_copy_of_the_environ():
+    def wrapped(environ, start_response):
+        return async_echo({**environ}, start_response)
+
+    assert of_asgi_in_time(wrapped, b"1\n2", b"3" * 100_000).body == b"1\n2" + b"3" * 100_000
+
+
+def test_what_a_wrapper_has_read_of_a_body_is_no_loss_to_the_handler():
+    def wrapped(environ, start_response):
+        assert environ["wsgi.input"].read(1) == b"1"
+        return async_echo(environ, start_response)
+
+    assert of_asgi_in_time(wrapped, b"12\n3", b"4" * 100_000).body == b"2\n3" + b"4" * 100_000
 
 
 def as_bytes(response) -> bytes:

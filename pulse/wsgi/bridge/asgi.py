@@ -102,12 +102,15 @@ class AsgiDoor:
             with await inbox.read_all() as environ["wsgi.input"]:
                 await _send_answer(self.app(environ, outbox.start), outbox)
             return
-        environ["wsgi.input"] = io.BufferedReader(InboxFile(inbox, loop))
+        source = InboxFile(inbox, loop)
+        environ["wsgi.input"] = io.BufferedReader(source)
         exchange = _ThreadExchange(environ, outbox, loop)
         answer = await self._in_thread(exchange.perform, exchange.stop, self.app)
         if is_asynchronous(answer):
-            # It has not begun to run: what it may read has to be there before.
-            with await inbox.read_all() as environ["wsgi.input"]:
+            # It has not begun to run: what it may read has to be there before. By the same file, since what
+            # has wrapped it may have read a part, or have handed on a copy of the environ.
+            with await inbox.read_all() as rest:
+                source.fill(rest)
                 await _send_answer(answer, outbox)
 
     async def _in_thread(self, call: Callable[..., T], stop: Callable[[], None], *args: Any) -> T:
@@ -174,7 +177,9 @@ class _ThreadExchange:
 
         def write(chunk: bytes) -> None:
             add(chunk)
-            self._run(self._outbox.add(b""))
+            # What the call has given back may be awaited: on the loop, which would wait for itself for ever.
+            if not _is_running_here(self._loop):
+                self._run(self._outbox.add(b""))
 
         return write
 
@@ -183,6 +188,13 @@ class _ThreadExchange:
             step.close()
             raise ClientGoneError("the client went away before it had all of the response")
         return asyncio.run_coroutine_threadsafe(step, self._loop).result()
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _is_declared_asynchronous(handler: Any) -> bool:

@@ -89,6 +89,11 @@ class InboxFile(io.RawIOBase):
         self._inbox = inbox
         self._loop = loop
         self._rest = b""
+        self._whole: Any = None
+
+    def fill(self, whole: Any) -> None:
+        """Read on from the file *whole*, in which all is that was not read: nobody has to wait for it."""
+        self._whole = whole
 
     def readable(self) -> bool:
         """Yes."""
@@ -96,6 +101,8 @@ class InboxFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill *buffer* with what is there, or wait until something is; 0 at the end of the body."""
+        if not self._rest and self._whole is not None:
+            return int(self._whole.readinto(buffer))
         if not self._rest:
             self._rest = asyncio.run_coroutine_threadsafe(self._inbox.read(), self._loop).result()
         portion = self._rest[: len(buffer)]
