@@ -507,6 +507,29 @@ def test_status_headers_and_written_bytes_reach_an_asgi_server():
     assert client.messages[0]["headers"] == [(b"x-one", b"1"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
 
 
+@pytest.mark.parametrize("app", [sync_sample, async_sample, plain_future], ids=lambda app: app.__name__)
+def test_a_server_that_does_not_take_the_end_of_a_response_hears_of_it(app):
+    async def main():
+        is_over = asyncio.Event()
+        requests = [{"type": "http.request", "body": b""}]
+
+        async def receive():
+            if not requests:
+                await is_over.wait()
+                return {"type": "http.disconnect"}
+            return requests.pop()
+
+        async def send(message):
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                is_over.set()  # as uvicorn does it, before it looks
+                raise RuntimeError("too little data")
+
+        with pytest.raises(RuntimeError, match="too little data"):
+            await as_asgi(app)(Client().scope, receive, send)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("wrap", [in_pulse, lambda app: app], ids=["inside Pulse", "alone"])
 def test_what_an_asynchronous_handler_writes_reaches_an_asgi_server(wrap):
     async def app(environ, start_response):

@@ -125,7 +125,9 @@ class AsgiDoor:
         except asyncio.CancelledError:
             stop()
             if not work.cancel():  # it runs: its body is to be closed while the loop still helps it
-                with suppress(Exception):  # it is told to stop, and has nobody to tell of its end
+                # It is told to stop. What else has ended it is for the server: perhaps that very server did not take
+                # the end of the response, after it had said that with it the client was gone.
+                with suppress(OSError):  # what a send to a client that has gone is answered with, too
                     await asyncio.shield(waiting)
             raise
 
