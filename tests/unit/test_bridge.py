@@ -1087,6 +1087,47 @@ def test_a_body_that_nobody_reads_is_not_taken_from_the_server():
     assert asyncio.run(main()) < 10
 
 
+def test_a_body_that_nobody_reads_does_not_keep_a_response_from_its_end():
+    async def main():
+        coming = asyncio.Queue(2)  # a server that queues little, and tells at the end that the client has gone
+
+        async def send(message):
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                await coming.put({"type": "http.disconnect"})
+
+        async def upload():
+            for _ in range(20):
+                await coming.put({"type": "http.request", "body": b"x" * 100_000, "more_body": True})
+
+        uploading = asyncio.create_task(upload())
+        await asyncio.wait_for(as_asgi(sync_sample)(Client().scope, coming.get, send), LIMIT)
+        uploading.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_stops_waits_for_no_send_that_does_not_return():
+    async def main():
+        is_sending = asyncio.Event()
+        requests = [{"type": "http.request", "body": b""}]
+
+        async def receive():
+            return requests.pop() if requests else await asyncio.Event().wait()
+
+        async def send(message):
+            is_sending.set()
+            await asyncio.Event().wait()
+
+        serving = asyncio.create_task(as_asgi(sync_sample)(Client().scope, receive, send))
+        await is_sending.wait()
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=LIMIT)
+
+        assert serving.cancelled()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("app", [echo, async_echo])
 def test_a_client_that_goes_away_before_its_body_is_complete_gets_no_response(app):
     async def main():

@@ -5,7 +5,7 @@ import inspect
 import io
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
@@ -104,7 +104,7 @@ class AsgiDoor:
             return
         source = InboxFile(inbox, loop)
         environ["wsgi.input"] = io.BufferedReader(source)
-        exchange = _ThreadExchange(environ, outbox, loop)
+        exchange = _ThreadExchange(environ, inbox, outbox, loop)
         answer = await self._in_thread(exchange.perform, exchange.stop, self.app)
         if is_asynchronous(answer):
             # It has not begun to run: what it may read has to be there before. By the same file, since what
@@ -148,15 +148,19 @@ async def _send_answer(answer: Any, outbox: Outbox) -> None:
 class _ThreadExchange:
     """One call of a synchronous application, in a thread, from its call to `close()`."""
 
-    def __init__(self, environ: Environ, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, environ: Environ, inbox: Inbox, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
         self._environ = environ
+        self._inbox = inbox
         self._outbox = outbox
         self._loop = loop
+        self._step: Future[Any] | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Let it end before it sends anything more."""
+        """Let it end before it sends anything more, whatever it waits for."""
         self._is_stopped = True
+        if self._step is not None:
+            self._step.cancel()
 
     def perform(self, app: Any) -> Any:
         """Call *app* and send its response; gives back an asynchronous answer, which is not for threads."""
@@ -171,8 +175,12 @@ class _ThreadExchange:
                 self._run(self._outbox.add(chunk))
         finally:
             body.close()
-        self._run(self._outbox.end())
+        self._run(self._end())
         return None
+
+    async def _end(self) -> None:
+        self._inbox.discard()
+        await self._outbox.end()
 
     def _start(self, *args: Any) -> Callable[[bytes], None]:
         add = self._outbox.start(*args)
@@ -188,8 +196,18 @@ class _ThreadExchange:
     def _run(self, step: Coroutine[Any, Any, T]) -> T:
         if self._is_stopped:
             step.close()
-            raise ClientGoneError("the client went away before it had all of the response")
-        return asyncio.run_coroutine_threadsafe(step, self._loop).result()
+            raise _gone()
+        self._step = running = asyncio.run_coroutine_threadsafe(step, self._loop)
+        if self._is_stopped:  # just now, when this step was not seen yet
+            running.cancel()
+        try:
+            return running.result()
+        except CancelledError as error:
+            raise _gone() from error
+
+
+def _gone() -> ClientGoneError:
+    return ClientGoneError("the client went away before it had all of the response")
 
 
 def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
