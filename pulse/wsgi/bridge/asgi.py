@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import io
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -52,6 +53,7 @@ class AsgiDoor:
         self._threads = threads
         self._settings = settings_of(handler)
         self._pool: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +118,9 @@ class AsgiDoor:
     async def _in_thread(self, call: Callable[..., T], stop: Callable[[], None], *args: Any) -> T:
         """What *call* gives back; if this task is cancelled, *stop* is called and the thread is waited for."""
         with self._lock:
-            if self._pool is None:
+            if self._pool is None or self._pid != os.getpid():
+                # In a forked child the threads of the parent's pool are not there: nobody would do the work.
+                self._pid = os.getpid()
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="pulse-wsgi")
             work = self._pool.submit(copy_context().run, call, *args)
         waiting = asyncio.wrap_future(work)
