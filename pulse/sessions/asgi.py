@@ -24,7 +24,8 @@ Storage = SessionStorage | SessionStore | CookieSessionStore | AnyStorage
 SESSION_KEY: Final = "pulse.session"
 COOKIE_NAME: Final = "pulse-session"
 
-_STARTS: Final = frozenset({"http.response.start", "websocket.accept"})  # the messages that carry headers
+# The messages that carry headers; the last refuses a WebSocket with a response.
+_STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 
 class NoSessionError(PulseError, LookupError):

@@ -23,7 +23,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
     serves the request. Emptying it ends the session.
     """
 
-    __slots__ = ("_header", "_keeper", "_name", "_visit")
+    __slots__ = ("_failure", "_header", "_keeper", "_name", "_visit")
 
     def __init__(self, keeper: Keeper, name: str, header: str) -> None:
         """*header*: the `Cookie` header that came; *name*: that of the cookie in it."""
@@ -31,6 +31,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         self._name = name
         self._header = header
         self._visit: Visit | None = None
+        self._failure: Exception | None = None
 
     # What a dataclass has as fields is asked for here when somebody wants it.
 
@@ -88,11 +89,25 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
 
     def visit(self) -> Visit:
         """What the request does with its session."""
+        if self._failure is not None:
+            raise self._failure
         if self._visit is None:
-            visit = Visit(self._keeper, cookie_values(self._header, self._name))
+            visit = self._new_visit()
             outcome(self._keeper, visit.open())
             self._visit = visit
         return self._visit
+
+    async def look_up(self) -> None:
+        """Look it up now if that takes waiting, which nobody can do on an event loop when it is used."""
+        if self._visit is not None or self._keeper.is_immediate:
+            return
+        visit = self._new_visit()
+        try:
+            await visit.open()
+        except Exception as error:  # noqa: BLE001 - for whoever uses the session, if anybody does
+            self._failure = error
+        else:
+            self._visit = visit
 
     def __getitem__(self, key: str) -> Any:
         return self._data()[key]
@@ -126,6 +141,9 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         if not self.is_used:
             return None
         return outcome(self._keeper, self.settle(is_late=is_late))
+
+    def _new_visit(self) -> Visit:
+        return Visit(self._keeper, cookie_values(self._header, self._name))
 
     def _data(self) -> Session:
         return self.visit().data

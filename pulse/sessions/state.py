@@ -65,15 +65,12 @@ class StateSessionStore(SessionStore):
         Raises:
             TypeError: something in *session* cannot be kept.
         """
-        await self._write(sid, session, await self.store.get_session(sid))
+        if not await self.replace(sid, session):
+            await self._write(sid, session, None)
 
     async def replace(self, sid: str, session: Session) -> bool:
-        """See `SessionStore.replace`."""
-        record = await self.store.get_session(sid)
-        if record is None:
-            return False
-        await self._write(sid, session, record)
-        return True
+        """See `SessionStore.replace`; in one step."""
+        return await self.store.keep_data(sid, session, self._ttl)
 
     async def rename(self, old: str, new: str, session: Session) -> None:
         """See `SessionStore.rename`; who it is goes along."""

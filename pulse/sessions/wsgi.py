@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 class SessionFilter:
     """A WSGI application that gives another one a session in its environ.
 
-    Nothing is looked up before the session is used, nothing is kept or sent unless it was
-    changed. It is kept before the response begins, and again at its end if it was changed
-    meanwhile; not if the application fails, or answers with a status of 500 or above.
+    Nothing is looked up before the session is used (for an asynchronous application: before
+    it runs, if that takes waiting), nothing is kept or sent unless it was changed. It is kept
+    before the response begins, and again at its end if it was changed meanwhile; not if the
+    application fails, or answers with a status of 500 or above.
 
     Attributes:
         app: The wrapped application.
@@ -173,11 +174,20 @@ class _Answer:
 
     async def awaited(self, response: Any) -> Any:
         """The same for an asynchronous application, whose call has given an awaitable."""
+        try:
+            await self.look_up()
+        except BaseException:  # cancelled meanwhile
+            _close(response)  # or it would be reported as never awaited, too
+            raise
         body = await response
         if isinstance(body, list | tuple):
             await self.begin_async()
             return body
         return _AsyncBody(self, body)
+
+    async def look_up(self) -> None:
+        """Before code of the application runs on an event loop."""
+        await self._session.look_up()
 
     async def begin_async(self) -> None:
         """As `begin`, on an event loop."""
@@ -258,6 +268,7 @@ class _AsyncBody:
     async def __anext__(self) -> Any:
         try:
             if self._pieces is None:
+                await self._answer.look_up()
                 self._pieces = Pieces(self._body)
             chunk = await self._pieces.next()
             await self._answer.begin_async()

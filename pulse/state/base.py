@@ -10,7 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
-from pulse.state.types import ConnectionInfo, EventMessage, UserSession, WidgetData
+from pulse.clock import SystemClock
+from pulse.state.types import SESSION_DATA, ConnectionInfo, EventMessage, UserSession, WidgetData
+
+LEAST: Final = 0.001  # seconds that a session still has which was just found
 
 ROLE_PERMISSIONS: Final = {
     "admin": frozenset({"read", "write", "admin"}),
@@ -116,7 +119,7 @@ class EventBus(ABC):
             event: What happened.
 
         Raises:
-            TypeError: its data hold something that cannot be sent.
+            TypeError: its data hold something that cannot be sent, or one of its fields is of another type.
         """
 
     @abstractmethod
@@ -234,6 +237,33 @@ class SessionStore(Sweepable, ABC):
     @abstractmethod
     async def list_user_sessions(self, user_id: str) -> list[UserSession]:
         """The sessions of *user_id* that have not expired, the oldest first."""
+
+    async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        """Keep *data* as what an application keeps in a session (`UserSession.data`); whether there is such a session.
+
+        All else stays what it is, but for when a session without a user ends. The stores here do
+        it in one step: a session that ends meanwhile is not brought back, and no change of its
+        roles is undone. This default, for others, does it in two.
+
+        Args:
+            session_id: The session.
+            data: Grants no rights.
+            ttl: Seconds that a session without a user lasts from now on; None for as long as it
+                was created for.
+
+        Raises:
+            TypeError: *data* holds something that cannot be kept.
+            ValueError: *ttl* is not more than 0.
+        """
+        session = await self.get_session(session_id)
+        if session is None:
+            return False
+        if session.user_id:
+            ttl = session.expires_at and max(LEAST, session.expires_at - SystemClock().time())
+        metadata = {**session.metadata, SESSION_DATA: data}
+        seconds: Any = ttl
+        await self.create_session(session_id, session.user_id, session.roles, seconds, metadata)
+        return True
 
     @abstractmethod
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 
 from pulse.clock import Clock
 from pulse.codec import dumps, loads
+from pulse.state.base import check_optional_texts, check_texts
 from pulse.state.lock import ProcessLock
 from pulse.state.types import EventMessage
 
@@ -24,13 +25,15 @@ def encode(event: EventMessage, clock: Clock) -> str:
     """*event* as text, with a time and an id if it has none.
 
     Raises:
-        TypeError: its data hold something that cannot be sent.
+        TypeError: its data hold something that cannot be sent, or one of its fields is of another type.
     """
     whole = replace(
         event,
         timestamp=event.timestamp or clock.time(),
         message_id=event.message_id or uuid.uuid4().hex,
     )
+    # Here, where the mistake was made: subscribers could only stumble over it, or pass it over.
+    _check(whole)
     return dumps(list(astuple(whole)))
 
 
@@ -41,9 +44,33 @@ def decode(text: str | bytes) -> EventMessage:
         ValueError: *text* was not written by `encode`.
     """
     fields = loads(text)
-    if not isinstance(fields, list) or len(fields) != 7 or not isinstance(fields[2], dict):
+    if not isinstance(fields, list) or len(fields) != 7:
         raise ValueError(f"{text!r:.80} is no event")
-    return EventMessage(*fields)
+    event = EventMessage(*fields)
+    try:
+        _check(event)
+    except TypeError as error:
+        raise ValueError(f"{text!r:.80} is no event: {error}") from error
+    return event
+
+
+def _check(event: EventMessage) -> None:
+    """Refuse what subscribers would not expect.
+
+    Raises:
+        TypeError: a field is of another type than it is declared to be.
+    """
+    check_texts(
+        event_type=event.event_type,
+        widget_id=event.widget_id,
+        source_worker_id=event.source_worker_id,
+        message_id=event.message_id,
+    )
+    check_optional_texts(target_worker_id=event.target_worker_id)
+    if not isinstance(event.data, dict):
+        raise TypeError(f"data is of type {type(event.data).__name__}: want a dict")
+    if not isinstance(event.timestamp, int | float):
+        raise TypeError(f"timestamp is of type {type(event.timestamp).__name__}: want a number")
 
 
 class Subscription(AsyncIterator[EventMessage]):

@@ -5,19 +5,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys below one prefix; an id has its colons escaped, so that it is always the last part."""
+    """The keys below one prefix; an id has its colons escaped, so that it is always the last part.
+
+    All have two parts behind the prefix: with one, the index below `pulse:widget` would be the
+    widget `widgets` below `pulse`.
+    """
 
     prefix: str
 
     @property
     def widgets(self) -> str:
         """The index of all widgets."""
-        return f"{self.prefix}:widgets"
+        return f"{self.prefix}:index:widgets"
 
     @property
     def roles(self) -> str:
         """What roles may do."""
-        return f"{self.prefix}:roles"
+        return f"{self.prefix}:index:roles"
 
     def widget(self, widget_id: str) -> str:
         """A widget."""

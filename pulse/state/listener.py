@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 from pulse.errors import StoreUnavailableError
 from pulse.loop import background_loop
@@ -34,12 +35,13 @@ class Listener:
         self._beat_seconds = beat_seconds
         self._opened: Future[None] = Future()
         self._running = asyncio.run_coroutine_threadsafe(self._run(), background_loop())
+        self._running.add_done_callback(self._end)
 
     async def ready(self) -> None:
         """Return when what is published from now on will be delivered.
 
         Raises:
-            StoreUnavailableError: the event bus did not answer.
+            StoreUnavailableError: the event bus did not answer, or this was stopped meanwhile.
         """
         await asyncio.shield(asyncio.wrap_future(self._opened))
 
@@ -53,13 +55,10 @@ class Listener:
 
     async def _run(self) -> None:
         subscription = self._bus.subscribe(self._channel)
-        try:
-            if isinstance(subscription, Subscription):
-                await subscription.ready()
-        except BaseException as error:
-            self._opened.set_exception(error)  # for who waits in `ready`
-            raise
-        self._opened.set_result(None)
+        if isinstance(subscription, Subscription):
+            await subscription.ready()
+        with suppress(InvalidStateError):  # stopped by another thread just now
+            self._opened.set_result(None)
         beating = asyncio.create_task(self._beat_on())
         try:
             async for message in subscription:
@@ -67,11 +66,25 @@ class Listener:
         finally:
             beating.cancel()
 
+    def _end(self, running: "Future[None]") -> None:
+        """It has ended, perhaps before it could begin: nobody shall wait in `ready` for ever."""
+        error = None if running.cancelled() else running.exception()
+        is_waited_for = not self._opened.done()
+        with suppress(InvalidStateError):
+            self._opened.set_exception(error or StoreUnavailableError(f"{self._channel} is not listened to any more"))
+        if error is not None and not is_waited_for:
+            _log.error(
+                "what is sent to %s is not received any more",
+                self._channel,
+                exc_info=error,
+                extra={"pulse_event": "listener_failed"},
+            )
+
     async def _beat_on(self) -> None:
         while True:
             await asyncio.sleep(self._beat_seconds)
             try:
                 await self._beat()
-            except StoreUnavailableError as error:
-                # The next one comes before the connections are forgotten, or makes them known again.
+            # Whatever it is: the next one comes before the connections are forgotten, or makes them known again.
+            except Exception as error:  # noqa: BLE001 - see above
                 _log.warning("heartbeats could not be sent: %s", error, extra={"pulse_event": "beat_failed"})

@@ -138,6 +138,25 @@ end
 return 1
 """)
 
+# KEYS: session; ARGV: member, data, span of a session without a user or '' for that of its creation.
+# The data have a field of their own: what else is in the metadata may be changed at the same time.
+DATA: Final = _script("""
+local session = redis.call('HMGET', KEYS[1], 'index', 'user', 'ttl')
+if not session[1] then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'data', ARGV[2])
+local span = ARGV[3]
+if span == '' then
+  span = session[3]
+end
+if session[2] == '' and span ~= '' then
+  redis.call('HSET', KEYS[1], 'ttl', span, 'since', whole(now), 'span', span)
+  keep(KEYS[1], session[1], ARGV[1], span)
+end
+return 1
+""")
+
 RECORDS: Final = _script("""
 tidy(KEYS[1])
 local found = {}

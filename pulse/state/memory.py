@@ -21,7 +21,7 @@ from pulse.state.base import (
 from pulse.state.inprocess import MemoryEventBus
 from pulse.state.lock import ProcessLock
 from pulse.state.shelf import LIMIT, Shelf
-from pulse.state.types import ConnectionInfo, UserSession, WidgetData
+from pulse.state.types import SESSION_DATA, ConnectionInfo, UserSession, WidgetData
 
 __all__ = [
     "MemoryConnectionRouter",
@@ -255,8 +255,7 @@ class MemorySessionStore(SessionStore):
         now = self._now()
         session = UserSession(session_id, user_id, checked_roles(roles), now, _end(now, span), _kept(metadata or {}))
         with self._lock:
-            self._sessions.put(session_id, _Kept(session, span), session.expires_at)
-            self._user_sessions.setdefault(user_id, {})[session_id] = None
+            self._put(_Kept(session, span))
             return deepcopy(session)
 
     async def get_session(self, session_id: str) -> UserSession | None:
@@ -295,6 +294,23 @@ class MemorySessionStore(SessionStore):
             found = [self._sessions.get(session_id) for session_id in self._user_sessions.get(user_id, ())]
             return [deepcopy(kept.session) for kept in found if kept is not None]
 
+    async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        """See `SessionStore.keep_data`."""
+        checked_ttl(ttl)
+        copy = _kept(data)
+        with self._lock:
+            kept = self._sessions.get(session_id)
+            if kept is None:
+                return False
+            session = kept.session
+            session.metadata[SESSION_DATA] = copy
+            if not session.user_id:
+                kept.ttl = kept.ttl if ttl is None else ttl
+                session.expires_at = _end(self._now(), kept.ttl)
+                # Put anew: of those without a user the one that has rested longest makes room.
+                self._put(kept)
+            return True
+
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
         """See `SessionStore.check_permission`."""
         with self._lock:
@@ -319,6 +335,11 @@ class MemorySessionStore(SessionStore):
         """See `Sweepable.sweep`."""
         with self._lock:
             return self._sessions.sweep()
+
+    def _put(self, kept: _Kept) -> None:
+        session = kept.session
+        self._sessions.put(session.session_id, kept, session.expires_at)
+        self._user_sessions.setdefault(session.user_id, {})[session.session_id] = None
 
     def _drop(self, session_id: str, kept: _Kept) -> None:
         _unlist(self._user_sessions, kept.session.user_id, session_id)

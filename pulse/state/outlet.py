@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any, Final
 
 LIMIT: Final = 1000  # events that wait for a viewer; a stalled connection must not take all memory
@@ -32,13 +33,14 @@ class Outlet:
 
     def put(self, event: Any) -> None:
         """Queue *event*; the oldest one makes room if the viewer does not keep up."""
-        if self._loop is _running_loop() or self._loop.is_closed():
+        if self._loop is _running_loop():
             self._put(event)
             return
         try:
             self._loop.call_soon_threadsafe(self._put, event)
-        except RuntimeError:  # closed since
-            self._put(event)
+        except RuntimeError:  # it is closed: the event is kept, and whoever waited for it cannot be woken
+            with suppress(RuntimeError):
+                self._put(event)
 
     def _put(self, event: Any) -> None:
         if self.queue.full():

@@ -22,10 +22,10 @@ from pulse.state.base import (
 )
 from pulse.state.keys import Keys
 from pulse.state.link.redis import RedisLink, text
-from pulse.state.lua import BEAT, COUNT, DROP, MEMBERS, PUT, RECORDS, REFRESH, RIGHTS, TIDY, UPDATE
+from pulse.state.lua import BEAT, COUNT, DATA, DROP, MEMBERS, PUT, RECORDS, REFRESH, RIGHTS, TIDY, UPDATE
 from pulse.state.settings import CONNECTION_TTL, WIDGET_TTL
 from pulse.state.stream import RedisEventBus
-from pulse.state.types import ConnectionInfo, UserSession, WidgetData
+from pulse.state.types import SESSION_DATA, ConnectionInfo, UserSession, WidgetData
 
 __all__ = [
     "RedisConnectionRouter",
@@ -291,6 +291,12 @@ class RedisSessionStore(SessionStore):
         found = await self._link.run(RECORDS, [self._keys.user(user_id)])
         return sorted((_session(_record(record)) for record in found), key=lambda session: session.created_at)
 
+    async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        """See `SessionStore.keep_data`."""
+        span = _microseconds(checked_ttl(ttl))
+        key = self._keys.session(session_id)
+        return bool(await self._link.run(DATA, [key], key, dumps(data), span))
+
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
         """See `SessionStore.check_permission`."""
         keys = [self._keys.session(session_id), self._keys.roles]
@@ -350,13 +356,16 @@ def _session(record: Mapping[str, str]) -> UserSession:
     created = int(record["created"]) / MICROSECONDS
     since = int(record["since"]) / MICROSECONDS if "since" in record else created
     span = record["span"]
+    metadata = loads(record["metadata"])
+    if "data" in record:
+        metadata[SESSION_DATA] = loads(record["data"])
     return UserSession(
         record["id"],
         record["user"],
         loads(record["roles"]),
         created,
         since + int(span) / MICROSECONDS if span else None,
-        loads(record["metadata"]),
+        metadata,
     )
 
 

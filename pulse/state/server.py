@@ -161,8 +161,14 @@ class ServerStateManager:
             await self._listen()  # before anybody can learn that the viewer is here
         outlet = Outlet(widget_id, websocket, user_id, session_id)
         with self._lock:
+            former = self._outlets.get(widget_id)
             self._outlets[widget_id] = outlet
-        await self._announce(outlet)
+        try:
+            await self._announce(outlet)
+        except BaseException:
+            # Who asked has no queue to read, and nothing to unregister: heartbeats would keep it known for ever.
+            self._put_back(outlet, former)
+            raise
         return outlet.queue
 
     async def unregister_connection(self, widget_id: str, websocket: Any = None) -> None:
@@ -305,6 +311,15 @@ class ServerStateManager:
         self._heed_fork()
         with self._lock:
             return self._outlets.get(widget_id)
+
+    def _put_back(self, outlet: Outlet, former: Outlet | None) -> None:
+        with self._lock:
+            if self._outlets.get(outlet.widget_id) is not outlet:
+                return
+            if former is None:
+                del self._outlets[outlet.widget_id]
+            else:
+                self._outlets[outlet.widget_id] = former
 
     def _heed_fork(self) -> None:
         """In a forked child: connections, and who listens for them, are its parent's."""

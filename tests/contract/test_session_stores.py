@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from pulse import state
 from pulse.sessions import (
     CookieSessionStore,
     InMemorySessionStore,
@@ -321,6 +322,70 @@ async def test_who_somebody_is_outlasts_what_is_kept_about_them(records):
     assert record.data == {"cart": [2]}
     assert await records.check_permission("new", "widget", "w1", "write")
     assert await records.get_session("sid") is None
+
+
+@asynchronous
+async def test_what_is_kept_about_somebody_changes_nothing_else(records):
+    made = await records.create_session("sid", "anna", ["viewer"], ttl=1000, metadata={"device": "phone"})
+    await records.refresh_session("sid", 500)
+    before = await records.get_session("sid")
+
+    await StateSessionStore(records).save("sid", {"cart": [1]})
+    after = await records.get_session("sid")
+    await records.refresh_session("sid")
+    refreshed = await records.get_session("sid")
+
+    assert after.data == {"cart": [1]}
+    assert after.metadata.pop("pulse.data")
+    assert after == before
+    assert after.created_at == made.created_at
+    assert refreshed.expires_at - refreshed.created_at > 900  # as long as it was created for
+
+
+@asynchronous
+async def test_a_save_that_overlaps_others_neither_ends_a_logout_nor_undoes_a_change_of_roles(records):
+    store = StateSessionStore(records)
+    for number in range(50):
+        left, promoted = f"left-{number}", f"promoted-{number}"
+        await store.save(left, {"a": 1})
+        await records.create_session(promoted, "anna", ["viewer"])
+
+        await asyncio.gather(
+            store.replace(left, {"a": 2}),
+            store.replace(promoted, {"a": 2}),
+            store.delete(left),
+            records.create_session(promoted, "anna", ["admin"]),
+            store.replace(left, {"a": 3}),
+            store.replace(promoted, {"a": 3}),
+        )
+
+        assert await store.get(left) is None
+        assert (await records.get_session(promoted)).roles == ["admin"]
+
+
+class OthersStore(MemorySessionStore):
+    """One that knows no more than it must."""
+
+    keep_data = state.SessionStore.keep_data
+
+
+@asynchronous
+async def test_a_store_of_somebody_elses_keeps_data_too():
+    records = OthersStore()
+    store = StateSessionStore(records, ttl=60)
+    await records.create_session("sid", "anna", ["viewer"], ttl=1000, metadata={"device": "phone"})
+    await records.create_session("stays", "anna")
+
+    for sid in ("sid", "stays", "new"):
+        await store.save(sid, {"a": 1})
+        await store.save(sid, {"a": 2})
+    known, stays, new = [await records.get_session(sid) for sid in ("sid", "stays", "new")]
+
+    assert (known.user_id, known.roles, known.metadata["device"], known.data) == ("anna", ["viewer"], "phone", {"a": 2})
+    assert 900 < known.expires_at - known.created_at <= 1000
+    assert stays.expires_at is None
+    assert (new.user_id, new.expires_at - new.created_at) == ("", 60)
+    assert not await store.replace("unknown", {})
 
 
 @asynchronous

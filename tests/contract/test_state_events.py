@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import uuid
+from dataclasses import replace
 from functools import wraps
 
 import pytest
@@ -160,6 +161,31 @@ async def test_subscribers_share_no_object(bus):
 async def test_data_that_cannot_be_sent_are_refused(bus):
     with pytest.raises(TypeError, match="which cannot be kept"):
         await bus.publish("c", EventMessage("click", "w", {"f": object()}, "me"))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("data", ["a"]),
+        ("data", None),
+        ("event_type", 1),
+        ("widget_id", ["w"]),
+        ("widget_id", None),
+        ("source_worker_id", None),
+        ("target_worker_id", 5),
+        ("timestamp", "now"),
+        ("message_id", 7),
+    ],
+)
+@run
+async def test_an_event_with_a_field_of_another_type_is_refused_where_it_is_published(bus, field, wrong):
+    subscription = bus.subscribe("c")
+
+    with pytest.raises(TypeError, match=field):
+        await bus.publish("c", replace(event(), **{field: wrong}))
+    await bus.publish("c", event(2))
+
+    assert await take(subscription, 1) == [2]
 
 
 @run

@@ -281,6 +281,11 @@ def test_prefixes_isolate_also_where_one_begins_with_the_other(valkey_server, pr
         assert await outer[3].list_user_sessions("u") == []
         await outer[3].create_session("s2", "u", ["r"])
         assert await outer[3].check_permission("s2", "a", "b", "read") is False
+        for name in ("widgets", "roles"):  # as the indices of the inner ones are called
+            await outer[0].register(name, "outer")
+        inner = create_redis_stores(valkey_server.url, f"{prefix}:widget")
+        assert await inner[0].list_active() == ["w"]
+        assert await inner[3].check_permission("s", "a", "b", "read") is False
 
     asyncio.run(scenario())
 
@@ -328,7 +333,7 @@ async def test_a_sweep_frees_what_points_at_expired_records(valkey_server, prefi
 
     assert [await widgets.sweep(), await router.sweep(), await sessions.sweep()] == [3, 3, 3]
     assert [await widgets.sweep(), await router.sweep(), await sessions.sweep()] == [0, 0, 0]
-    assert server.zcard(f"{prefix}:widgets") == 1
+    assert server.zcard(f"{prefix}:index:widgets") == 1
 
 
 @run
@@ -416,6 +421,51 @@ async def test_a_frozen_redis_is_an_error_in_bounded_time_also_for_many_at_once(
 
     assert {type(answer) for answer in answers} == {StoreUnavailableError}
     assert await store.get_html("w") == "x"
+
+
+@run
+async def test_a_server_that_is_full_is_an_outage_that_subscribers_outlast(own_valkey, prefix):
+    with redis.Redis.from_url(own_valkey.url, protocol=2) as operator:
+        widgets, bus, _, sessions = create_redis_stores(own_valkey.url, prefix)
+        taking = [asyncio.create_task(anext(bus.subscribe("c")))]
+        await asyncio.sleep(0.1)
+        operator.config_set("maxmemory", 1)
+
+        for step in (
+            widgets.register("w", "x"),
+            sessions.create_session("s", "u"),
+            bus.publish("c", event(1)),
+            sessions.set_role_permissions("r", {"read"}),
+        ):
+            with pytest.raises(StoreUnavailableError, match="maxmemory"):
+                await step
+        taking.append(asyncio.create_task(anext(bus.subscribe("c"))))  # who rings for those who wait already
+        await asyncio.sleep(0.5)
+        operator.config_set("maxmemory", 0)
+        await bus.publish("c", event(2))
+
+        for one in taking:
+            assert (await asyncio.wait_for(one, LIMIT)).data["number"] == 2
+
+
+@run
+async def test_a_server_that_became_a_replica_is_an_outage_and_its_lines_are_left(own_valkey, prefix):
+    with redis.Redis.from_url(own_valkey.url, protocol=2) as operator:
+        widgets, bus, *_ = create_redis_stores(own_valkey.url, prefix)
+        await widgets.register("w", "x")
+        before = clients(operator)
+        operator.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+        with pytest.raises(StoreUnavailableError, match="read only"):
+            await widgets.register("w", "y")
+        assert clients(operator) <= {str(operator.client_id())}
+        assert before != clients(operator)
+        with pytest.raises(StoreUnavailableError):
+            await bus.publish("c", event(1))
+        operator.execute_command("REPLICAOF", "NO", "ONE")
+        await widgets.register("w", "z")
+
+        assert await widgets.get_html("w") == "z"
 
 
 @run
@@ -507,7 +557,15 @@ async def test_what_is_no_event_is_skipped(stores, prefix, server, caplog):
     bus = stores[1]
     subscription = bus.subscribe("c")
     await bus.publish("c", event(1))
-    for fields in ({"e": "nonsense"}, {"other": "1"}, {"n": "x", "t": "1", "e": b"\xff\xfe"}, {"e": "[1]"}, {"e": "5"}):
+    shaped = '["click",["w1"],{},"worker-1",null,0.0,"id"]'
+    for fields in (
+        {"e": "nonsense"},
+        {"other": "1"},
+        {"n": "x", "t": "1", "e": b"\xff\xfe"},
+        {"e": "[1]"},
+        {"e": "5"},
+        {"e": shaped},
+    ):
         server.xadd(f"{prefix}:events:c", fields)
     await bus.publish("c", event(2))
 

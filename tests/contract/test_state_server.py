@@ -9,9 +9,13 @@ from functools import wraps
 from types import SimpleNamespace
 
 import pytest
+from servers import wait_until
 
 from pulse import state
-from pulse.state import EventMessage, ServerStateManager
+from pulse.errors import StoreUnavailableError
+from pulse.loop import background_loop
+from pulse.state import EventMessage, MemoryEventBus, ServerStateManager
+from pulse.state.listener import Listener
 
 LIMIT = 30  # seconds for what should come at once
 
@@ -125,6 +129,70 @@ async def test_a_viewer_that_came_back_is_not_thrown_out_with_its_old_connection
     await manager.unregister_connection("w1", old)
 
     assert await manager.get_connection("w1") is new
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailableError("down"), asyncio.CancelledError()])
+@run
+async def test_a_connection_that_could_not_be_registered_is_not_held(manager, monkeypatch, failure):
+    async def fail(*_given):
+        raise failure
+
+    first = object()
+    await manager.register_connection("w1", first)
+    monkeypatch.setattr(type(state.get_connection_router()), "register_connection", fail)
+
+    for widget_id in ("w1", "w2"):
+        with pytest.raises(type(failure)):
+            await manager.register_connection(widget_id, object())
+
+    assert manager.connections == {"w1": first}
+
+
+@run
+async def test_a_viewer_whose_loop_was_closed_disturbs_nobody_who_sends_to_it(manager):
+    def register_and_leave():
+        loop = asyncio.new_event_loop()
+        queue = loop.run_until_complete(manager.register_connection("w1", object()))
+        waiting = loop.create_task(queue.get())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+        return queue, waiting
+
+    queue, waiting = await asyncio.to_thread(register_and_leave)
+
+    assert await manager.send_to_widget("w1", {"n": 1}) is True
+    assert await manager.send_to_widget("w1", {"n": 2}) is True
+    assert queue.get_nowait() == {"n": 1}
+    waiting._log_destroy_pending = False  # it was left behind on purpose
+
+
+def test_who_waits_for_a_listener_that_was_stopped_before_it_began_is_told_so():
+    async def beat():
+        pass
+
+    held = threading.Event()
+    background_loop().call_soon_threadsafe(held.wait)  # so that it cannot begin
+    listener = Listener(MemoryEventBus(), "worker:w", deliver=print, beat=beat, beat_seconds=60)
+    listener.stop()
+    held.set()
+
+    with pytest.raises(StoreUnavailableError, match="worker:w"):
+        asyncio.run(asyncio.wait_for(listener.ready(), LIMIT))
+    assert listener.has_ended()
+
+
+def test_a_heartbeat_that_fails_is_not_the_last_one():
+    beats = []
+
+    async def beat():
+        beats.append(1)
+        raise RuntimeError("odd")
+
+    listener = Listener(MemoryEventBus(), "worker:w", deliver=print, beat=beat, beat_seconds=0.01)
+
+    wait_until(lambda: len(beats) > 1)
+    listener.stop()
 
 
 @run

@@ -1,11 +1,13 @@
 """Asynchronous handlers under real servers: waitress and gunicorn, uvicorn and hypercorn."""
 
 import http.client
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from servers import PATIENCE, Server, gunicorn, program, wait_until, waitress
+from servers import HERE, PATIENCE, Server, gunicorn, program, wait_until, waitress
 
 UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "0")
 HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:0")
@@ -126,3 +128,44 @@ def test_the_life_of_the_server_is_acknowledged(running, name):
 
     assert "does not appear supported" not in server.output
     assert "ifespan" not in server.output.replace("Lifespan startup complete", "")
+
+
+FORKED = """
+import asyncio, os, sys
+from async_app import sync_app
+from pulse.wsgi import as_asgi
+
+door = as_asgi(sync_app)
+
+async def ask():
+    requests, sent = [{"type": "http.request", "body": b""}], []
+
+    async def receive():
+        return requests.pop() if requests else await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message["type"])
+
+    scope = {"type": "http", "path": "/release", "method": "GET", "headers": []}
+    await asyncio.wait_for(door(scope, receive, send), PATIENCE)
+    assert sent[-1] == "http.response.body"
+
+asyncio.run(ask())
+child = os.fork()
+if not child:
+    try:
+        asyncio.run(ask())
+    finally:
+        os._exit(sys.exc_info()[0] is not None)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_synchronous_application_is_served_in_a_child_that_was_forked_after_a_request():
+    code = FORKED.replace("PATIENCE", str(PATIENCE))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HERE, capture_output=True, timeout=2 * PATIENCE, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")

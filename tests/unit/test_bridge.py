@@ -110,6 +110,16 @@ def of_asgi(app, *parts, **scope) -> Client:
     return asyncio.run(main())
 
 
+def of_asgi_in_time(app, *parts) -> Client:
+    """The same of what may stop its loop for ever."""
+    clients = []
+    thread = threading.Thread(target=lambda: clients.append(of_asgi(app, *parts)), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    (client,) = clients
+    return client
+
+
 def simple_async():
     yield b"hello"
     c = Future()
@@ -495,6 +505,43 @@ def test_status_headers_and_written_bytes_reach_an_asgi_server():
 
     assert (client.status, client.chunks) == (404, [b"written ", b"returned"])
     assert client.messages[0]["headers"] == [(b"x-one", b"1"), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")]
+
+
+@pytest.mark.parametrize("app", [sync_sample, async_sample, plain_future], ids=lambda app: app.__name__)
+def test_a_server_that_does_not_take_the_end_of_a_response_hears_of_it(app):
+    async def main():
+        is_over = asyncio.Event()
+        requests = [{"type": "http.request", "body": b""}]
+
+        async def receive():
+            if not requests:
+                await is_over.wait()
+                return {"type": "http.disconnect"}
+            return requests.pop()
+
+        async def send(message):
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                is_over.set()  # as uvicorn does it, before it looks
+                raise RuntimeError("too little data")
+
+        with pytest.raises(RuntimeError, match="too little data"):
+            await as_asgi(app)(Client().scope, receive, send)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("wrap", [in_pulse, lambda app: app], ids=["inside Pulse", "alone"])
+def test_what_an_asynchronous_handler_writes_reaches_an_asgi_server(wrap):
+    async def app(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        write(b"written ")
+        await asyncio.sleep(0)
+        return [b"returned"]
+
+    client = of_asgi_in_time(wrap(app))
+
+    assert client.body == b"written returned"
+    assert client.is_complete
 
 
 def test_the_environ_of_an_asgi_request_keeps_to_the_rules():
@@ -945,6 +992,21 @@ def test_a_request_body_can_be_read(app, size):
     assert of_asgi(app, body[:half], body[half:]).body == body
 
 
+def test_a_body_is_read_by_whoever_has_a_copy_of_the_environ():
+    def wrapped(environ, start_response):
+        return async_echo({**environ}, start_response)
+
+    assert of_asgi_in_time(wrapped, b"1\n2", b"3" * 100_000).body == b"1\n2" + b"3" * 100_000
+
+
+def test_what_a_wrapper_has_read_of_a_body_is_no_loss_to_the_handler():
+    def wrapped(environ, start_response):
+        assert environ["wsgi.input"].read(1) == b"1"
+        return async_echo(environ, start_response)
+
+    assert of_asgi_in_time(wrapped, b"12\n3", b"4" * 100_000).body == b"2\n3" + b"4" * 100_000
+
+
 def as_bytes(response) -> bytes:
     return b"".join(response)
 
@@ -1023,6 +1085,47 @@ def test_a_body_that_nobody_reads_is_not_taken_from_the_server():
         return taken
 
     assert asyncio.run(main()) < 10
+
+
+def test_a_body_that_nobody_reads_does_not_keep_a_response_from_its_end():
+    async def main():
+        coming = asyncio.Queue(2)  # a server that queues little, and tells at the end that the client has gone
+
+        async def send(message):
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                await coming.put({"type": "http.disconnect"})
+
+        async def upload():
+            for _ in range(20):
+                await coming.put({"type": "http.request", "body": b"x" * 100_000, "more_body": True})
+
+        uploading = asyncio.create_task(upload())
+        await asyncio.wait_for(as_asgi(sync_sample)(Client().scope, coming.get, send), LIMIT)
+        uploading.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_server_that_stops_waits_for_no_send_that_does_not_return():
+    async def main():
+        is_sending = asyncio.Event()
+        requests = [{"type": "http.request", "body": b""}]
+
+        async def receive():
+            return requests.pop() if requests else await asyncio.Event().wait()
+
+        async def send(message):
+            is_sending.set()
+            await asyncio.Event().wait()
+
+        serving = asyncio.create_task(as_asgi(sync_sample)(Client().scope, receive, send))
+        await is_sending.wait()
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=LIMIT)
+
+        assert serving.cancelled()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("app", [echo, async_echo])

@@ -691,6 +691,26 @@ def test_a_websocket_has_its_session_which_is_kept_at_its_end_too(kind):
     assert asyncio.run(read(key)) == {"opened": True, "heard": 3}
 
 
+@pytest.mark.parametrize(("status", "is_kept"), [(403, True), (500, False)])
+def test_a_websocket_that_is_refused_with_a_response_has_its_session(status, is_kept):
+    storage = MemorySessionStorage()
+    sent = []
+
+    async def site(scope, receive, send):
+        session_data(scope)["tries"] = 1
+        await send({"type": "websocket.http.response.start", "status": status, "headers": [(b"x-own", b"1")]})
+        await send({"type": "websocket.http.response.body", "body": b""})
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(SessionMiddleware(site, storage)({"type": "websocket", "scheme": "ws", "headers": []}, None, send))
+
+    assert (b"x-own", b"1") in sent[0]["headers"]
+    assert (b"set-cookie" in dict(sent[0]["headers"])) is is_kept
+    assert len(storage) == is_kept
+
+
 def test_other_scopes_pass_and_the_store_is_closed_at_shutdown():
     events = []
 

@@ -916,6 +916,53 @@ class Slow(SessionStore):
         self.kept[sid] = dict(session)
 
 
+async def counting(environ, start_response):
+    await asyncio.sleep(0)
+    number = count(environ["pulse.session"]) if environ["PATH_INFO"] == "/count" else 0
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{number}".encode()]
+
+
+async def counting_chunk_by_chunk(environ, start_response):
+    for chunk in await counting(environ, start_response):
+        yield chunk
+
+
+@pytest.mark.parametrize("app", [counting, counting_chunk_by_chunk])
+def test_an_asynchronous_application_uses_a_store_that_waits_on_the_loop_that_runs_it(app):
+    store = Slow()
+    store.events.append("before")  # so that it does not fail
+    browser = webtest.TestApp(as_wsgi(SessionFilter(app, store)))
+
+    assert [browser.get("/count").text for _ in range(3)] == ["1", "2", "3"]
+    assert len(store.kept) == 1
+
+
+def test_a_store_that_fails_is_no_matter_to_an_asynchronous_application_that_uses_no_session():
+    browser = webtest.TestApp(as_wsgi(SessionFilter(counting, Slow())))
+
+    assert browser.get("/other").text == "0"
+    store = Slow()
+    with pytest.raises(ConnectionError, match="not there yet"):
+        webtest.TestApp(as_wsgi(SessionFilter(counting, store))).get("/count")
+    assert store.kept == {}
+
+
+def test_an_asynchronous_application_whose_request_ends_before_it_runs_is_not_begun():
+    class Endless(Slow):
+        async def init(self):
+            await asyncio.Event().wait()
+
+    async def serve():
+        serving = asyncio.ensure_future(SessionFilter(counting, Endless())({}, print))
+        await asyncio.sleep(0)
+        serving.cancel()
+        await asyncio.wait({serving})
+        assert serving.cancelled()
+
+    asyncio.run(serve())
+
+
 def test_a_store_is_initialised_once_before_its_first_use_and_again_after_a_failure_and_a_close():
     store = Slow()
     browser = client(store)

@@ -16,7 +16,7 @@ try:
     from redis.asyncio.retry import Retry
     from redis.backoff import ExponentialBackoff
     from redis.exceptions import ConnectionError as RedisConnectionError
-    from redis.exceptions import NoScriptError
+    from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
     from redis.exceptions import TimeoutError as RedisTimeoutError
 except ImportError as error:
     raise ImportError("state in Redis needs the redis package: pip install 'pulse[redis]'") from error
@@ -27,6 +27,8 @@ READERS: Final = 65_536  # at once: one for each bus, unless what it shall read 
 BLOCK_SECONDS: Final = 1.0  # that a reader waits in Redis; less than ANSWER_SECONDS, so that a dead line shows
 LATE_SECONDS: Final = 0.9  # that a subscriber waits at least until it looks whether Redis is still the same
 BATCH: Final = 512  # entries of each stream in one answer
+
+_STATES: Final = ("OOM ", "MISCONF ", "NOREPLICAS ", "BUSY ", "UNKILLABLE ")  # of a server; what has classes is known
 
 Argument = str | bytes | int | float
 
@@ -55,7 +57,7 @@ class RedisLink:
         """What *script* returns, in one atomic step; sent twice if the connection was lost meanwhile.
 
         Raises:
-            StoreUnavailableError: Redis did not answer.
+            StoreUnavailableError: Redis did not answer, or can do no such thing now.
         """
         return await (await self._open()).run(script, keys, *arguments)
 
@@ -63,14 +65,11 @@ class RedisLink:
         """What one command returns, as Redis sends it: numbers, bytes and lists.
 
         Raises:
-            StoreUnavailableError: Redis did not answer.
+            StoreUnavailableError: Redis did not answer, or can do no such thing now.
         """
-        commands = (await self._open()).commands
-        try:
-            # A command as bytes has no entry in the client's table of parsers, which differs from version to version.
-            return await commands.execute_command(*map(_bytes, command))
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise _unavailable(error) from error
+        lines = await self._open()
+        # A command as bytes has no entry in the client's table of parsers, which differs from version to version.
+        return await lines.send(lines.commands, *map(_bytes, command))
 
     async def read(self, stream: str, after: bytes, bell: str) -> list[Entry]:
         """The first entries of *stream* after an id; waits a second or two for them.
@@ -126,14 +125,25 @@ class _Lines:
         self._shared: dict[str, Reader] = {}
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
-        sent = [*map(_bytes, keys), *map(_bytes, arguments)]
+        sent: list[Argument] = [*map(_bytes, keys), *map(_bytes, arguments)]
         try:
-            try:
-                return await self.commands.execute_command("EVALSHA", script.sha, len(keys), *sent)
-            except NoScriptError:
-                return await self.commands.execute_command("EVAL", script.text, len(keys), *sent)
+            return await self.send(self.commands, "EVALSHA", script.sha, len(keys), *sent)
+        except NoScriptError:
+            return await self.send(self.commands, "EVAL", script.text, len(keys), *sent)
+
+    async def send(self, client: Any, *words: Argument) -> Any:
+        """What a command returns; its outages by the one name that they have here."""
+        try:
+            return await client.execute_command(*words)
         except (RedisConnectionError, RedisTimeoutError) as error:
-            raise _unavailable(error) from error
+            raise StoreUnavailableError(f"Redis did not answer: {error}") from error
+        except ResponseError as error:
+            if not _is_outage(error):
+                raise
+            if isinstance(error, ReadOnlyError):
+                # After a failover the address leads to another server, and these lines to the former one.
+                await client.connection_pool.disconnect(inuse_connections=False)
+            raise StoreUnavailableError(f"Redis refused: {error}") from error
 
     def reader(self, bell: str) -> Reader:
         reader = self._shared.get(bell)
@@ -142,11 +152,8 @@ class _Lines:
         return reader
 
     async def _fetch(self, places: Mapping[str, bytes]) -> dict[str, list[Entry]]:
-        command = [b"XREAD", "COUNT", BATCH, "BLOCK", round(BLOCK_SECONDS * 1000), "STREAMS"]
-        try:
-            answer = await self.readers.execute_command(*command, *map(_bytes, places), *places.values())
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise _unavailable(error) from error
+        command: list[Argument] = [b"XREAD", "COUNT", BATCH, "BLOCK", round(BLOCK_SECONDS * 1000), "STREAMS"]
+        answer = await self.send(self.readers, *command, *map(_bytes, places), *places.values())
         return {text(stream): _entries(found) for stream, found in answer or ()}
 
     async def _ring(self, bell: str) -> None:
@@ -213,8 +220,11 @@ def _entries(answer: list[tuple[bytes, list[bytes]]]) -> list[Entry]:
     return [(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in answer]
 
 
-def _unavailable(error: Exception) -> StoreUnavailableError:
-    return StoreUnavailableError(f"Redis did not answer: {error}")
+def _is_outage(error: ResponseError) -> bool:
+    """Whether it is about the server, which is full or has become a replica, and not about the command."""
+    if isinstance(error, NoScriptError):
+        return False
+    return type(error) is not ResponseError or str(error).startswith(_STATES)
 
 
 def _after_fork_in_child() -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import io
+import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
@@ -52,6 +53,7 @@ class AsgiDoor:
         self._threads = threads
         self._settings = settings_of(handler)
         self._pool: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,18 +104,23 @@ class AsgiDoor:
             with await inbox.read_all() as environ["wsgi.input"]:
                 await _send_answer(self.app(environ, outbox.start), outbox)
             return
-        environ["wsgi.input"] = io.BufferedReader(InboxFile(inbox, loop))
-        exchange = _ThreadExchange(environ, outbox, loop)
+        source = InboxFile(inbox, loop)
+        environ["wsgi.input"] = io.BufferedReader(source)
+        exchange = _ThreadExchange(environ, inbox, outbox, loop)
         answer = await self._in_thread(exchange.perform, exchange.stop, self.app)
         if is_asynchronous(answer):
-            # It has not begun to run: what it may read has to be there before.
-            with await inbox.read_all() as environ["wsgi.input"]:
+            # It has not begun to run: what it may read has to be there before. By the same file, since what
+            # has wrapped it may have read a part, or have handed on a copy of the environ.
+            with await inbox.read_all() as rest:
+                source.fill(rest)
                 await _send_answer(answer, outbox)
 
     async def _in_thread(self, call: Callable[..., T], stop: Callable[[], None], *args: Any) -> T:
         """What *call* gives back; if this task is cancelled, *stop* is called and the thread is waited for."""
         with self._lock:
-            if self._pool is None:
+            if self._pool is None or self._pid != os.getpid():
+                # In a forked child the threads of the parent's pool are not there: nobody would do the work.
+                self._pid = os.getpid()
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="pulse-wsgi")
             work = self._pool.submit(copy_context().run, call, *args)
         waiting = asyncio.wrap_future(work)
@@ -122,7 +129,9 @@ class AsgiDoor:
         except asyncio.CancelledError:
             stop()
             if not work.cancel():  # it runs: its body is to be closed while the loop still helps it
-                with suppress(Exception):  # it is told to stop, and has nobody to tell of its end
+                # It is told to stop. What else has ended it is for the server: perhaps that very server did not take
+                # the end of the response, after it had said that with it the client was gone.
+                with suppress(OSError):  # what a send to a client that has gone is answered with, too
                     await asyncio.shield(waiting)
             raise
 
@@ -143,15 +152,19 @@ async def _send_answer(answer: Any, outbox: Outbox) -> None:
 class _ThreadExchange:
     """One call of a synchronous application, in a thread, from its call to `close()`."""
 
-    def __init__(self, environ: Environ, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, environ: Environ, inbox: Inbox, outbox: Outbox, loop: asyncio.AbstractEventLoop) -> None:
         self._environ = environ
+        self._inbox = inbox
         self._outbox = outbox
         self._loop = loop
+        self._step: Future[Any] | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Let it end before it sends anything more."""
+        """Let it end before it sends anything more, whatever it waits for."""
         self._is_stopped = True
+        if self._step is not None:
+            self._step.cancel()
 
     def perform(self, app: Any) -> Any:
         """Call *app* and send its response; gives back an asynchronous answer, which is not for threads."""
@@ -166,23 +179,46 @@ class _ThreadExchange:
                 self._run(self._outbox.add(chunk))
         finally:
             body.close()
-        self._run(self._outbox.end())
+        self._run(self._end())
         return None
+
+    async def _end(self) -> None:
+        self._inbox.discard()
+        await self._outbox.end()
 
     def _start(self, *args: Any) -> Callable[[bytes], None]:
         add = self._outbox.start(*args)
 
         def write(chunk: bytes) -> None:
             add(chunk)
-            self._run(self._outbox.add(b""))
+            # What the call has given back may be awaited: on the loop, which would wait for itself for ever.
+            if not _is_running_here(self._loop):
+                self._run(self._outbox.add(b""))
 
         return write
 
     def _run(self, step: Coroutine[Any, Any, T]) -> T:
         if self._is_stopped:
             step.close()
-            raise ClientGoneError("the client went away before it had all of the response")
-        return asyncio.run_coroutine_threadsafe(step, self._loop).result()
+            raise _gone()
+        self._step = running = asyncio.run_coroutine_threadsafe(step, self._loop)
+        if self._is_stopped:  # just now, when this step was not seen yet
+            running.cancel()
+        try:
+            return running.result()
+        except CancelledError as error:
+            raise _gone() from error
+
+
+def _gone() -> ClientGoneError:
+    return ClientGoneError("the client went away before it had all of the response")
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _is_declared_asynchronous(handler: Any) -> bool:

@@ -26,6 +26,7 @@ class Inbox:
         self._size = 0
         self._is_complete = False
         self._is_over = False
+        self._is_unwanted = False
         self._has_news = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
@@ -34,7 +35,7 @@ class Inbox:
         """Take what the server sends, until the client goes away."""
         try:
             while (message := await self._receive())["type"] != "http.disconnect":
-                if chunk := message.get("body", b""):
+                if not self._is_unwanted and (chunk := message.get("body", b"")):
                     self._chunks.append(chunk)
                     self._size += len(chunk)
                 self._is_complete = not message.get("more_body", False)
@@ -45,6 +46,17 @@ class Inbox:
         finally:  # also when this is cancelled: a thread may wait for the body
             self._is_over = True
             self._has_news.set()
+
+    def discard(self) -> None:
+        """Nobody reads any more: what still comes is taken and not kept.
+
+        Otherwise a server whose own queue is full, such as hypercorn, would wait at the end of
+        the response for somebody to read the request.
+        """
+        self._is_unwanted = True
+        self._chunks.clear()
+        self._size = 0
+        self._has_room.set()
 
     async def read(self) -> bytes:
         """The next bytes of the body; empty at its end.
@@ -89,6 +101,11 @@ class InboxFile(io.RawIOBase):
         self._inbox = inbox
         self._loop = loop
         self._rest = b""
+        self._whole: Any = None
+
+    def fill(self, whole: Any) -> None:
+        """Read on from the file *whole*, in which all is that was not read: nobody has to wait for it."""
+        self._whole = whole
 
     def readable(self) -> bool:
         """Yes."""
@@ -96,6 +113,8 @@ class InboxFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill *buffer* with what is there, or wait until something is; 0 at the end of the body."""
+        if not self._rest and self._whole is not None:
+            return int(self._whole.readinto(buffer))
         if not self._rest:
             self._rest = asyncio.run_coroutine_threadsafe(self._inbox.read(), self._loop).result()
         portion = self._rest[: len(buffer)]
