@@ -16,12 +16,12 @@ and without a callable of the user's that knows who asks, all but the last two i
 which the guard answers outsiders.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from json import JSONDecodeError
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from webob import Request, Response
 
@@ -426,8 +426,11 @@ def _below(back: str) -> str:
     """*back*, if it is an address below the mount; else that of the first page."""
     # A browser takes what begins with two slashes, of either kind, for another site, and drops
     # line breaks before it looks.
-    is_plain = back.isascii() and back.isprintable() and not back.startswith(("/", "\\", "."))
-    return back if is_plain and ":" not in back.partition("?")[0] and "\\" not in back else ""
+    is_plain = back.isascii() and back.isprintable() and not back.startswith("/") and "\\" not in back
+    path = back.partition("?")[0]
+    # `%2e%2e` climbs out of the mount, too, and what it climbs to may lead to another site.
+    climbs = any(part in (".", "..") for part in unquote(path).split("/"))
+    return back if is_plain and ":" not in path and not climbs else ""
 
 
 def _form(request: Request) -> dict[str, str]:
@@ -445,8 +448,9 @@ def _json(request: Request) -> dict[str, str]:
     if not body.strip():
         return {}
     try:
-        said: Any = request.json_body
-    except (JSONDecodeError, UnicodeDecodeError, RecursionError):
+        said: Any = json.loads(body.decode())  # whatever charset is named: JSON has but one
+    # ValueError: no UTF-8, no JSON, or a number of more digits than Python reads.
+    except (ValueError, RecursionError):
         raise _RefusedError(400, "want JSON") from None
     if not isinstance(said, dict) or any(isinstance(value, dict | list) for value in said.values()):
         raise _RefusedError(400, "want an object of plain values")

@@ -102,7 +102,7 @@ def test_over_https_the_cookie_stays_there():
 
 @pytest.mark.parametrize(
     "back",
-    ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "\t//evil.example", "javascript:alert(1)", "\r\nSet-Cookie: x=y", "../../admin", "é"],
+    ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "\t//evil.example", "javascript:alert(1)", "\r\nSet-Cookie: x=y", "../../admin", "é", "runs/../../admin", "runs/%2e%2E/../admin", "runs/..?q=1", "./../admin"],
 )  # fmt: skip
 def test_the_form_leads_nowhere_else(back):
     answer = Window().ask("/login", "POST", form={"token": TOKEN, "back": back})

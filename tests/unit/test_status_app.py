@@ -366,7 +366,7 @@ def test_a_program_presses_with_the_token_alone(window):
     assert window.controls.pressed[0] == ("run", "cleanup", True, "a program with the token")
 
 
-@pytest.mark.parametrize("body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000])
+@pytest.mark.parametrize("body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000, '{"for": ' + "1" * 5_000 + "}"])
 def test_a_program_that_sends_nonsense_is_told(window, body):
     headers = {**BEARER, "Content-Type": "application/json"}
 
@@ -374,6 +374,15 @@ def test_a_program_that_sends_nonsense_is_told(window, body):
 
     assert answer.status_code == 400
     assert answer.json["error"]
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "foo", "base64", ""])
+def test_json_is_read_whatever_charset_a_program_names(window, charset):
+    headers = {**BEARER, "Content-Type": f"application/json; charset={charset}"}
+
+    answer = _raw(window, "/api/tasks/cleanup/pause", headers, '{"note": "é"}'.encode())
+
+    assert (answer.status_code, answer.json["note"]) == (200, "é")
 
 
 def test_a_page_presses_for_programs_with_its_proof(window):
