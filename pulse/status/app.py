@@ -18,6 +18,7 @@ which the guard answers outsiders.
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,11 +42,14 @@ from pulse.status.controls import Controls
 from pulse.status.health import STORE_UNAVAILABLE, Health, health_of
 from pulse.status.page import Frame, Printer
 from pulse.status.pages import Pages
+from pulse.status.recent import Recent
 from pulse.status.survey import Survey
 
 SECRET_SECONDS: Final = 60.0  # for which a secret of the store is kept
+AWAY_SECONDS: Final = 1.0  # until a store that did not answer is asked for it again
 BODY: Final = 65_536  # bytes of a form or of JSON; nobody has that much to say
 HEALTH_SECONDS: Final = 1.0  # for which an answer is kept: strangers may ask as often as they like
+STALE_SECONDS: Final = 5.0  # for which it will do while another thread waits for a new one
 SURVEY_SECONDS: Final = 1.0  # that health and metrics take to look at all tasks
 MENU: Final = {
     "": "Tasks", "tasks": "Tasks", "runs": "Runs", "workers": "Workers", "configuration": "Configuration",
@@ -89,20 +93,19 @@ class _Secret:
     def __init__(self, config: Config, store: RunStore, clock: Clock) -> None:
         self._config = config
         self._store = store
-        self._clock = clock
-        self._known: tuple[float, str] | None = None
+        self._known: str | None = None
+        self._recent = Recent(self._ask, clock, stale=math.inf)
 
     def __call__(self) -> str | None:
-        if self._config.token:
-            return self._config.token
-        now = self._clock.monotonic()
+        return self._config.token or self._recent.get()
+
+    def _ask(self) -> tuple[str | None, float]:
         # A store that lost its memory has another one: a process must not go on with the first for ever.
-        if self._known is None or now - self._known[0] > SECRET_SECONDS:
-            try:
-                self._known = now, self._store.secret()
-            except StoreUnavailableError:  # who was known still is; to all others this is no address
-                return self._known[1] if self._known else None
-        return self._known[1]
+        try:
+            self._known = self._store.secret()
+        except StoreUnavailableError:  # who was known still is; to all others this is no address
+            return self._known, AWAY_SECONDS
+        return self._known, SECRET_SECONDS
 
 
 class StatusApp:
@@ -162,7 +165,7 @@ class StatusApp:
             printer=self._printer,
         )
         self._api = Api(config, schedules, store, self._survey, self._audit)
-        self._health: tuple[float, Health] | None = None
+        self._health = Recent(self._find_health, self._clock, stale=STALE_SECONDS)
 
     def answers(self, environ: Environ) -> bool:
         """Whether the request is for the window; costs a comparison."""
@@ -398,22 +401,17 @@ class StatusApp:
         return response
 
     def _answer_health(self, request: Request) -> Response:
-        health = self._find_health()
+        health = self._health.get()
         is_detailed = self._access.visitor(request) is not None
         return answer(health.document(is_detailed=is_detailed), health.status)
 
-    def _find_health(self) -> Health:
-        now, kept = self._clock.monotonic(), self._health
-        if kept is not None and now - kept[0] < HEALTH_SECONDS:
-            return kept[1]
+    def _find_health(self) -> tuple[Health, float]:
         try:
             moment = self._survey.moment()
             self._survey.refresh(moment, SURVEY_SECONDS)
-            health = health_of(self._config, self._survey, moment, self._controls.ringing())
+            return health_of(self._config, self._survey, moment, self._controls.ringing()), HEALTH_SECONDS
         except StoreUnavailableError:
-            health = STORE_UNAVAILABLE
-        self._health = (now, health)
-        return health
+            return STORE_UNAVAILABLE, HEALTH_SECONDS
 
 
 def _see_other(address: str) -> Response:

@@ -366,7 +366,9 @@ def test_a_program_presses_with_the_token_alone(window):
     assert window.controls.pressed[0] == ("run", "cleanup", True, "a program with the token")
 
 
-@pytest.mark.parametrize("body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000, '{"for": ' + "1" * 5_000 + "}"])
+@pytest.mark.parametrize(
+    "body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000, '{"for": ' + "1" * 5_000 + "}"]
+)
 def test_a_program_that_sends_nonsense_is_told(window, body):
     headers = {**BEARER, "Content-Type": "application/json"}
 
@@ -523,6 +525,65 @@ def test_strangers_who_ask_all_the_time_cost_nothing(window):
         window.ask("/health")
 
     assert len(asked) == 1
+
+
+class FrozenStore(BrokenStore):
+    """Takes its time to answer nothing; meanwhile others ask."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+        self.meanwhile = lambda: None
+
+    def running(self):
+        return self._freeze()
+
+    def secret(self):
+        return self._freeze()
+
+    def _freeze(self):
+        self.asked += 1
+        self.meanwhile()
+        raise StoreUnavailableError("no answer")
+
+
+def frozen(**more):
+    window = Window(store=FrozenStore(), **more)
+    window.store.meanwhile = lambda: window.clock.advance(2)
+    return window
+
+
+def test_strangers_who_ask_a_frozen_store_do_not_wait_for_it_each_time():
+    window = frozen()
+
+    answers = [window.ask("/health").status_code for _ in range(50)]
+
+    assert answers == [503] * 50
+    assert window.store.asked == 1
+
+
+def test_whoever_asks_while_another_waits_for_the_store_is_told_what_was_known():
+    window = frozen()
+    window.ask("/health")
+    window.clock.advance(2)
+    answers = []
+    window.store.meanwhile = lambda: answers.append(window.ask("/health").status_code)
+
+    window.ask("/health")
+
+    assert (answers, window.store.asked) == ([503], 2)
+
+
+def test_strangers_who_have_a_frozen_store_asked_for_its_secret_do_not_wait_each_time():
+    window = frozen(config={"token": None})
+
+    answers = [window.ask("/").status_code for _ in range(50)]
+
+    assert answers == [404] * 50
+    assert window.store.asked == 1
+    window.clock.advance(2)
+    window.ask("/")
+    assert window.store.asked == 2
 
 
 # Metrics

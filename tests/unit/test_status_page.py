@@ -214,7 +214,9 @@ def test_a_run_that_has_ended_is_news():
     assert "failing" in again.text
 
 
-@pytest.mark.parametrize("mark", ["\ue000", "\ue001", "\ue002", "<!--soft-->", "<!--/soft-->", "<!--tag-->", "&lt;!--tag-->"])
+@pytest.mark.parametrize(
+    "mark", ["\ue000", "\ue001", "\ue002", "<!--soft-->", "<!--/soft-->", "<!--tag-->", "&lt;!--tag-->"]
+)
 def test_no_text_can_end_the_attribute_in_which_it_stands(mark):
     text = f"{mark} onfocus=alert(1) {mark}"
     window = Window({"cleanup": {"interval": "1h", "description": text}})
