@@ -146,6 +146,42 @@ def test_a_form_that_is_too_large_is_refused(window, form, status):
     assert window.ask("/tasks/cleanup/run", "POST", headers=browser, form=form).status_code == status
 
 
+class Endless:
+    """A body in chunks that does not end, as a server hands it on."""
+
+    def __init__(self):
+        self.given = 0
+
+    def read(self, size=-1):
+        assert 0 < size < 1_000_000
+        part = b"x" * min(size, 1000)
+        self.given += len(part)
+        return part
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/login", {}), ("/api/tasks/cleanup/pause", BEARER), ("/tasks/cleanup/run", BEARER)]
+)
+def test_of_a_body_without_a_length_no_more_is_read_than_a_form_may_have(window, path, headers):
+    body = Endless()
+    request = Request.blank(f"/_pulse{path}", method="POST", headers=headers)
+    request.content_type = "application/x-www-form-urlencoded"
+    request.environ.update({"wsgi.input": body, "wsgi.input_terminated": True, "webob.is_body_seekable": False})
+
+    assert request.get_response(window.app).status_code == 413
+    assert body.given < 100_000
+
+
+@pytest.mark.parametrize("path", ["/login", "/api/tasks/cleanup/pause"])
+def test_a_body_that_breaks_off_is_refused(window, path):
+    request = Request.blank(f"/_pulse{path}", method="POST", headers=BEARER if "api" in path else {}, body=b"token=")
+    request.content_type = "application/x-www-form-urlencoded"
+    request.content_length = 100
+    request.environ["webob.is_body_seekable"] = False  # a line is not
+
+    assert request.get_response(window.app).status_code == 400
+
+
 def test_what_was_pressed_is_in_the_audit_and_in_the_log(window, caplog):
     caplog.set_level("INFO")
 
