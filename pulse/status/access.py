@@ -68,6 +68,9 @@ class Visitor:
         return "" if self.name in (BY_FORM, BY_LINK) else self.name
 
 
+PROGRAM: Final = Visitor(name="a program with the token", is_program=True)
+
+
 class Access:
     """Tells visitors from strangers; safe to use from any thread, and after a fork."""
 
@@ -115,8 +118,10 @@ class Access:
         token = self._token()
         if not token:
             return None
-        if "HTTP_AUTHORIZATION" in request.environ:
-            return self._program(request, token)
+        scheme, _, given = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        # A proxy in front may have asked for a password, which the browser then sends with everything.
+        if scheme.lower() == "bearer":
+            return PROGRAM if _is_same(given.strip(), token) else None
         return self._logged_in(request.cookies.get(COOKIE, ""), token)
 
     def may_try(self, request: Request) -> bool:
@@ -158,12 +163,6 @@ class Access:
         if not is_same_origin(request):
             return False
         return visitor.is_program or _is_same(given, self.form_token(visitor))
-
-    def _program(self, request: Request, token: str) -> Visitor | None:
-        scheme, _, given = request.environ["HTTP_AUTHORIZATION"].partition(" ")
-        if scheme.lower() != "bearer" or not _is_same(given.strip(), token):
-            return None
-        return Visitor(name="a program with the token", is_program=True)
 
     def _logged_in(self, cookie: str, token: str) -> Visitor | None:
         serializer = _serializer(token)

@@ -77,6 +77,16 @@ def test_only_the_very_token_is_taken_from_a_program(value):
     assert window.ask("/api/tasks", headers=BEARER).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("value", "status"), [("Basic bWFyYTpwdw==", 200), ("Digest x", 200), ("", 200), ("Bearer x", 303)]
+)
+def test_the_password_of_a_proxy_does_not_log_a_browser_out(value, status):
+    window = Window()
+    browser, _ = window.log_in()
+
+    assert window.ask("/", headers={**browser, "Authorization": value}).status_code == status
+
+
 def test_the_token_is_not_taken_from_a_query():
     assert Window().ask(f"/api/tasks?token={TOKEN}").status_code == 404
 
