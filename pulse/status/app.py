@@ -269,7 +269,10 @@ class StatusApp:
             status, problem = 503, NO_STORE
         except ClosedError:
             status, problem = 503, "This process is ending: try again."
-        return fault(status, problem) if is_program else self._problem(call, status, problem)
+        response = fault(status, problem) if is_program else self._problem(call, status, problem)
+        if status == 405:
+            response.headers["Allow"] = "GET, HEAD, POST"
+        return response
 
     def _served(self, call: _Call) -> Response:
         request, names = call.request, call.names
@@ -351,7 +354,7 @@ class StatusApp:
         call: _Call,
         task: str,
         action: str,
-        said: Mapping[str, str] | Callable[[Request], Mapping[str, str]],
+        said: dict[str, str] | Callable[[Request], dict[str, str]],
         proof: str,
     ) -> dict[str, object]:
         if action not in ACTIONS or task not in self._config.tasks:
@@ -359,7 +362,7 @@ class StatusApp:
         self._must_mean_it(call, proof)
         if self._is_readonly:
             raise _RefusedError(403, "This status page is for reading only (pulse.config.status_readonly).")
-        words = said(call.request) if callable(said) else said
+        words = _understood(action, said(call.request)) if callable(said) else said
         try:
             return self._actions.press(
                 action, task, words, by=call.visitor.name, address=call.request.remote_addr or ""
@@ -453,6 +456,14 @@ def _json(request: Request) -> dict[str, str]:
     if not isinstance(said, dict) or any(isinstance(value, dict | list) for value in said.values()):
         raise _RefusedError(400, "want an object of plain values")
     return {str(name): _word(value) for name, value in said.items() if value is not None}
+
+
+def _understood(action: str, said: dict[str, str]) -> dict[str, str]:
+    """*said*, if all of it is for *action*: a pause for an hour that was misspelt would last for ever."""
+    for name in said:
+        if name not in ACTIONS[action]:
+            raise _RefusedError(400, f"{name!r}: want {' or '.join([*ACTIONS[action], 'nothing'])}")
+    return said
 
 
 def _word(value: object) -> str:

@@ -414,6 +414,23 @@ def test_a_program_that_sends_nonsense_is_told(window, body):
     assert answer.json["error"]
 
 
+@pytest.mark.parametrize(
+    ("action", "said", "wanted"),
+    [
+        ("pause", {"fro": "1h"}, "'fro': want for or until or note or nothing"),
+        ("pause", {"For": "1h", "note": "why"}, "'For': want for or until or note or nothing"),
+        ("run", {"forced": True}, "'forced': want force or nothing"),
+        ("resume", {"run": "x"}, "'run': want nothing"),
+        ("pause", {"\ud800": "x"}, "'\\ud800': want for or until or note or nothing"),
+    ],
+)
+def test_a_program_that_misspells_a_word_is_told_and_nothing_is_done(window, action, said, wanted):
+    answer = window.ask(f"/api/tasks/cleanup/{action}", "POST", headers=BEARER, json=said)
+
+    assert (answer.status_code, answer.json["error"]) == (400, wanted)
+    assert window.controls.pressed == []
+
+
 @pytest.mark.parametrize("charset", ["utf-8", "utf-16", "foo", "base64", ""])
 def test_json_is_read_whatever_charset_a_program_names(window, charset):
     headers = {**BEARER, "Content-Type": f"application/json; charset={charset}"}
@@ -421,6 +438,13 @@ def test_json_is_read_whatever_charset_a_program_names(window, charset):
     answer = _raw(window, "/api/tasks/cleanup/pause", headers, '{"note": "é"}'.encode())
 
     assert (answer.status_code, answer.json["note"]) == (200, "é")
+
+
+@pytest.mark.parametrize("path", ["/", "/api/tasks", "/tasks/cleanup/run"])
+def test_another_method_is_told_which_there_are(window, path):
+    answer = window.ask(path, "DELETE", headers=BEARER)
+
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_a_page_presses_for_programs_with_its_proof(window):
