@@ -20,7 +20,7 @@ from pulse import __version__, reader
 from pulse.clock import Clock, SystemClock
 from pulse.commands.cancel import cancel
 from pulse.commands.check import check
-from pulse.commands.exits import CommandError, Exit
+from pulse.commands.exits import CommandError, Exit, OutputError
 from pulse.commands.history import Wanted, history
 from pulse.commands.list import list_tasks
 from pulse.commands.login_code import login_code
@@ -101,6 +101,9 @@ def main(argv: Sequence[str] | None = None, *, clock: Clock | None = None) -> in
     except BrokenPipeError:
         _give_up_output()
         return Exit.BROKEN_PIPE
+    except OutputError as error:
+        _give_up_output()
+        return _complain(error, is_verbose=options.verbose)
     except (KeyboardInterrupt, ConfigError, UnknownTaskError, StoreUnavailableError, CommandError) as error:
         return _complain(error, is_verbose=options.verbose)
 
@@ -182,7 +185,8 @@ def _next_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "its name")
     parser.add_argument("--force", action="store_true", help="also beside a run that is under way")
-    parser.add_argument("--again", default="", metavar="RUN", help="another attempt of a run that failed, by its id")
+    run_id = _typed(_run_id)
+    parser.add_argument("--again", type=run_id, metavar="RUN", help="another attempt of a run that failed, by its id")
 
 
 def _pause_arguments(parser: argparse.ArgumentParser) -> None:
@@ -249,6 +253,13 @@ def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
     return convert
 
 
+def _run_id(written: object) -> str:
+    # From a variable of a script that is not set: without an id the task would be run anew.
+    if not str(written).strip():
+        raise ValueError("want the id of a run, or how it begins")
+    return str(written).strip()
+
+
 def _moment(written: object) -> datetime:
     moment = reader.moment(written)
     if not EPOCH.year <= moment.year <= LAST_YEAR:
@@ -308,7 +319,7 @@ def _next(call: _Call) -> Exit:
 def _run(call: _Call) -> Exit:
     source, task = call.source_and_must("TASK")
     options = call.options
-    said = {"is_verbose": options.verbose, "is_forced": options.force, "again": options.again}
+    said = {"is_verbose": options.verbose, "is_forced": options.force, "again": options.again or ""}
     return run(source, call.screen, call.clock, task, **said)
 
 
@@ -430,6 +441,6 @@ def _accept_any_text() -> None:
 
 
 def _give_up_output() -> None:
-    """Whoever read the output has gone: Python must not complain when it flushes the rest."""
+    """Nobody can be given the output: Python must not complain when it flushes the rest."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())

@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pulse.commands.exits import OutputError
+
 _RIGID: Final = 28  # what is no longer than this is never broken: ids, names, instants
 _BROKEN: Final = 14  # the least that is left to a column of what is longer
 _SPACE: Final = 2  # beside each column of a ruled table
@@ -94,9 +96,15 @@ class Screen:
         return encoding is None or codecs.lookup(encoding).name.startswith("utf")
 
     def _write(self, text: str) -> None:
-        if self._stream is not None:
+        if self._stream is None:
+            return
+        try:
             self._stream.write(text)
             self._stream.flush()
+        except BrokenPipeError:  # whoever read it has enough
+            raise
+        except OSError as error:
+            raise OutputError(f"the output cannot be written: {error.strerror}") from None
 
 
 def visible(text: str) -> str:

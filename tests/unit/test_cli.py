@@ -1060,6 +1060,14 @@ def test_a_document_is_json_in_any_encoding_and_commands_no_terminal(encoding):
     assert not set(text) & set("\t\r\u202e\u2028\x9b")
 
 
+@pytest.mark.parametrize("again", ["", " "])
+def test_an_id_that_is_empty_is_that_of_no_run(write_tasks, capsys, again):
+    write_tasks("pulse.task.a.interval = 5")
+
+    assert main(["run", "a", "--again", again]) == 2
+    assert "argument --again" in capsys.readouterr().err
+
+
 def test_a_process_without_an_output_is_no_error(write_tasks, monkeypatch):
     write_tasks("pulse.task.a.interval = 5")
     monkeypatch.setattr(sys, "stdout", None)
