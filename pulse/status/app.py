@@ -400,7 +400,7 @@ class StatusApp:
         text, content_type = exposition(self._config, self._schedules, self._store, self._survey, moment, accept)
         response = Response(text)
         response.headers["Content-Type"] = content_type
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
         return response
 
     def _answer_health(self, request: Request) -> Response:

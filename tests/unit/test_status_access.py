@@ -301,3 +301,16 @@ def test_a_name_is_short_and_printable():
     window.ask("/tasks/cleanup/run", "POST", headers=browser, form={"proof": proof})
 
     assert window.controls.pressed[0][3] == "mara" + "x" * 36
+
+
+@pytest.mark.parametrize(("name", "by"), [("ma\u202era\n\0" + "x" * 300, "mara" + "x" * 196), ("\n", "a user")])
+def test_the_name_of_a_user_is_one_line(name, by):
+    window = Window(config={"token": None}, authenticate=lambda environ: name)
+    page = window.ask("/", headers=BROWSER)
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    proof = page.text.partition('name="proof" value="')[2].partition('"')[0]
+
+    window.ask("/tasks/cleanup/run", "POST", headers={"Cookie": cookie}, form={"proof": proof})
+
+    assert window.controls.pressed == [("run", "cleanup", False, by)]
+    assert window.store.presses(1)[0].by == by

@@ -490,10 +490,14 @@ def test_a_program_chooses_tasks_by_state_and_word(window):
     assert names("?size=1&page=2") == ["report"]
 
 
-def test_what_a_program_is_told_is_never_taken_for_a_page(window):
-    answer = window.ask("/api/tasks", headers=BEARER)
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [("/api/tasks", "application/json"), ("/health", "application/json"), ("/metrics", "text/plain")],
+)
+def test_what_a_program_is_told_is_never_taken_for_a_page(window, path, content_type):
+    answer = window.ask(path, headers=BEARER)
 
-    assert answer.content_type == "application/json"
+    assert answer.content_type == content_type
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
