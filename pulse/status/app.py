@@ -191,7 +191,7 @@ class StatusApp:
             return None
         names = tuple(path.removeprefix(self.path.rstrip("/")).removeprefix("/").split("/"))
         names = () if names == ("",) else names
-        base = quote(request.environ.get("SCRIPT_NAME", ""), safe="/") + self.path.rstrip("/")
+        base = _mount(request) + self.path.rstrip("/")
         if names in (("health",), ("live",)) and request.method in ("GET", "HEAD"):
             return answer({"status": "ok"}) if names == ("live",) else self._answer_health(request)
         visitor = self._access.visitor(request)
@@ -421,6 +421,12 @@ def _see_other(address: str) -> Response:
     response = Response(status=303, content_type="text/plain", location=address)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _mount(request: Request) -> str:
+    """Where the application is mounted, for addresses: one slash at its beginning, since two name another site."""
+    script = quote(request.environ.get("SCRIPT_NAME", ""), safe="/").strip("/")
+    return f"/{script}" if script else ""
 
 
 def _below(back: str) -> str:

@@ -120,6 +120,23 @@ def test_the_form_leads_nowhere_else(back):
     assert answer.headers["Location"] == "/_pulse/"
 
 
+@pytest.mark.parametrize(
+    ("script", "base"),
+    [("//evil.example", "/evil.example"), ("///evil.example/", "/evil.example"), ("/", ""), ("//", "")],
+)
+def test_a_mount_that_looks_like_another_site_leads_nowhere_else(script, base):
+    window = Window()
+
+    answers = [
+        window.ask("/", headers=BROWSER, script=script),
+        window.ask("", headers=BEARER, script=script),
+        window.ask("/login", "POST", form={"token": TOKEN}, script=script),
+    ]
+
+    assert all(answer.headers["Location"].startswith(f"{base}/_pulse/") for answer in answers)
+    assert '="//' not in window.see(script=script).text
+
+
 def test_a_cookie_works_until_its_time_is_over():
     window = Window()
     browser, _ = window.log_in()
