@@ -491,6 +491,35 @@ def test_a_program_chooses_tasks_by_state_and_word(window):
 
 
 @pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("tasks?page=x", "page: want a whole number from 1 to 1000000"),
+        ("tasks?size=-1", "size: want a whole number from 1 to 1000"),
+        ("tasks?state=faling", "state: want one of new, ok, late, running, failing, paused, lost, disabled"),
+        ("tasks/cleanup/runs?limit=0", "limit: want a whole number from 1 to 1000"),
+        ("tasks/cleanup/runs?limit=%D9%A3", "limit: want a whole number from 1 to 1000"),
+    ],
+)
+def test_a_program_that_asks_for_nonsense_is_told(window, path, problem):
+    answer = window.ask(f"/api/{path}", headers=BEARER)
+
+    assert (answer.status_code, answer.json["error"]) == (400, problem)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tasks?page=" + "9" * 5000,
+        "tasks?page=" + "0" * 30 + "1",
+        "tasks?size=&page=&state=",
+        "tasks/cleanup/runs?limit=5000",
+    ],
+)
+def test_a_program_that_asks_for_more_than_there_is_gets_what_there_is(window, path):
+    assert window.ask(f"/api/{path}", headers=BEARER).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("path", "content_type"),
     [("/api/tasks", "application/json"), ("/health", "application/json"), ("/metrics", "text/plain")],
 )
