@@ -38,6 +38,7 @@ from pulse.commands.why import why
 from pulse.commands.worker import worker
 from pulse.commands.workers import workers
 from pulse.errors import ConfigError, StoreUnavailableError, UnknownTaskError
+from pulse.status.action import note_of
 from pulse.zone import EPOCH
 
 SOURCE: Final = "development.ini"
@@ -194,12 +195,16 @@ def _pause_arguments(parser: argparse.ArgumentParser) -> None:
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--for", dest="until", type=_SPAN, metavar="SPAN", help="for so long (90s, 1h, 2d)")
     end.add_argument("--until", dest="until", type=_typed(_moment), metavar="ISO", help="until then")
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, shown wherever the task is")
+    parser.add_argument(
+        "--why", type=_typed(_note), default="", metavar="TEXT", help="the reason, shown wherever the task is"
+    )
 
 
 def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK|RUN", nargs="?", help="all runs of a task, or one by its id")
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, kept with the record")
+    parser.add_argument(
+        "--why", type=_typed(_note), default="", metavar="TEXT", help="the reason, kept with the record"
+    )
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +256,10 @@ def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{written!r}: {error}") from None
 
     return convert
+
+
+def _note(written: object) -> str:
+    return note_of(str(written))
 
 
 def _run_id(written: object) -> str:

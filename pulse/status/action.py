@@ -122,9 +122,20 @@ class Actions:
         return until
 
 
-def _note(said: Mapping[str, str]) -> str:
-    """Why somebody presses, in one line."""
-    note = "".join(letter for letter in " ".join(said.get("note", "").split()) if letter.isprintable())
+def note_of(written: str) -> str:
+    """Why somebody presses, in one line.
+
+    Raises:
+        ValueError: it is too long; the message says what is wanted.
+    """
+    note = "".join(letter for letter in " ".join(written.split()) if letter.isprintable())
     if len(note) > NOTE_LENGTH:
-        raise ValueError(f"note: want at most {NOTE_LENGTH} characters")
+        raise ValueError(f"want at most {NOTE_LENGTH} characters")
     return note
+
+
+def _note(said: Mapping[str, str]) -> str:
+    try:
+        return note_of(said.get("note", ""))
+    except ValueError as error:
+        raise ValueError(f"note: {error}") from None
