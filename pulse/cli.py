@@ -20,7 +20,7 @@ from pulse import __version__, reader
 from pulse.clock import Clock, SystemClock
 from pulse.commands.cancel import cancel
 from pulse.commands.check import check
-from pulse.commands.exits import CommandError, Exit
+from pulse.commands.exits import CommandError, Exit, OutputError
 from pulse.commands.history import Wanted, history
 from pulse.commands.list import list_tasks
 from pulse.commands.login_code import login_code
@@ -38,6 +38,7 @@ from pulse.commands.why import why
 from pulse.commands.worker import worker
 from pulse.commands.workers import workers
 from pulse.errors import ConfigError, StoreUnavailableError, UnknownTaskError
+from pulse.status.action import note_of
 from pulse.zone import EPOCH
 
 SOURCE: Final = "development.ini"
@@ -101,6 +102,9 @@ def main(argv: Sequence[str] | None = None, *, clock: Clock | None = None) -> in
     except BrokenPipeError:
         _give_up_output()
         return Exit.BROKEN_PIPE
+    except OutputError as error:
+        _give_up_output()
+        return _complain(error, is_verbose=options.verbose)
     except (KeyboardInterrupt, ConfigError, UnknownTaskError, StoreUnavailableError, CommandError) as error:
         return _complain(error, is_verbose=options.verbose)
 
@@ -182,7 +186,8 @@ def _next_arguments(parser: argparse.ArgumentParser) -> None:
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "its name")
     parser.add_argument("--force", action="store_true", help="also beside a run that is under way")
-    parser.add_argument("--again", default="", metavar="RUN", help="another attempt of a run that failed, by its id")
+    run_id = _typed(_run_id)
+    parser.add_argument("--again", type=run_id, metavar="RUN", help="another attempt of a run that failed, by its id")
 
 
 def _pause_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,12 +195,16 @@ def _pause_arguments(parser: argparse.ArgumentParser) -> None:
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--for", dest="until", type=_SPAN, metavar="SPAN", help="for so long (90s, 1h, 2d)")
     end.add_argument("--until", dest="until", type=_typed(_moment), metavar="ISO", help="until then")
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, shown wherever the task is")
+    parser.add_argument(
+        "--why", type=_typed(_note), default="", metavar="TEXT", help="the reason, shown wherever the task is"
+    )
 
 
 def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK|RUN", nargs="?", help="all runs of a task, or one by its id")
-    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, kept with the record")
+    parser.add_argument(
+        "--why", type=_typed(_note), default="", metavar="TEXT", help="the reason, kept with the record"
+    )
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +256,17 @@ def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{written!r}: {error}") from None
 
     return convert
+
+
+def _note(written: object) -> str:
+    return note_of(str(written))
+
+
+def _run_id(written: object) -> str:
+    # From a variable of a script that is not set: without an id the task would be run anew.
+    if not str(written).strip():
+        raise ValueError("want the id of a run, or how it begins")
+    return str(written).strip()
 
 
 def _moment(written: object) -> datetime:
@@ -308,7 +328,7 @@ def _next(call: _Call) -> Exit:
 def _run(call: _Call) -> Exit:
     source, task = call.source_and_must("TASK")
     options = call.options
-    said = {"is_verbose": options.verbose, "is_forced": options.force, "again": options.again}
+    said = {"is_verbose": options.verbose, "is_forced": options.force, "again": options.again or ""}
     return run(source, call.screen, call.clock, task, **said)
 
 
@@ -430,6 +450,6 @@ def _accept_any_text() -> None:
 
 
 def _give_up_output() -> None:
-    """Whoever read the output has gone: Python must not complain when it flushes the rest."""
+    """Nobody can be given the output: Python must not complain when it flushes the rest."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())

@@ -26,3 +26,7 @@ class CommandError(PulseError, RuntimeError):
         """*code*: what the process ends with."""
         super().__init__(message)
         self.code = code
+
+
+class OutputError(CommandError):
+    """What a command has to say cannot be written; nobody may take that for a failed task."""

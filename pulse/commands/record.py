@@ -102,7 +102,7 @@ def show_captured(screen: Screen, name: str, captured: bytes, capture: int) -> N
     if captured:
         cut = f", the first {capture} bytes" if len(captured) >= capture else ""
         screen.line(f"--- {name}{cut}")
-        screen.line(text_of(captured).rstrip("\n"))
+        screen.text(text_of(captured).rstrip("\n"))
 
 
 def text_of(captured: bytes) -> str:

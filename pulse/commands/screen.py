@@ -1,5 +1,6 @@
 """Where a command writes: lines and tables for people, or one JSON document for programs."""
 
+import codecs
 import json
 import os
 import re
@@ -13,10 +14,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pulse.commands.exits import OutputError
+
 _RIGID: Final = 28  # what is no longer than this is never broken: ids, names, instants
 _BROKEN: Final = 14  # the least that is left to a column of what is longer
 _SPACE: Final = 2  # beside each column of a ruled table
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What commands a terminal, and what has it show text in another order, or lines that are none.
+_COMMANDS: Final = "\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_CONTROL: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_COMMANDS}]")
+_UNQUOTED: Final = re.compile(f"[{_COMMANDS}]")  # in JSON, which spells out the others
 
 
 class Screen:
@@ -36,7 +42,11 @@ class Screen:
         self._console = _console(stream)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Write *text*; it is seen at once, also through a pipe."""
+        """Write *text* as one line, whatever is in it; it is seen at once, also through a pipe."""
+        self.text(_in_one_line(text), style)
+
+    def text(self, text: str, style: str = "") -> None:
+        """Write *text* with the lines that it has."""
         if self._console:
             self._console.print(Text(visible(text), style=style), soft_wrap=True)
         else:
@@ -48,7 +58,7 @@ class Screen:
         On a terminal that is too narrow for that, long cells are broken into lines, and not what
         one might copy: ids, times. What is still too wide is left to the terminal.
         """
-        shown = [[visible(cell) for cell in row] for row in rows]
+        shown = [[_in_one_line(cell) for cell in row] for row in rows]
         if self._console:
             least = [width if width <= _RIGID else _BROKEN for width in _widths(head, shown)]
             if sum(least) + _SPACE * len(least) < self._console.width:
@@ -61,7 +71,8 @@ class Screen:
 
     def document(self, value: object, *, is_line: bool = False) -> None:
         """Write *value* as the JSON document of this command; in one line if there will be more of them."""
-        self._write(json.dumps(value, indent=None if is_line else 2, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=None if is_line else 2, ensure_ascii=not self._takes_any_character())
+        self._write(_UNQUOTED.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n")
 
     @property
     def can_redraw(self) -> bool:
@@ -74,20 +85,40 @@ class Screen:
         with Live(console=self._console, auto_refresh=False) as live:
 
             def show(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> None:
-                table = _table(head, [[visible(cell) for cell in row] for row in rows], [1] * len(head))
+                table = _table(head, [[_in_one_line(cell) for cell in row] for row in rows], [1] * len(head))
                 live.update(Group(table, Text(visible(below), style="dim")), refresh=True)
 
             yield show
 
+    def _takes_any_character(self) -> bool:
+        # What another encoding lacks is spelt out by Python, in a way that is no JSON.
+        encoding = getattr(self._stream, "encoding", None)
+        return encoding is None or codecs.lookup(encoding).name.startswith("utf")
+
     def _write(self, text: str) -> None:
-        if self._stream is not None:
+        if self._stream is None:
+            return
+        try:
             self._stream.write(text)
             self._stream.flush()
+        except BrokenPipeError:  # whoever read it has enough
+            raise
+        except OSError as error:
+            raise OutputError(f"the output cannot be written: {error.strerror}") from None
 
 
 def visible(text: str) -> str:
     """*text* with its control characters spelt out: a response must not command the terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+    return _CONTROL.sub(lambda found: _spelt(found.group()), text)
+
+
+def _in_one_line(text: str) -> str:
+    """*text* without a break, behind which it could look like another record."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _spelt(character: str) -> str:
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
 
 
 def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:

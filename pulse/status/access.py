@@ -36,8 +36,10 @@ FAILURES: Final = 5  # wrong tokens from one address within WINDOW, before it ha
 WINDOW: Final = 60.0  # seconds
 ADDRESSES: Final = 1024  # that are remembered: an outsider can make them forgotten, but not more
 NAME_LENGTH: Final = 40
+USER_LENGTH: Final = 200  # of the name of a user, who may have said it to the application themselves
 BY_FORM: Final = "somebody with the token"  # who has said no name
 BY_LINK: Final = "somebody with a code"
+BY_USER: Final = "a user"
 
 _FRESH: Final = timedelta(seconds=60)  # that the clock of another host may be ahead of this one
 
@@ -66,6 +68,9 @@ class Visitor:
     def said_name(self) -> str:
         """The name that they have said themselves; empty if none."""
         return "" if self.name in (BY_FORM, BY_LINK) else self.name
+
+
+PROGRAM: Final = Visitor(name="a program with the token", is_program=True)
 
 
 class Access:
@@ -111,12 +116,15 @@ class Access:
         if self._authenticate is not None and (name := self._authenticate(request.environ)):
             session = request.cookies.get(COOKIE, "")
             made = session or secrets.token_urlsafe(24)
-            return Visitor(name=str(name), session=made, is_user=True, is_renewed=not session)
+            said = _one_line(str(name), USER_LENGTH) or BY_USER
+            return Visitor(name=said, session=made, is_user=True, is_renewed=not session)
         token = self._token()
         if not token:
             return None
-        if "HTTP_AUTHORIZATION" in request.environ:
-            return self._program(request, token)
+        scheme, _, given = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        # A proxy in front may have asked for a password, which the browser then sends with everything.
+        if scheme.lower() == "bearer":
+            return PROGRAM if _is_same(given.strip(), token) else None
         return self._logged_in(request.cookies.get(COOKIE, ""), token)
 
     def may_try(self, request: Request) -> bool:
@@ -132,7 +140,7 @@ class Access:
             log.warning("a wrong token was given at the status page", extra={"pulse_event": "login_refused"})
             return None
         self._attempts.forget(address)
-        said = "".join(letter for letter in name if letter.isprintable()).strip()[:NAME_LENGTH]
+        said = _one_line(name, NAME_LENGTH)
         log.info("somebody logged in to the status page", extra={"pulse_event": "logged_in"})
         return Visitor(name=said or BY_FORM, session=secrets.token_urlsafe(24), is_renewed=True)
 
@@ -158,12 +166,6 @@ class Access:
         if not is_same_origin(request):
             return False
         return visitor.is_program or _is_same(given, self.form_token(visitor))
-
-    def _program(self, request: Request, token: str) -> Visitor | None:
-        scheme, _, given = request.environ["HTTP_AUTHORIZATION"].partition(" ")
-        if scheme.lower() != "bearer" or not _is_same(given.strip(), token):
-            return None
-        return Visitor(name="a program with the token", is_program=True)
 
     def _logged_in(self, cookie: str, token: str) -> Visitor | None:
         serializer = _serializer(token)
@@ -231,6 +233,11 @@ def _host_of(origin: str) -> str:
         return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
+
+
+def _one_line(name: str, length: int) -> str:
+    """*name* as it can stand in a table and in a log."""
+    return "".join(letter for letter in name if letter.isprintable()).strip()[:length]
 
 
 def _serializer(token: str) -> URLSafeSerializer:

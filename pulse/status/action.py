@@ -1,6 +1,6 @@
 """What visitors can have done to a task: run it, cancel or retry its runs, pause and resume it, clear its history."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -15,7 +15,11 @@ from pulse.status.view import attempts_of
 from pulse.status.words import spoken, zone_of
 from pulse.zone import instant_of
 
-ACTIONS: Final = ("run", "retry", "cancel", "pause", "resume", "clear")
+# What each of them can be told.
+ACTIONS: Final[Mapping[str, Sequence[str]]] = {
+    "run": ["force"], "retry": ["run"], "cancel": ["run", "note"], "pause": ["for", "until", "note"], "resume": [],
+    "clear": ["sure"],
+}  # fmt: skip
 NOTE_LENGTH: Final = 200
 
 _FOREVER: Final = frozenset({"", "ever", "until"})
@@ -118,9 +122,20 @@ class Actions:
         return until
 
 
-def _note(said: Mapping[str, str]) -> str:
-    """Why somebody presses, in one line."""
-    note = "".join(letter for letter in " ".join(said.get("note", "").split()) if letter.isprintable())
+def note_of(written: str) -> str:
+    """Why somebody presses, in one line.
+
+    Raises:
+        ValueError: it is too long; the message says what is wanted.
+    """
+    note = "".join(letter for letter in " ".join(written.split()) if letter.isprintable())
     if len(note) > NOTE_LENGTH:
-        raise ValueError(f"note: want at most {NOTE_LENGTH} characters")
+        raise ValueError(f"want at most {NOTE_LENGTH} characters")
     return note
+
+
+def _note(said: Mapping[str, str]) -> str:
+    try:
+        return note_of(said.get("note", ""))
+    except ValueError as error:
+        raise ValueError(f"note: {error}") from None

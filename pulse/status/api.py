@@ -34,11 +34,16 @@ from pulse.schedule import Schedule
 from pulse.status.audit import Audit
 from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, find_run, fits, is_in
-from pulse.status.survey import Moment, Survey, failures
+from pulse.status.survey import Moment, State, Survey, failures
 from pulse.status.view import dues_of, next_due, workers_of
 from pulse.status.words import iso, text_of, zone_of
 
 MOST_RUNS: Final = 1000
+STATES: Final = tuple(state.value for state in State)
+
+
+class _UnreadableError(Exception):
+    """What was asked for makes no sense; the message says what is wanted."""
 
 
 class Api:
@@ -60,16 +65,20 @@ class Api:
 
     def read(self, request: Request, names: Sequence[str]) -> Response:
         """The answer to a GET of `api/<names>`."""
+        try:
+            return self._found(request, names) or fault(404, f"no such address: {'/'.join(names)}")
+        except _UnreadableError as error:
+            return fault(400, str(error))
+
+    def _found(self, request: Request, names: Sequence[str]) -> Response | None:
         match names:
             case ["tasks"]:
                 return self._tasks(request)
             case ["tasks", name, *rest] if name in self._config.tasks:
-                found = self._of_task(request, self._config.tasks[name], rest)
+                return self._of_task(request, self._config.tasks[name], rest)
             case ["workers" | "configuration" | "audit" as name]:
-                found = answer(getattr(self, f"_{name}")())
-            case _:
-                found = None
-        return found or fault(404, f"no such address: {'/'.join(names)}")
+                return answer(getattr(self, f"_{name}")())
+        return None
 
     def _of_task(self, request: Request, task: Task, names: Sequence[str]) -> Response | None:
         match names:
@@ -82,16 +91,18 @@ class Api:
         return None
 
     def _tasks(self, request: Request) -> Response:
+        state, query = request.GET.get("state", ""), request.GET.get("q", "")
+        page = _number(request, "page", 1, 1_000_000)
+        size = _number(request, "size", TASKS * 4, MOST_RUNS)
+        if state and state not in STATES:
+            raise _UnreadableError(f"state: want one of {', '.join(STATES)}")
         moment = self._survey.moment()
         self._survey.refresh(moment, SURVEY_SECONDS)
-        state, query = request.GET.get("state", ""), request.GET.get("q", "")
         found = [
             task
             for task in self._config.tasks.values()
             if (not state or is_in(self._survey.state(task, moment), state)) and (not query or fits(task, query))
         ]
-        page = _number(request.GET.get("page"), 1, 1_000_000)
-        size = _number(request.GET.get("size"), TASKS * 4, MOST_RUNS)
         shown = [self._brief(task, moment) for task in found[(page - 1) * size : page * size]]
         return answer({"count": len(found), "page": page, "tasks": shown})
 
@@ -112,7 +123,7 @@ class Api:
         return answer(said)
 
     def _runs(self, request: Request, task: Task) -> Response:
-        limit = _number(request.GET.get("limit"), 50, MOST_RUNS)
+        limit = _number(request, "limit", 50, MOST_RUNS)
         held = [run for run in self._store.running() if run.task == task.name]
         kept = self._store.brief([task.name], limit)[task.name]
         return answer({"runs": [run_document(run) for run in (*held, *kept)][:limit]})
@@ -197,6 +208,8 @@ def _plain(said: dict[str, Any]) -> dict[str, object]:
     return {name: iso(value) if hasattr(value, "isoformat") else value for name, value in said.items()}
 
 
-def _number(written: str | None, otherwise: int, most: int) -> int:
-    is_number = written is not None and written.isascii() and written.isdigit() and len(written) < 10
-    return min(most, max(1, int(written or 0))) if is_number else otherwise
+def _number(request: Request, name: str, otherwise: int, most: int) -> int:
+    written = request.GET.get(name, "") or str(otherwise)
+    if not (written.isascii() and written.isdigit() and written.strip("0")):
+        raise _UnreadableError(f"{name}: want a whole number from 1 to {most}")
+    return min(most, max(1, int(written[:20])))

@@ -16,12 +16,13 @@ and without a callable of the user's that knows who asks, all but the last two i
 which the guard answers outsiders.
 """
 
+import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from json import JSONDecodeError
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from webob import Request, Response
 
@@ -41,11 +42,14 @@ from pulse.status.controls import Controls
 from pulse.status.health import STORE_UNAVAILABLE, Health, health_of
 from pulse.status.page import Frame, Printer
 from pulse.status.pages import Pages
+from pulse.status.recent import Recent
 from pulse.status.survey import Survey
 
 SECRET_SECONDS: Final = 60.0  # for which a secret of the store is kept
+AWAY_SECONDS: Final = 1.0  # until a store that did not answer is asked for it again
 BODY: Final = 65_536  # bytes of a form or of JSON; nobody has that much to say
 HEALTH_SECONDS: Final = 1.0  # for which an answer is kept: strangers may ask as often as they like
+STALE_SECONDS: Final = 5.0  # for which it will do while another thread waits for a new one
 SURVEY_SECONDS: Final = 1.0  # that health and metrics take to look at all tasks
 MENU: Final = {
     "": "Tasks", "tasks": "Tasks", "runs": "Runs", "workers": "Workers", "configuration": "Configuration",
@@ -89,20 +93,19 @@ class _Secret:
     def __init__(self, config: Config, store: RunStore, clock: Clock) -> None:
         self._config = config
         self._store = store
-        self._clock = clock
-        self._known: tuple[float, str] | None = None
+        self._known: str | None = None
+        self._recent = Recent(self._ask, clock, stale=math.inf)
 
     def __call__(self) -> str | None:
-        if self._config.token:
-            return self._config.token
-        now = self._clock.monotonic()
+        return self._config.token or self._recent.get()
+
+    def _ask(self) -> tuple[str | None, float]:
         # A store that lost its memory has another one: a process must not go on with the first for ever.
-        if self._known is None or now - self._known[0] > SECRET_SECONDS:
-            try:
-                self._known = now, self._store.secret()
-            except StoreUnavailableError:  # who was known still is; to all others this is no address
-                return self._known[1] if self._known else None
-        return self._known[1]
+        try:
+            self._known = self._store.secret()
+        except StoreUnavailableError:  # who was known still is; to all others this is no address
+            return self._known, AWAY_SECONDS
+        return self._known, SECRET_SECONDS
 
 
 class StatusApp:
@@ -162,7 +165,7 @@ class StatusApp:
             printer=self._printer,
         )
         self._api = Api(config, schedules, store, self._survey, self._audit)
-        self._health: tuple[float, Health] | None = None
+        self._health = Recent(self._find_health, self._clock, stale=STALE_SECONDS)
 
     def answers(self, environ: Environ) -> bool:
         """Whether the request is for the window; costs a comparison."""
@@ -188,7 +191,7 @@ class StatusApp:
             return None
         names = tuple(path.removeprefix(self.path.rstrip("/")).removeprefix("/").split("/"))
         names = () if names == ("",) else names
-        base = quote(request.environ.get("SCRIPT_NAME", ""), safe="/") + self.path.rstrip("/")
+        base = _mount(request) + self.path.rstrip("/")
         if names in (("health",), ("live",)) and request.method in ("GET", "HEAD"):
             return answer({"status": "ok"}) if names == ("live",) else self._answer_health(request)
         visitor = self._access.visitor(request)
@@ -266,7 +269,10 @@ class StatusApp:
             status, problem = 503, NO_STORE
         except ClosedError:
             status, problem = 503, "This process is ending: try again."
-        return fault(status, problem) if is_program else self._problem(call, status, problem)
+        response = fault(status, problem) if is_program else self._problem(call, status, problem)
+        if status == 405:
+            response.headers["Allow"] = "GET, HEAD, POST"
+        return response
 
     def _served(self, call: _Call) -> Response:
         request, names = call.request, call.names
@@ -348,7 +354,7 @@ class StatusApp:
         call: _Call,
         task: str,
         action: str,
-        said: Mapping[str, str] | Callable[[Request], Mapping[str, str]],
+        said: dict[str, str] | Callable[[Request], dict[str, str]],
         proof: str,
     ) -> dict[str, object]:
         if action not in ACTIONS or task not in self._config.tasks:
@@ -356,7 +362,7 @@ class StatusApp:
         self._must_mean_it(call, proof)
         if self._is_readonly:
             raise _RefusedError(403, "This status page is for reading only (pulse.config.status_readonly).")
-        words = said(call.request) if callable(said) else said
+        words = _understood(action, said(call.request)) if callable(said) else said
         try:
             return self._actions.press(
                 action, task, words, by=call.visitor.name, address=call.request.remote_addr or ""
@@ -394,26 +400,21 @@ class StatusApp:
         text, content_type = exposition(self._config, self._schedules, self._store, self._survey, moment, accept)
         response = Response(text)
         response.headers["Content-Type"] = content_type
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
         return response
 
     def _answer_health(self, request: Request) -> Response:
-        health = self._find_health()
+        health = self._health.get()
         is_detailed = self._access.visitor(request) is not None
         return answer(health.document(is_detailed=is_detailed), health.status)
 
-    def _find_health(self) -> Health:
-        now, kept = self._clock.monotonic(), self._health
-        if kept is not None and now - kept[0] < HEALTH_SECONDS:
-            return kept[1]
+    def _find_health(self) -> tuple[Health, float]:
         try:
             moment = self._survey.moment()
             self._survey.refresh(moment, SURVEY_SECONDS)
-            health = health_of(self._config, self._survey, moment, self._controls.ringing())
+            return health_of(self._config, self._survey, moment, self._controls.ringing()), HEALTH_SECONDS
         except StoreUnavailableError:
-            health = STORE_UNAVAILABLE
-        self._health = (now, health)
-        return health
+            return STORE_UNAVAILABLE, HEALTH_SECONDS
 
 
 def _see_other(address: str) -> Response:
@@ -422,12 +423,21 @@ def _see_other(address: str) -> Response:
     return response
 
 
+def _mount(request: Request) -> str:
+    """Where the application is mounted, for addresses: one slash at its beginning, since two name another site."""
+    script = quote(request.environ.get("SCRIPT_NAME", ""), safe="/").strip("/")
+    return f"/{script}" if script else ""
+
+
 def _below(back: str) -> str:
     """*back*, if it is an address below the mount; else that of the first page."""
     # A browser takes what begins with two slashes, of either kind, for another site, and drops
     # line breaks before it looks.
-    is_plain = back.isascii() and back.isprintable() and not back.startswith(("/", "\\", "."))
-    return back if is_plain and ":" not in back.partition("?")[0] and "\\" not in back else ""
+    is_plain = back.isascii() and back.isprintable() and not back.startswith("/") and "\\" not in back
+    path = back.partition("?")[0]
+    # `%2e%2e` climbs out of the mount, too, and what it climbs to may lead to another site.
+    climbs = any(part in (".", "..") for part in unquote(path).split("/"))
+    return back if is_plain and ":" not in path and not climbs else ""
 
 
 def _form(request: Request) -> dict[str, str]:
@@ -445,12 +455,21 @@ def _json(request: Request) -> dict[str, str]:
     if not body.strip():
         return {}
     try:
-        said: Any = request.json_body
-    except (JSONDecodeError, UnicodeDecodeError, RecursionError):
+        said: Any = json.loads(body.decode())  # whatever charset is named: JSON has but one
+    # ValueError: no UTF-8, no JSON, or a number of more digits than Python reads.
+    except (ValueError, RecursionError):
         raise _RefusedError(400, "want JSON") from None
     if not isinstance(said, dict) or any(isinstance(value, dict | list) for value in said.values()):
         raise _RefusedError(400, "want an object of plain values")
     return {str(name): _word(value) for name, value in said.items() if value is not None}
+
+
+def _understood(action: str, said: dict[str, str]) -> dict[str, str]:
+    """*said*, if all of it is for *action*: a pause for an hour that was misspelt would last for ever."""
+    for name in said:
+        if name not in ACTIONS[action]:
+            raise _RefusedError(400, f"{name!r}: want {' or '.join([*ACTIONS[action], 'nothing'])}")
+    return said
 
 
 def _word(value: object) -> str:
@@ -460,4 +479,15 @@ def _word(value: object) -> str:
 def _body(request: Request) -> bytes:
     if (request.content_length or 0) > BODY:
         raise _RefusedError(413, f"want at most {BODY} bytes")
-    return bytes(request.body)
+    if not request.is_body_readable:
+        return b""
+    body = b""
+    try:
+        # WebOb's own way keeps the whole of it, and what is sent in chunks says no length.
+        while len(body) <= BODY and (more := request.body_file.read(BODY + 1 - len(body))):
+            body += more
+    except OSError:  # the browser has gone
+        raise _RefusedError(400, "want all of the body") from None
+    if len(body) > BODY:
+        raise _RefusedError(413, f"want at most {BODY} bytes")
+    return body

@@ -22,11 +22,13 @@ from pulse.status.access import Visitor
 from pulse.status.words import file_name, iso, relative, rough, spoken
 
 _FOLDER: Final = Path(__file__).parent / "templates"
-# Around what changes with every second: the browser counts on by itself, and an answer that
-# differs in these words alone is no news.
-_SOFT_BEGIN, _SOFT_END = "\ue000", "\ue001"
-_SOFT: Final = re.compile(f"{_SOFT_BEGIN}[^{_SOFT_END}]*{_SOFT_END}")
-_TAG: Final = "\ue002"
+# Marks for what is put in, or taken out, after a page was printed. No text of anybody can hold
+# them: it is escaped, and they are not. A mark that somebody could write would end an attribute.
+# SOFT stands around what changes with every second: the browser counts on by itself, and an
+# answer that differs in these words alone is no news.
+_SOFT_BEGIN, _SOFT_END = Markup("<!--soft-->"), Markup("<!--/soft-->")
+_SOFT: Final = re.compile(f"{_SOFT_BEGIN}([^<]*){_SOFT_END}")
+_TAG: Final = Markup("<!--tag-->")
 _MAIN: Final = '<main id="main">'
 
 
@@ -81,7 +83,7 @@ class Printer:
     def page(self, request: Request, name: str, frame: Frame, *, status: int = 200, **shown: Any) -> Response:
         """The page of the template *name*; 304 if the browser has what is wanted already."""
         printed = self._print(name, {**_words(frame), **shown})
-        text = _SOFT.sub(lambda found: found[0][1:-1], printed)
+        text = _SOFT.sub(r"\1", printed)
         tag = self._tag(printed)
         response = self._response(text.replace(_TAG, f'"{tag}"'), status)
         response.etag = tag

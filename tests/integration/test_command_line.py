@@ -571,6 +571,19 @@ def test_the_check_of_a_broken_file_fails(write, tmp_path, line, said):
         assert process.output.endswith(" 1 error, 0 warnings\n")
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_an_output_that_cannot_be_written_is_no_failure_of_the_task(write, tmp_path, options):
+    write("pulse.task.a.interval = 300")
+
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "pulse", "list", *options]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.stderr == "pulse: the output cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(write, tmp_path):
     write(*(f"pulse.task.t{number}.interval = 300" for number in range(2000)))
 

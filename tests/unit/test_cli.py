@@ -1030,6 +1030,44 @@ def test_what_is_shown_cannot_command_the_terminal(monkeypatch):
     assert terminal.getvalue() == "\\x1b]0;title\\x07[bold]:smile:\\x9b2J\n"
 
 
+REASON = "no feed\nsuccess\t200\r\u202eelur\u2028\x9b2J"
+SPELT = r"no feed\nsuccess\t200\x0d\u202eelur\u2028\x9b2J"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_no_text_looks_like_another_line(monkeypatch, stream):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "200")
+    lines, table = stream(), stream()
+
+    Screen(lines).line(REASON)
+    Screen(table).table(["TASK", "REASON"], [["a", REASON]])
+
+    assert lines.getvalue() == f"{SPELT}\n"
+    assert sum("a" in line for line in table.getvalue().splitlines()) == 1
+    assert SPELT in table.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
+def test_a_document_is_json_in_any_encoding_and_commands_no_terminal(encoding):
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
+
+    Screen(stream, is_json=True).document({"reason": f"{REASON} é \N{EN DASH} \U0001f600 \udc80"})
+
+    text = written.getvalue().decode(encoding)
+    assert json.loads(text) == {"reason": f"{REASON} é \N{EN DASH} \U0001f600 \udc80"}
+    assert not set(text) & set("\t\r\u202e\u2028\x9b")
+
+
+@pytest.mark.parametrize("again", ["", " "])
+def test_an_id_that_is_empty_is_that_of_no_run(write_tasks, capsys, again):
+    write_tasks("pulse.task.a.interval = 5")
+
+    assert main(["run", "a", "--again", again]) == 2
+    assert "argument --again" in capsys.readouterr().err
+
+
 def test_a_process_without_an_output_is_no_error(write_tasks, monkeypatch):
     write_tasks("pulse.task.a.interval = 5")
     monkeypatch.setattr(sys, "stdout", None)

@@ -416,6 +416,18 @@ def test_a_pause_that_is_over_before_it_begins_is_refused(pulse, write_tasks, bo
     assert book.store.pauses() == {}
 
 
+def test_the_reason_of_a_pause_is_one_short_line_as_on_the_status_page(pulse, write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+
+    done = pulse("pause", "a", "--why", " the feed\n is\x1b[31m down\u202e ")
+    refused = pulse("pause", "a", "--why", "x" * 201)
+
+    assert done.out.endswith(": the feed is[31m down\n")
+    assert book.store.pauses()["a"].note == "the feed is[31m down"
+    assert refused.code == 2
+    assert "argument --why" in refused.err
+
+
 def test_another_pause_replaces_the_first_and_says_so(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     pulse("pause", "a", "--why", "first")

@@ -77,6 +77,16 @@ def test_only_the_very_token_is_taken_from_a_program(value):
     assert window.ask("/api/tasks", headers=BEARER).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("value", "status"), [("Basic bWFyYTpwdw==", 200), ("Digest x", 200), ("", 200), ("Bearer x", 303)]
+)
+def test_the_password_of_a_proxy_does_not_log_a_browser_out(value, status):
+    window = Window()
+    browser, _ = window.log_in()
+
+    assert window.ask("/", headers={**browser, "Authorization": value}).status_code == status
+
+
 def test_the_token_is_not_taken_from_a_query():
     assert Window().ask(f"/api/tasks?token={TOKEN}").status_code == 404
 
@@ -102,12 +112,29 @@ def test_over_https_the_cookie_stays_there():
 
 @pytest.mark.parametrize(
     "back",
-    ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "\t//evil.example", "javascript:alert(1)", "\r\nSet-Cookie: x=y", "../../admin", "é"],
+    ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.example", "\t//evil.example", "javascript:alert(1)", "\r\nSet-Cookie: x=y", "../../admin", "é", "runs/../../admin", "runs/%2e%2E/../admin", "runs/..?q=1", "./../admin"],
 )  # fmt: skip
 def test_the_form_leads_nowhere_else(back):
     answer = Window().ask("/login", "POST", form={"token": TOKEN, "back": back})
 
     assert answer.headers["Location"] == "/_pulse/"
+
+
+@pytest.mark.parametrize(
+    ("script", "base"),
+    [("//evil.example", "/evil.example"), ("///evil.example/", "/evil.example"), ("/", ""), ("//", "")],
+)
+def test_a_mount_that_looks_like_another_site_leads_nowhere_else(script, base):
+    window = Window()
+
+    answers = [
+        window.ask("/", headers=BROWSER, script=script),
+        window.ask("", headers=BEARER, script=script),
+        window.ask("/login", "POST", form={"token": TOKEN}, script=script),
+    ]
+
+    assert all(answer.headers["Location"].startswith(f"{base}/_pulse/") for answer in answers)
+    assert '="//' not in window.see(script=script).text
 
 
 def test_a_cookie_works_until_its_time_is_over():
@@ -291,3 +318,16 @@ def test_a_name_is_short_and_printable():
     window.ask("/tasks/cleanup/run", "POST", headers=browser, form={"proof": proof})
 
     assert window.controls.pressed[0][3] == "mara" + "x" * 36
+
+
+@pytest.mark.parametrize(("name", "by"), [("ma\u202era\n\0" + "x" * 300, "mara" + "x" * 196), ("\n", "a user")])
+def test_the_name_of_a_user_is_one_line(name, by):
+    window = Window(config={"token": None}, authenticate=lambda environ: name)
+    page = window.ask("/", headers=BROWSER)
+    cookie = page.headers["Set-Cookie"].partition(";")[0]
+    proof = page.text.partition('name="proof" value="')[2].partition('"')[0]
+
+    window.ask("/tasks/cleanup/run", "POST", headers={"Cookie": cookie}, form={"proof": proof})
+
+    assert window.controls.pressed == [("run", "cleanup", False, by)]
+    assert window.store.presses(1)[0].by == by

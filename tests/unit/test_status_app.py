@@ -146,6 +146,42 @@ def test_a_form_that_is_too_large_is_refused(window, form, status):
     assert window.ask("/tasks/cleanup/run", "POST", headers=browser, form=form).status_code == status
 
 
+class Endless:
+    """A body in chunks that does not end, as a server hands it on."""
+
+    def __init__(self):
+        self.given = 0
+
+    def read(self, size=-1):
+        assert 0 < size < 1_000_000
+        part = b"x" * min(size, 1000)
+        self.given += len(part)
+        return part
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/login", {}), ("/api/tasks/cleanup/pause", BEARER), ("/tasks/cleanup/run", BEARER)]
+)
+def test_of_a_body_without_a_length_no_more_is_read_than_a_form_may_have(window, path, headers):
+    body = Endless()
+    request = Request.blank(f"/_pulse{path}", method="POST", headers=headers)
+    request.content_type = "application/x-www-form-urlencoded"
+    request.environ.update({"wsgi.input": body, "wsgi.input_terminated": True, "webob.is_body_seekable": False})
+
+    assert request.get_response(window.app).status_code == 413
+    assert body.given < 100_000
+
+
+@pytest.mark.parametrize("path", ["/login", "/api/tasks/cleanup/pause"])
+def test_a_body_that_breaks_off_is_refused(window, path):
+    request = Request.blank(f"/_pulse{path}", method="POST", headers=BEARER if "api" in path else {}, body=b"token=")
+    request.content_type = "application/x-www-form-urlencoded"
+    request.content_length = 100
+    request.environ["webob.is_body_seekable"] = False  # a line is not
+
+    assert request.get_response(window.app).status_code == 400
+
+
 def test_what_was_pressed_is_in_the_audit_and_in_the_log(window, caplog):
     caplog.set_level("INFO")
 
@@ -366,7 +402,9 @@ def test_a_program_presses_with_the_token_alone(window):
     assert window.controls.pressed[0] == ("run", "cleanup", True, "a program with the token")
 
 
-@pytest.mark.parametrize("body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000])
+@pytest.mark.parametrize(
+    "body", ["{", "[]", "1", '{"for": {}}', '{"for": [1]}', "\xff", "[" * 20_000, '{"for": ' + "1" * 5_000 + "}"]
+)
 def test_a_program_that_sends_nonsense_is_told(window, body):
     headers = {**BEARER, "Content-Type": "application/json"}
 
@@ -374,6 +412,39 @@ def test_a_program_that_sends_nonsense_is_told(window, body):
 
     assert answer.status_code == 400
     assert answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("action", "said", "wanted"),
+    [
+        ("pause", {"fro": "1h"}, "'fro': want for or until or note or nothing"),
+        ("pause", {"For": "1h", "note": "why"}, "'For': want for or until or note or nothing"),
+        ("run", {"forced": True}, "'forced': want force or nothing"),
+        ("resume", {"run": "x"}, "'run': want nothing"),
+        ("pause", {"\ud800": "x"}, "'\\ud800': want for or until or note or nothing"),
+    ],
+)
+def test_a_program_that_misspells_a_word_is_told_and_nothing_is_done(window, action, said, wanted):
+    answer = window.ask(f"/api/tasks/cleanup/{action}", "POST", headers=BEARER, json=said)
+
+    assert (answer.status_code, answer.json["error"]) == (400, wanted)
+    assert window.controls.pressed == []
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "foo", "base64", ""])
+def test_json_is_read_whatever_charset_a_program_names(window, charset):
+    headers = {**BEARER, "Content-Type": f"application/json; charset={charset}"}
+
+    answer = _raw(window, "/api/tasks/cleanup/pause", headers, '{"note": "é"}'.encode())
+
+    assert (answer.status_code, answer.json["note"]) == (200, "é")
+
+
+@pytest.mark.parametrize("path", ["/", "/api/tasks", "/tasks/cleanup/run"])
+def test_another_method_is_told_which_there_are(window, path):
+    answer = window.ask(path, "DELETE", headers=BEARER)
+
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
 def test_a_page_presses_for_programs_with_its_proof(window):
@@ -419,10 +490,43 @@ def test_a_program_chooses_tasks_by_state_and_word(window):
     assert names("?size=1&page=2") == ["report"]
 
 
-def test_what_a_program_is_told_is_never_taken_for_a_page(window):
-    answer = window.ask("/api/tasks", headers=BEARER)
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("tasks?page=x", "page: want a whole number from 1 to 1000000"),
+        ("tasks?size=-1", "size: want a whole number from 1 to 1000"),
+        ("tasks?state=faling", "state: want one of new, ok, late, running, failing, paused, lost, disabled"),
+        ("tasks/cleanup/runs?limit=0", "limit: want a whole number from 1 to 1000"),
+        ("tasks/cleanup/runs?limit=%D9%A3", "limit: want a whole number from 1 to 1000"),
+    ],
+)
+def test_a_program_that_asks_for_nonsense_is_told(window, path, problem):
+    answer = window.ask(f"/api/{path}", headers=BEARER)
 
-    assert answer.content_type == "application/json"
+    assert (answer.status_code, answer.json["error"]) == (400, problem)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tasks?page=" + "9" * 5000,
+        "tasks?page=" + "0" * 30 + "1",
+        "tasks?size=&page=&state=",
+        "tasks/cleanup/runs?limit=5000",
+    ],
+)
+def test_a_program_that_asks_for_more_than_there_is_gets_what_there_is(window, path):
+    assert window.ask(f"/api/{path}", headers=BEARER).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [("/api/tasks", "application/json"), ("/health", "application/json"), ("/metrics", "text/plain")],
+)
+def test_what_a_program_is_told_is_never_taken_for_a_page(window, path, content_type):
+    answer = window.ask(path, headers=BEARER)
+
+    assert answer.content_type == content_type
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -514,6 +618,65 @@ def test_strangers_who_ask_all_the_time_cost_nothing(window):
         window.ask("/health")
 
     assert len(asked) == 1
+
+
+class FrozenStore(BrokenStore):
+    """Takes its time to answer nothing; meanwhile others ask."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+        self.meanwhile = lambda: None
+
+    def running(self):
+        return self._freeze()
+
+    def secret(self):
+        return self._freeze()
+
+    def _freeze(self):
+        self.asked += 1
+        self.meanwhile()
+        raise StoreUnavailableError("no answer")
+
+
+def frozen(**more):
+    window = Window(store=FrozenStore(), **more)
+    window.store.meanwhile = lambda: window.clock.advance(2)
+    return window
+
+
+def test_strangers_who_ask_a_frozen_store_do_not_wait_for_it_each_time():
+    window = frozen()
+
+    answers = [window.ask("/health").status_code for _ in range(50)]
+
+    assert answers == [503] * 50
+    assert window.store.asked == 1
+
+
+def test_whoever_asks_while_another_waits_for_the_store_is_told_what_was_known():
+    window = frozen()
+    window.ask("/health")
+    window.clock.advance(2)
+    answers = []
+    window.store.meanwhile = lambda: answers.append(window.ask("/health").status_code)
+
+    window.ask("/health")
+
+    assert (answers, window.store.asked) == ([503], 2)
+
+
+def test_strangers_who_have_a_frozen_store_asked_for_its_secret_do_not_wait_each_time():
+    window = frozen(config={"token": None})
+
+    answers = [window.ask("/").status_code for _ in range(50)]
+
+    assert answers == [404] * 50
+    assert window.store.asked == 1
+    window.clock.advance(2)
+    window.ask("/")
+    assert window.store.asked == 2
 
 
 # Metrics

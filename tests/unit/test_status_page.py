@@ -3,10 +3,12 @@ import hashlib
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta
+from urllib.parse import urlencode
 from wsgiref.validate import validator
 from zoneinfo import ZoneInfo
 
 import pytest
+from markupsafe import escape
 from status_window import BEARER, BROWSER, NOON, TOKEN, BrokenStore, Window
 from webob import Request
 
@@ -210,6 +212,19 @@ def test_a_run_that_has_ended_is_news():
 
     assert again.status_code == 200
     assert "failing" in again.text
+
+
+@pytest.mark.parametrize(
+    "mark", ["\ue000", "\ue001", "\ue002", "<!--soft-->", "<!--/soft-->", "<!--tag-->", "&lt;!--tag-->"]
+)
+def test_no_text_can_end_the_attribute_in_which_it_stands(mark):
+    text = f"{mark} onfocus=alert(1) {mark}"
+    window = Window({"cleanup": {"interval": "1h", "description": text}})
+
+    page = window.see(f"/?{urlencode({'q': text})}").text
+
+    assert f'<input type="search" name="q" value="{escape(text)}"' in page
+    assert f'<small title="{escape(text)}">{escape(text)}</small>' in page
 
 
 def test_a_page_knows_the_tag_of_its_live_part():
