@@ -323,6 +323,20 @@ def test_a_lost_run_that_recovers_is_run_again_as_the_next_attempt():
     assert bench.runner.due_again() == []
 
 
+def test_a_call_by_hand_that_finds_a_run_lost_recovers_nothing_of_a_task_that_is_disabled():
+    bench = Bench(enabled=False)
+    bench.store.claim(
+        bench.fire(1), owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True),
+    )  # fmt: skip
+    bench.clock.advance(31)
+
+    bench.runner.run(Fire(task="a", due=bench.clock.now(), trigger=Trigger.MANUAL, run_id="x"))
+
+    assert [(record.outcome, record.attempt) for record in bench.records] == [(Outcome.LOST, 1), (Outcome.SUCCESS, 1)]
+    assert bench.runner.due_again() == []
+
+
 def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
     bench = Bench(recover=True)
     bench.store.claim(
