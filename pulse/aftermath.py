@@ -66,13 +66,22 @@ class Aftermath:
             self._pause(run, f"it failed {times}, last because: {run.reason}")
 
     def _has_failed(self, task: str, times: int) -> bool:
-        """Whether the last *times* runs of *task* failed; another attempt of the same run is no other run."""
-        last: dict[str, Run] = {}
-        for run in self._store.history(task):
-            if run.started:
-                last.setdefault(run.id, run)
-        outcomes = [run.outcome in _FAILED for run in list(last.values())[:times]]
-        return len(outcomes) == times and all(outcomes)
+        """Whether the last *times* runs of *task* failed; another attempt of the same run is no other run.
+
+        Mostly the last few records tell. To read a long history, and all that its runs wrote, took
+        thirty times as long as the run.
+        """
+        wanted = times
+        while True:
+            kept = self._store.brief([task], wanted)[task]
+            last: dict[str, Run] = {}
+            for run in kept:
+                if run.started:
+                    last.setdefault(run.id, run)
+            newest = list(last.values())[:times]
+            if len(newest) == times or len(kept) < wanted or any(run.outcome not in _FAILED for run in newest):
+                return len(newest) == times and all(run.outcome in _FAILED for run in newest)
+            wanted *= 4
 
     def _pause(self, run: Run, note: str) -> None:
         pause = Pause(since=run.finished or run.due, note=note, by="pulse")

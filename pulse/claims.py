@@ -204,9 +204,11 @@ class Claims:
     def _looked_at(self, fire: Fire, claimed: Claimed) -> Claimed:
         """*claimed*, once all is done that the answer of the store asks for."""
         self._recorder.noted(claimed)
-        if any(run.recovers for run in claimed.lost):
-            with self._outage.endured("further attempts begin later"):  # what was won begins all the same
-                self.look_for_attempts(self._clock.now())  # it goes before what is due next
+        for run in claimed.lost:
+            # It goes before what is due next. If there is no such attempt, nobody gets it; to look for it among all
+            # that wait would take a thousand claims a thousand looks.
+            if run.recovers and self._tasks[run.task].enabled:
+                self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
         if claimed.answer is Claim.WAIT:
             self._postponed.put(fire)
         return self._unless_late(fire, claimed)

@@ -156,6 +156,7 @@ class Fleet:
         """Leave to others the tasks that a configuration which was first seen after this one has changed or dropped."""
         own = living.get(self.digest)
         others = [digest for digest in living if digest != self.digest and digest not in self._beside()]
+        self._foreign = {digest: known for digest, known in self._foreign.items() if digest in living}
         newer = [digest for digest in others if own is not None and living[digest] > own]
         superseded: dict[str, str] = {}
         for digest in sorted(newer, key=living.__getitem__):

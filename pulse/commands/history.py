@@ -73,10 +73,11 @@ def history(source: Source, screen: Screen, clock: Clock, wanted: Wanted) -> Exi
 
 def _entries(pairs: Sequence[tuple[Stored, Task]], wanted: Wanted, clock: Clock) -> list[_Entry]:
     is_filtered = wanted.is_trouble or wanted.since is not None
+    # Without what the runs wrote: of thousands of tasks that is more than a memory holds.
     entries = [
         _Entry(filter=one, task=task, run=run)
         for one, task in pairs
-        for run in one.store.history(task.name, None if is_filtered else wanted.limit)
+        for run in one.store.brief([task.name], one.config.history if is_filtered else wanted.limit)[task.name]
         if _is_wanted(run, task, wanted, clock)
     ]
     entries.sort(key=lambda entry: entry.run.finished or entry.run.due, reverse=True)

@@ -6,17 +6,22 @@ decided here.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
+from pulse.errors import StoreUnavailableError
 from pulse.instance import is_gone
 from pulse.model import QUEUE, Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Bid, Passed, RunStore
 
 RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore.reap`
+# Lost runs in one step: of a process that held a thousand all at once would take a server longer than it is given,
+# each time anew, and everybody else would wait for it.
+REAPED_AT_ONCE: Final = 50
 
 FORGOTTEN: Final = "the run store did not know the task"
 REBORN: Final = "it was due before the run store lost what it knew"
@@ -100,11 +105,20 @@ class LedgerStore(RunStore):
         """See `RunStore.reap`."""
         with self._step():
             now = self._judged_at(now)
-            suspects = {run.task for run in self._held(None) if run.started and why_lost(run, now)}
-        if not suspects:
-            return []
-        with self._step(*suspects):
-            return self._reap((run for run in self._held(None) if run.task in suspects), now)
+            held = self._held(None)
+        # Behind the step: processes are looked at, and nobody has to wait for that.
+        suspects = [run for run, _ in losses(held, now)]
+        lost: list[Run] = []
+        for begin in range(0, len(suspects), REAPED_AT_ONCE):
+            some = suspects[begin : begin + REAPED_AT_ONCE]
+            try:
+                with self._step(*(run.task for run in some)):
+                    lost += self._reap([one for run in some if (one := self._find(run))], now)
+            except StoreUnavailableError:
+                if not lost:
+                    raise
+                break  # what is recorded has to be told; the rest is found by the next look
+        return lost
 
     def waiting(self) -> list[Run]:
         """See `RunStore.waiting`."""
@@ -140,9 +154,9 @@ class LedgerStore(RunStore):
     def ask_to_stop(self, run_id: str, reason: str) -> bool:
         """See `RunStore.ask_to_stop`."""
         with self._step():
-            tasks = {run.task for run in self._held(None) if run.id == run_id and run.started}
+            tasks = {run.task for run in self._named(run_id) if run.started}
         with self._step(*tasks):
-            found = [run for run in self._held(None) if run.id == run_id and run.started]
+            found = [run for run in self._named(run_id) if run.started]
             for run in found:
                 self._hold(replace(run, stop=run.stop or reason))
         return bool(found)
@@ -151,10 +165,10 @@ class LedgerStore(RunStore):
         """See `RunStore.report`."""
         if progress:
             with self._step():
-                tasks = {run.task for run in self._held(None) if run.id in progress}
+                tasks = {run.task for run in self._held_by(owner) if run.id in progress}
             with self._step(*tasks):
-                for run in self._held(None):
-                    if run.owner == owner and run.id in progress:
+                for run in self._held_by(owner):
+                    if run.id in progress:
                         self._hold(replace(run, progress=progress[run.id]))
         with self._step():
             return self._stops(owner)
@@ -191,6 +205,14 @@ class LedgerStore(RunStore):
     @abstractmethod
     def _held(self, track: str | None) -> list[Run]:
         """The claimed and unfinished runs of *track*, or of all, and those that wait."""
+
+    @abstractmethod
+    def _held_by(self, owner: str) -> list[Run]:
+        """The claimed and unfinished runs of *owner*."""
+
+    @abstractmethod
+    def _named(self, run_id: str) -> list[Run]:
+        """What is held with that id, one run at the most; of an unknown one nothing."""
 
     @abstractmethod
     def _holder(self, lock: str) -> Run | None:
@@ -374,9 +396,7 @@ class LedgerStore(RunStore):
 
     def _reap(self, held: Iterable[Run], now: datetime) -> list[Run]:
         """Record those of *held* whose lease has ended, or whose process has, as lost."""
-        lost = [
-            ended_without_a_word(run, now, reason) for run in held if run.started and (reason := why_lost(run, now))
-        ]
+        lost = [ended_without_a_word(run, now, reason) for run, reason in losses(held, now)]
         for run in lost:
             self._release(run)
             self._append(run)
@@ -467,11 +487,17 @@ def joined(newest: Run, record: Run) -> Run:
     )
 
 
-def why_lost(run: Run, now: datetime) -> str:
+def losses(held: Iterable[Run], now: datetime) -> list[tuple[Run, str]]:
+    """Those of *held* that are lost, and why: a process is looked at once, however many runs it has."""
+    has_ended = cache(is_gone)
+    return [(run, reason) for run in held if run.started and (reason := why_lost(run, now, has_ended))]
+
+
+def why_lost(run: Run, now: datetime, has_ended: Callable[[str], bool] = is_gone) -> str:
     """Why the runner of *run* is dead or frozen; empty if it may be alive."""
     if run.expires and run.expires < now:
         return NOT_TAKEN if run.is_reserved else "its lease was not renewed"
-    return "its process has ended" if is_gone(run.owner) else ""
+    return "its process has ended" if has_ended(run.owner) else ""
 
 
 def _locks(limits: Limits) -> tuple[str, ...]:

@@ -61,7 +61,9 @@ class MemoryRunStore(LedgerStore):
 
     def totals(self, task: str) -> Totals:
         """See `RunStore.totals`."""
-        return self.all_totals().get(task, Totals())
+        with self._lock:
+            account = self._accounts.get(task)
+            return _totals_of(account) if account else Totals()
 
     def clear(self, task: str) -> int:
         """See `RunStore.clear`."""
@@ -83,14 +85,7 @@ class MemoryRunStore(LedgerStore):
     def all_totals(self) -> Mapping[str, Totals]:
         """See `RunStore.all_totals`."""
         with self._lock:
-            return {
-                task: Totals(
-                    counts={Outcome(name): count for name, count in one.counts.items()},
-                    last_finished=one.last_finished,
-                    last_success=one.last_success,
-                )
-                for task, one in self._accounts.items()
-            }
+            return {task: _totals_of(account) for task, account in self._accounts.items()}
 
     def ran(self, day: date) -> int:
         """See `RunStore.ran`."""
@@ -225,6 +220,13 @@ class MemoryRunStore(LedgerStore):
     def _held(self, track: str | None) -> list[Run]:
         return list(self._by_id.values() if track is None else self._by_track.get(track, ()))
 
+    def _held_by(self, owner: str) -> list[Run]:
+        return [run for run in self._by_id.values() if run.owner == owner]
+
+    def _named(self, run_id: str) -> list[Run]:
+        held = self._by_id.get(run_id)
+        return [held] if held else []
+
     def _holder(self, lock: str) -> Run | None:
         return next((run for run in self._by_id.values() if run.lock == lock and run.started), None)
 
@@ -282,6 +284,14 @@ class MemoryRunStore(LedgerStore):
                 self._ran = (day, count + 1 if day == last else 1)
         if run.outcome is Outcome.SUCCESS:
             account.last_success = finished
+
+
+def _totals_of(account: _Account) -> Totals:
+    return Totals(
+        counts={Outcome(name): count for name, count in account.counts.items()},
+        last_finished=account.last_finished,
+        last_success=account.last_success,
+    )
 
 
 def _task_of(track: str) -> str:

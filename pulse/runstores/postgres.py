@@ -198,7 +198,7 @@ class PostgresRunStore(SqlStore):
             return []
         with self._step(*(run.task for run in runs)):
             ends = [self._lease_end(run, until) for run in runs]
-            rows = self._run(
+            renewed = self._run(
                 "UPDATE held SET expires = mine.expires "
                 "FROM unnest(?::text[], ?::text[], ?::integer[], ?::bigint[]) AS mine (task, id, attempt, expires) "
                 "WHERE app = ? AND held.task = mine.task AND held.id = mine.id AND held.attempt = mine.attempt "
@@ -206,6 +206,7 @@ class PostgresRunStore(SqlStore):
                 [run.task for run in runs], [run.id for run in runs], [run.attempt for run in runs],
                 [number_of(end) for end in ends], self._app,
             ).fetchall()  # fmt: skip
+        rows = set(renewed)  # of a thousand runs each would be looked for among a thousand
         return [run for run in runs if (run.id, run.attempt) not in rows]
 
     def _lease_end(self, run: Run, until: datetime) -> datetime:

@@ -18,10 +18,11 @@ import logging
 import os
 import socket
 from base64 import b64decode, b64encode
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import date, datetime, timedelta
-from itertools import groupby
+from functools import cache
 from operator import attrgetter
 from secrets import token_urlsafe
 from typing import Any, Final, TypeAlias, TypeVar
@@ -38,12 +39,13 @@ except ImportError as missing:
 
 from pulse.address import REDIS, SOCKET, masked, require_redis
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
+from pulse.instance import is_gone
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
 from pulse.runstores.base import PRESSES, Bid, Passed, RunStore, Totals
-from pulse.runstores.ledger import PASSED_OVER, unclaimed, why_lost, won
+from pulse.runstores.ledger import PASSED_OVER, losses, unclaimed, why_lost, won
 from pulse.runstores.redis_scripts import WON, Script
-from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, SPENT_FOR, number_of
+from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, PURGED_AT_ONCE, SPENT_FOR, number_of
 from pulse.zone import EPOCH
 
 T = TypeVar("T")
@@ -166,13 +168,17 @@ class RedisRunStore(RunStore):
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
         at, held = self._step(redis_scripts.LOOK, self._keys("held"), {"now": _text(now)})
-        started = [run for run in map(self._run_of, held) if run.started]
-        suspects = sorted((run for run in started if why_lost(run, _instant(at))), key=lambda run: run.task)
+        suspects = [run for run, _ in losses(map(self._run_of, held), _instant(at))]
         lost: list[Run] = []
-        for task, theirs in groupby(suspects, key=lambda run: run.task):
-            runs = list(theirs)
-            terms = {"suspects": [_named(run) for run in runs], "now": _text(now), **_judged(runs)}
-            lost += map(self._run_of, self._step(redis_scripts.REAP, self._keys_of(task), terms))
+        for some in _parts(suspects, AT_ONCE):
+            terms = {"suspects": [_named(run) for run in some], "now": _text(now), **_judged(some)}
+            try:
+                found = self._step(redis_scripts.REAP, self._keys_of(*(run.task for run in some)), terms)
+            except StoreUnavailableError:
+                if not lost:
+                    raise
+                break  # what is recorded has to be told; the rest is found by the next look
+            lost += map(self._run_of, found)
         return lost
 
     def waiting(self) -> list[Run]:
@@ -296,12 +302,14 @@ class RedisRunStore(RunStore):
     def purge(self, keep: Iterable[str]) -> list[str]:
         """See `RunStore.purge`."""
         gone = sorted(set(self.tasks()) - set(keep))
-        tracks = self._tracks()
-        if gone:
-            named = [f"{kind}:{task}" for task in gone for kind in ("task", "history")]
-            terms = {"tracks": [track for track in tracks if _task_of(track) in gone], "tasks": gone, "now": "0"}
-            self._step(redis_scripts.PURGE, self._keys("ledger", "pauses", "held", *named), terms)
-            for track in terms["tracks"]:
+        tracks: defaultdict[str, list[str]] = defaultdict(list)
+        for track in self._tracks():
+            tracks[_task_of(track)].append(track)
+        for some in _parts(gone, PURGED_AT_ONCE):
+            theirs = [track for task in some for track in tracks[task]]
+            terms = {"tracks": theirs, "tasks": some, "now": "0"}
+            self._step(redis_scripts.PURGE, self._keys_of(*some), terms)
+            for track in theirs:
                 self._seen.pop(track, None)
         return gone
 
@@ -620,8 +628,9 @@ def _observed(limits: Limits) -> dict[str, Any]:
 def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
     """Which of *runs* have lost their process; whether a lease has ended, the server knows better."""
     judged: dict[str, dict[str, Any]] = {"living": {}, "gone": {}}
+    has_ended = cache(is_gone)
     for run in runs:
-        reason = why_lost(replace(run, expires=None), EPOCH)
+        reason = why_lost(replace(run, expires=None), EPOCH, has_ended)
         judged["gone" if reason else "living"][f"{run.id}/{run.attempt}"] = reason or True
     return judged
 

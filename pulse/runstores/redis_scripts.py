@@ -555,9 +555,9 @@ return table.concat(answers)
 
 _REAP: Final = """
 born = birth()
-turn_to(1)
 local lost = {}
-for _, suspect in ipairs(terms.suspects) do
+for number, suspect in ipairs(terms.suspects) do
+    turn_to(number)
     local run = find(suspect.id, suspect.attempt)
     local reason = run and run.started and why_lost(run)
     if reason then

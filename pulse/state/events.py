@@ -120,6 +120,7 @@ class Listeners(Generic[S]):
         self._lock = ProcessLock()
         self._pid = os.getpid()
         self._channels: dict[str, list[weakref.ref[S]]] = {}
+        self._added = 0  # since all were last looked through
         self._crowd = 64
 
     def add(self, subscription: S) -> None:
@@ -127,11 +128,12 @@ class Listeners(Generic[S]):
         with self._lock:
             self._forget_parent()
             self._channels.setdefault(subscription.channel, []).append(weakref.ref(subscription))
-            if len(self._channels) > self._crowd:
-                # Channels that nobody publishes to any more would stay for ever.
+            self._added += 1
+            if self._added > self._crowd:
+                # Where nobody publishes, whoever has come and gone would stay for ever.
                 for channel in list(self._channels):
                     self._living(channel)
-                self._crowd = 2 * len(self._channels) + 64
+                self._added, self._crowd = 0, sum(map(len, self._channels.values())) + 64
 
     def of(self, channel: str) -> list[S]:
         """The subscriptions of *channel*."""

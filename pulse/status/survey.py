@@ -20,7 +20,7 @@ from pulse.clock import Clock
 from pulse.fleet import digest_of
 from pulse.instance import is_gone
 from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
-from pulse.runstores.base import RunStore
+from pulse.runstores.base import RunStore, Totals
 from pulse.schedule import Schedule
 from pulse.status.overdue import last_begun, overdue_since
 from pulse.status.words import TROUBLE
@@ -108,6 +108,7 @@ class Survey:
         self._unread = list(self._config.tasks)[::-1]
         self._busy: frozenset[str] = frozenset()
         self._is_begun = False
+        self._totals: Mapping[str, Totals] | None = None  # while it looks
 
     @cached_property
     def digest(self) -> str:
@@ -134,12 +135,13 @@ class Survey:
         instances = self._store.instances()
         # Each says that it is alive three times in a lease; of one on this host it is seen at once.
         alive = [one for one in instances if now - one.seen <= self._config.lease and not is_gone(one.owner)]
+        living = {one.owner for one in alive}
         return Moment(
             now=now,
             held=held,
             pauses={name: pause for name, pause in self._store.pauses().items() if pause.holds(now)},
             alive=alive,
-            gone=[one for one in instances if one not in alive],
+            gone=[one for one in instances if one.owner not in living],
         )
 
     def refresh(self, moment: Moment, seconds: float) -> None:
@@ -168,6 +170,7 @@ class Survey:
                 if self._clock.monotonic() >= end:
                     return
         finally:
+            self._totals = None
             self._lock.release()
 
     def note(self, name: str, records: Sequence[Run], last_success: datetime | None = None) -> None:
@@ -287,7 +290,10 @@ class Survey:
     def _last_successes(self, names: Iterable[str]) -> Mapping[str, datetime | None]:
         wanted = list(names)
         if len(wanted) > MANY:
-            return {name: totals.last_success for name, totals in self._store.all_totals().items()}
+            # Those of all tasks: once for all that this look asks about, and not once for each few hundred of them.
+            if self._totals is None:
+                self._totals = self._store.all_totals()
+            return {name: totals.last_success for name, totals in self._totals.items()}
         return {name: self._store.totals(name).last_success for name in wanted}
 
     def _look_again(self, name: str, records: Collection[Run], moment: Moment) -> datetime:

@@ -1,5 +1,6 @@
 """What the pages show of tasks, runs and workers: the store's words, made ready for templates."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -198,11 +199,10 @@ def dues_of(task: Task, schedule: Schedule, now: datetime, count: int) -> Iterat
 
 def workers_of(moment: Moment, digest: str) -> list[Worker]:
     """The processes that said that they ring, and those that were not heard of lately."""
-    running = [run.owner for held in moment.held.values() for run in held if run.started]
+    running = Counter(run.owner for held in moment.held.values() for run in held if run.started)
     living = {id(one) for one in moment.alive}
     return [
-        _worker(one, running.count(one.owner), digest, is_alive=id(one) in living)
-        for one in (*moment.alive, *moment.gone)
+        _worker(one, running[one.owner], digest, is_alive=id(one) in living) for one in (*moment.alive, *moment.gone)
     ]
 
 

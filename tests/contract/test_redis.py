@@ -1151,6 +1151,17 @@ def test_processes_and_configurations_that_are_long_gone_are_forgotten(store):
     assert store.fingerprints("new") == {"a": "new"}
 
 
+def test_more_tasks_than_one_script_can_name_are_purged(store):
+    tasks = [f"task{number}" for number in range(4_100)]
+    store.register([*tasks, "kept"], NOON)
+
+    gone = store.purge(["a", "b", "kept"])
+
+    assert sorted(set(tasks) - set(gone)) == []
+    assert "kept" in store.tasks()
+    assert not set(tasks) & set(store.tasks())
+
+
 def test_places_that_are_long_gone_are_forgotten(store):
     store.register(["a@gone"], NOON)
     store.register(["a@here"], NOON + 31 * DAY)

@@ -103,6 +103,21 @@ def test_the_first_claim_of_a_fire_wins_and_holds_a_lease(store):
     assert store.running() == [claimed.run]
 
 
+def test_all_runs_of_a_process_that_held_many_are_lost_and_recovered_by_one_look(store):
+    tasks = [f"task{number}" for number in range(120)]
+    store.register(tasks, NOON)
+    for task in tasks:
+        claim(store, fire(1, task), owner="dead", recovers=True)
+
+    lost = store.reap(NOON + 2 * MINUTE)
+
+    assert sorted(run.task for run in lost) == sorted(tasks)
+    assert {run.outcome for run in lost} == {Outcome.LOST}
+    assert {(run.attempt, run.trigger) for run in store.waiting()} == {(2, Trigger.RECOVER)}
+    assert [run.task for task in tasks[::40] for run in store.history(task)] == tasks[::40]
+    assert store.reap(NOON + 2 * MINUTE) == []
+
+
 def test_a_fire_is_won_once_for_ever(store):
     run = claim(store, fire(1)).run
     store.finish(ended(run))

@@ -231,6 +231,20 @@ async def test_breaking_out_of_one_iterator_ends_that_one_only(bus):
     assert len(bus_listeners(bus).of("c")) == 1
 
 
+@run
+async def test_who_comes_and_goes_where_nobody_publishes_leaves_nothing_behind(bus):
+    staying = [bus.subscribe("quiet") for _ in range(3)]
+    for _ in range(500):
+        subscription = bus.subscribe("quiet")
+        await subscription.aclose()
+        del subscription
+
+    kept = bus_listeners(bus)._channels["quiet"]
+
+    assert len(kept) < 200
+    assert set(staying) <= set(bus_listeners(bus).of("quiet"))
+
+
 def bus_listeners(bus):
     return bus._channels if isinstance(bus, MemoryEventBus) else bus._listeners
 

@@ -188,6 +188,15 @@ def test_only_what_went_wrong_can_be_asked_for(pulse, write_tasks, book):
     assert [record["outcome"] for record in records] == ["missed", "timeout"]
 
 
+def test_what_runs_wrote_is_not_read_to_list_them(pulse, write_tasks, book, monkeypatch):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.ran("a", NOON, Outcome.FAILED, 500)
+    monkeypatch.setattr(SqliteRunStore, "history", None)
+
+    for options in ([], ["--failed"], ["--since", "1h"]):
+        assert len(pulse("history", "development.ini", "a", *options).lines) == 3
+
+
 def test_the_history_can_be_limited(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m", "pulse.task.b.interval = 5m")
     for minutes in (20, 15, 10):

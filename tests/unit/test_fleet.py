@@ -113,6 +113,21 @@ def test_a_newer_process_that_is_not_heard_of_any_more_is_gone_too(store, clock,
     assert old.why_not("a") == ""
 
 
+def test_nothing_is_kept_of_the_configurations_that_have_come_and_gone(store, clock, monkeypatch):
+    old = member(store, clock, monkeypatch, "old", report=60)
+    for number in range(5):
+        clock.advance(1)
+        newer = member(store, clock, monkeypatch, f"new{number}", report=61 + number)
+        old.beat()
+        assert old.why_not("report")
+        newer.leave()
+
+    old.beat()
+
+    assert old.why_not("report") == ""
+    assert not old._foreign
+
+
 def test_a_process_that_is_restarted_with_the_old_configuration_does_not_become_the_newest(store, clock, monkeypatch):
     member(store, clock, monkeypatch, "old", a=60)
     clock.advance(1)

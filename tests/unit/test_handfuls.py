@@ -209,7 +209,7 @@ def test_what_was_won_begins_though_the_store_is_gone_when_another_one_of_them_i
     assert {run.task for run in bench.store.running()} == {"a", "c"}
 
 
-def test_what_was_won_begins_though_the_store_is_gone_when_it_is_asked_for_what_recovers():
+def test_what_recovers_is_asked_for_again_without_a_look_at_all_that_waits():
     bench = Bench("a", "b")
     earlier = Fire(task="a", due=NOON + timedelta(seconds=1))
     terms = {"owner": "there:1", "now": NOON + timedelta(seconds=1), "lease": timedelta(seconds=1)}
@@ -219,6 +219,7 @@ def test_what_was_won_begins_though_the_store_is_gone_when_it_is_asked_for_what_
     won = bench.runner.claims.claim_all(bench.fires)
 
     assert [fire.task for fire, _ in won] == ["b"]
+    assert [(fire.task, fire.attempt) for fire in bench.runner.due_again()] == [("a", 2)]
     assert [(run.task, run.outcome) for run in bench.records] == [("a", Outcome.LOST), ("a", Outcome.SKIPPED)]
 
 

@@ -323,6 +323,20 @@ def test_a_lost_run_that_recovers_is_run_again_as_the_next_attempt():
     assert bench.runner.due_again() == []
 
 
+def test_a_call_by_hand_that_finds_a_run_lost_recovers_nothing_of_a_task_that_is_disabled():
+    bench = Bench(enabled=False)
+    bench.store.claim(
+        bench.fire(1), owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True),
+    )  # fmt: skip
+    bench.clock.advance(31)
+
+    bench.runner.run(Fire(task="a", due=bench.clock.now(), trigger=Trigger.MANUAL, run_id="x"))
+
+    assert [(record.outcome, record.attempt) for record in bench.records] == [(Outcome.LOST, 1), (Outcome.SUCCESS, 1)]
+    assert bench.runner.due_again() == []
+
+
 def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
     bench = Bench(recover=True)
     bench.store.claim(
@@ -523,6 +537,34 @@ def test_a_task_is_paused_after_so_many_failures_in_a_row():
         bench.runner.run(bench.fire(minute))
 
     assert "3 times in a row" in bench.store.pauses()["a"].note
+
+
+def test_whether_a_task_is_paused_is_found_in_its_last_records_however_many_are_kept(monkeypatch):
+    bench = Bench(pause_on_failure=3)
+    for minute in range(1, 31):
+        bench.runner.run(bench.fire(minute))
+    failing(bench)
+    read: list[int] = []
+    brief = bench.store.brief
+    monkeypatch.setattr(bench.store, "brief", lambda *given: read.append(given[-1]) or brief(*given))
+
+    bench.runner.run(bench.fire(31))
+
+    assert read == [3]
+    assert bench.store.pauses() == {}
+
+
+def test_failures_are_counted_behind_any_number_of_instants_that_nobody_ran():
+    bench = Bench(pause_on_failure=2)
+    failing(bench)
+    bench.runner.run(bench.fire(1))
+    for minute in range(2, 12):
+        dismissed = {"outcome": Outcome.SKIPPED, "reason": f"reason {minute}"}
+        bench.store.dismiss(bench.fire(minute), **dismissed, now=bench.clock.now(), passed=lambda cursor: None)
+
+    bench.runner.run(bench.fire(12))
+
+    assert "2 times in a row" in bench.store.pauses()["a"].note
 
 
 def test_the_attempts_of_one_run_are_one_failure():

@@ -278,3 +278,32 @@ def test_a_success_that_many_failures_have_followed_answers_for_its_instant(stor
     assert survey.overdue(config.tasks["t"], survey.moment()) is None
     clock.advance(60)
     assert survey.overdue(config.tasks["t"], survey.moment()) is not None
+
+
+def test_the_totals_of_all_tasks_are_read_once_for_all_that_a_look_asks_about(store, clock, monkeypatch):
+    monkeypatch.setattr("pulse.status.survey.BATCH", 5)
+    monkeypatch.setattr("pulse.status.survey.MANY", 2)
+    survey, _ = survey_of(store, clock, **{f"t{number}": {"interval": 60} for number in range(20)})
+    for number in range(20):
+        note(store, f"t{number}", outcome=Outcome.FAILED)
+    read = []
+    all_totals = store.all_totals
+    monkeypatch.setattr(store, "all_totals", lambda: read.append(1) or all_totals())
+
+    looked(survey)
+    clock.advance(61)
+    looked(survey)
+
+    assert len(read) == 2
+
+
+def test_who_is_gone_is_told_from_who_is_alive(store, clock):
+    survey, _ = survey_of(store, clock, t={"interval": 60})
+    for owner, seen in [("a:1", NOON), ("b:2", NOON - 5 * MINUTE), ("c:3", NOON)]:
+        instance = Instance(owner=owner, started=NOON, seen=seen, digest="d", server="x", version="1")
+        store.beat(instance, {}, MINUTE)
+
+    moment = survey.moment()
+
+    assert {one.owner for one in moment.alive} == {"a:1", "c:3"}
+    assert [one.owner for one in moment.gone] == ["b:2"]
