@@ -1,6 +1,7 @@
 """The session of a WSGI request: a mapping that looks it up when it is first used."""
 
 from collections.abc import Coroutine, Iterator, MutableMapping
+from copy import deepcopy
 from typing import Any, Final, TypeVar
 
 from pulse.loop import run_async
@@ -23,7 +24,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
     serves the request. Emptying it ends the session.
     """
 
-    __slots__ = ("_failure", "_header", "_keeper", "_name", "_visit")
+    __slots__ = ("_failure", "_header", "_keeper", "_known", "_name", "_visit")
 
     def __init__(self, keeper: Keeper, name: str, header: str) -> None:
         """*header*: the `Cookie` header that came; *name*: that of the cookie in it."""
@@ -31,6 +32,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         self._name = name
         self._header = header
         self._visit: Visit | None = None
+        self._known: UserSession | None = None
         self._failure: Exception | None = None
 
     # What a dataclass has as fields is asked for here when somebody wants it.
@@ -104,6 +106,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         visit = self._new_visit()
         try:
             await visit.open()
+            self._known = None if visit.is_new else await self._keeper.record(visit.sid)
         except Exception as error:  # noqa: BLE001 - for whoever uses the session, if anybody does
             self._failure = error
         else:
@@ -150,6 +153,8 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
 
     def _record(self) -> UserSession:
         visit = self.visit()
+        if self._known is not None:
+            return deepcopy(self._known)
         record = None if visit.is_new else outcome(self._keeper, self._keeper.record(visit.sid))
         return record or UserSession(visit.sid, "")
 

@@ -1120,6 +1120,8 @@ def test_a_server_that_stops_waits_for_no_send_that_does_not_return():
 
         serving = asyncio.create_task(as_asgi(sync_sample)(Client().scope, receive, send))
         await is_sending.wait()
+        for _ in range(1000):  # by then the thread of the response waits, too
+            await asyncio.sleep(0)
         serving.cancel()
         await asyncio.wait({serving}, timeout=LIMIT)
 

@@ -938,6 +938,21 @@ def test_an_asynchronous_application_uses_a_store_that_waits_on_the_loop_that_ru
     assert len(store.kept) == 1
 
 
+def test_an_asynchronous_application_knows_the_user_of_a_session():
+    async def whose(environ, start_response):
+        session = environ["pulse.session"]
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [f"{session.user_id!r} {session.roles} {session.get('a')}".encode()]
+
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna", ["editor"]))
+    asyncio.run(StateSessionStore(records).save("sid", {"a": 1}))
+    browser = webtest.TestApp(as_wsgi(SessionFilter(whose, StateSessionStore(records))))
+
+    assert browser.get("/").text == "'' [] None"
+    assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "'anna' ['editor'] 1"
+
+
 def test_a_store_that_fails_is_no_matter_to_an_asynchronous_application_that_uses_no_session():
     browser = webtest.TestApp(as_wsgi(SessionFilter(counting, Slow())))
 
