@@ -136,9 +136,8 @@ class Recorder:
                     for run, is_ours in zip(some, self._store.finish_all(some), strict=True):
                         self._completed(run, is_ours)
                 for run in some:
-                    if (
-                        self._unrecorded and self._unrecorded[0] is run
-                    ):  # else it has made room for what has ended meanwhile
+                    # Else it has made room for what has ended meanwhile.
+                    if self._unrecorded and self._unrecorded[0] is run:
                         self._unrecorded.popleft()
 
     def _first_few(self) -> list[Run]:

@@ -1,5 +1,6 @@
 """Fires of several tasks that one thread claims together, runs one after the other, and records together."""
 
+from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -211,6 +212,26 @@ def test_of_runs_that_ended_in_an_outage_what_was_found_lost_meanwhile_stays_so(
 
     assert [run.task for run in bench.records] == ["a", "c"]
     assert "lease_lost" in [record.pulse_event for record in caplog.records]
+
+
+def test_what_ends_while_others_are_recorded_late_is_not_lost_though_there_is_no_room():
+    bench = Bench("a", "b", "c", "d")
+    finish_in_an_outage(bench)
+    recorder = bench.runner._recorder
+    recorder._unrecorded, last = deque(list(recorder._unrecorded)[:3], maxlen=3), recorder._unrecorded[3]
+    finish_all = bench.store.finish_all
+
+    def be_late(runs):
+        if len(runs) == 3:
+            recorder.keep(last)
+        return finish_all(runs)
+
+    bench.store.finish_all = be_late
+
+    bench.runner.record_late()
+
+    assert [run.task for run in bench.records] == ["a", "b", "c", "d"]
+    assert not bench.store.running()
 
 
 def test_an_outage_that_goes_on_loses_nothing_of_what_has_ended():
