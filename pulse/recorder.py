@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice, takewhile
 from typing import Final, Protocol
 
 from pulse.aftermath import Aftermath
@@ -18,6 +19,7 @@ from pulse.runlog import log_run, say
 from pulse.runstores.base import RunStore
 
 UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
+TOGETHER: Final = 32  # of them in one step of the store: one by one, leases would wait for seconds to be renewed
 
 
 class Listener(Protocol):
@@ -127,8 +129,21 @@ class Recorder:
         # The watcher and `close` may both be here: each has to take another record.
         with self._recording, self._outage.endured("what has ended is recorded later"):
             while self._unrecorded:
-                self.complete(self._unrecorded[0])
-                self._unrecorded.popleft()
+                some = self._first_few()
+                if len(some) == 1:
+                    self.complete(some[0])
+                else:
+                    for run, is_ours in zip(some, self._store.finish_all(some), strict=True):
+                        self._completed(run, is_ours)
+                for run in some:
+                    # Else it has made room for what has ended meanwhile.
+                    if self._unrecorded and self._unrecorded[0] is run:
+                        self._unrecorded.popleft()
+
+    def _first_few(self) -> list[Run]:
+        """What is to be recorded next, in one go if it is not tried once more."""
+        some = list(islice(self._unrecorded, TOGETHER))  # in one step of the interpreter: others may append
+        return list(takewhile(lambda run: run.again_at is None, some)) or some[:1]
 
     def noted(self, claimed: Claimed) -> Claimed:
         """Say what the store has recorded on the occasion of a claim."""

@@ -57,7 +57,7 @@ CONNECT_SECONDS: Final = 1.0  # how long a call waits for a connection
 ANSWER_SECONDS: Final = 2.0  # and how long for an answer
 FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
 AT_ONCE: Final = 50  # claims, or ends of runs, in one script: while it runs, nobody else is served
-RECORDS_AT_ONCE: Final = 500  # that one script reads: it takes the server less than a few milliseconds
+RECORDS_AT_ONCE: Final = 500  # that one script reads, or leases: it takes the server a few milliseconds
 TRIES: Final = 20  # a claim that finds another state than expected is repeated; each time somebody else was faster
 
 
@@ -141,12 +141,11 @@ class RedisRunStore(RunStore):
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`; by the server's clock the leases last as long as they did at first."""
-        runs = list(runs)
-        if not runs:
-            return []
-        terms = {"runs": [_named(run) for run in runs], "expires": _text(until), "now": _text(until)}
-        lost = self._step(redis_scripts.RENEW, self._keys("held"), terms)
-        return [runs[number - 1] for number in lost]
+        lost: list[Run] = []
+        for some in _parts(list(runs), RECORDS_AT_ONCE):
+            terms = {"runs": [_named(run) for run in some], "expires": _text(until), "now": _text(until)}
+            lost += [some[number - 1] for number in self._step(redis_scripts.RENEW, self._keys("held"), terms)]
+        return lost
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""

@@ -1151,6 +1151,24 @@ def test_processes_and_configurations_that_are_long_gone_are_forgotten(store):
     assert store.fingerprints("new") == {"a": "new"}
 
 
+def test_the_leases_of_many_runs_are_renewed_by_several_scripts(store, monkeypatch):
+    monkeypatch.setattr("pulse.runstores.redis.RECORDS_AT_ONCE", 2)
+    tasks = [f"task{number}" for number in range(5)]
+    store.register(tasks, NOON)
+    runs = [one.run for one in claim_all(store, 1, tasks)]
+    store.finish(ended(runs[1]))
+    store.finish(ended(runs[4]))
+    sent = []
+    step = store._step
+    monkeypatch.setattr(store, "_step", lambda *given: sent.append(len(given[2]["runs"])) or step(*given))
+
+    lost = store.renew(runs, NOON + DAY)
+
+    assert lost == [runs[1], runs[4]]
+    assert sent == [2, 2, 1]
+    assert {run.expires for run in store.running()} == {NOON + DAY}
+
+
 def test_more_tasks_than_one_script_can_name_are_purged(store):
     tasks = [f"task{number}" for number in range(4_100)]
     store.register([*tasks, "kept"], NOON)

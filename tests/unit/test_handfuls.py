@@ -1,5 +1,6 @@
 """Fires of several tasks that one thread claims together, runs one after the other, and records together."""
 
+from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -235,6 +236,86 @@ def test_what_has_ended_in_an_outage_is_recorded_when_the_store_answers_again():
     bench.runner.record_late()
 
     assert [(run.task, run.outcome) for run in bench.records] == [("a", Outcome.SUCCESS), ("b", Outcome.SUCCESS)]
+    assert not bench.runner.is_awaited
+
+
+def finish_in_an_outage(bench: Bench) -> None:
+    claimed = [active for _, active in bench.runner.claims.claim_all(bench.fires)]
+    done = [(active, bench.runner.perform(active)) for active in claimed if bench.runner.begin(active)]
+    bench.store.is_out_of_reach = True
+    bench.runner.finish_all(done)
+    bench.store.is_out_of_reach = False
+    bench.store.steps.clear()
+
+
+def test_many_runs_that_have_ended_in_an_outage_are_recorded_in_a_few_steps():
+    names = [f"t{number}" for number in range(100)]
+    bench = Bench(*names)
+    finish_in_an_outage(bench)
+
+    bench.runner.record_late()
+
+    assert [run.task for run in bench.records] == names
+    assert [len(step.split()) for step in bench.store.steps] == [32, 32, 32, 4]
+
+
+def test_what_is_tried_once_more_is_recorded_alone():
+    bench = Bench("a", "b", "c", "d", "e", retries=1, retry_delay=1)
+    for name in "ce":
+        bench.replies[name] = Reply(outcome=Outcome.FAILED, status=500, duration=0.001)
+    finish_in_an_outage(bench)
+
+    bench.runner.record_late()
+
+    assert [run.task for run in bench.records] == ["a", "b", "d", "c", "e"]
+    assert bench.store.steps == ["a b d", "c", "e"]
+    assert {(run.task, run.attempt) for run in bench.store.waiting()} == {("c", 2), ("e", 2)}
+    assert not bench.runner.is_cut_off
+
+
+def test_of_runs_that_ended_in_an_outage_what_was_found_lost_meanwhile_stays_so(caplog):
+    bench = Bench("a", "b", "c")
+    finish_in_an_outage(bench)
+    (lost,) = (run for run in bench.store.running() if run.task == "b")
+    bench.store._release(lost)
+
+    bench.runner.record_late()
+
+    assert [run.task for run in bench.records] == ["a", "c"]
+    assert "lease_lost" in [record.pulse_event for record in caplog.records]
+
+
+def test_what_ends_while_others_are_recorded_late_is_not_lost_though_there_is_no_room():
+    bench = Bench("a", "b", "c", "d")
+    finish_in_an_outage(bench)
+    recorder = bench.runner._recorder
+    recorder._unrecorded, last = deque(list(recorder._unrecorded)[:3], maxlen=3), recorder._unrecorded[3]
+    finish_all = bench.store.finish_all
+
+    def be_late(runs):
+        if len(runs) == 3:
+            recorder.keep(last)
+        return finish_all(runs)
+
+    bench.store.finish_all = be_late
+
+    bench.runner.record_late()
+
+    assert [run.task for run in bench.records] == ["a", "b", "c", "d"]
+    assert not bench.store.running()
+
+
+def test_an_outage_that_goes_on_loses_nothing_of_what_has_ended():
+    names = [f"t{number}" for number in range(40)]
+    bench = Bench(*names)
+    finish_in_an_outage(bench)
+    bench.store.is_out_of_reach = True
+    bench.runner.record_late()
+    bench.store.is_out_of_reach = False
+
+    bench.runner.record_late()
+
+    assert [run.task for run in bench.records] == names
     assert not bench.runner.is_awaited
 
 
