@@ -131,6 +131,9 @@ class PostgresRunStore(SqlStore):
         self._here = threading.local()  # the connection of the step of this thread, and the row that it opened with
         self._begin()
 
+    def __repr__(self) -> str:
+        return f"<PostgresRunStore {self._shown}>"
+
     def now(self) -> datetime:
         """See `RunStore.now`: the clock of the server."""
         with self._reading():

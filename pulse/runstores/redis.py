@@ -94,6 +94,9 @@ class RedisRunStore(RunStore):
         self._seen: dict[str, str] = {}  # the cursors as this process saw them last
         self._is_met = False
 
+    def __repr__(self) -> str:
+        return f"<RedisRunStore {self.address}>"
+
     # Claims
 
     def register(

@@ -1276,3 +1276,11 @@ def test_of_all_that_claim_the_same_in_one_go_one_wins_each(store):
 def test_nothing_asked_for_in_one_go_is_no_error(store):
     assert store.claim_all([], owner="one", now=NOON, lease=LEASE) == []
     assert store.finish_all([]) == []
+
+
+def test_a_store_is_shown_by_its_address_without_what_is_secret_in_it():
+    redis = RedisRunStore("redis://user:hunter2@there:1/0", name="x")
+    postgres = PostgresRunStore("postgresql://user:hunter2@there:2/pulse", name="x")
+
+    assert repr(redis) == "<RedisRunStore redis://***@there:1/0>"
+    assert repr(postgres) == "<PostgresRunStore postgresql://there:2/pulse>"
