@@ -61,6 +61,14 @@ def bell(fleet: Fleet) -> Any:
     return program("-m", "pulse", "worker", APP, env=fleet.env, cwd=fleet.home)
 
 
+def handed_over(fleet: Fleet) -> Run:
+    """The run that waits in the queue of *fleet*: it is claimed, and its message is there, too."""
+    (run,) = wait_until(fleet.running)
+    with closing(redis.Redis.from_url(broker["url"])) as queue:
+        wait_until(lambda: queue.llen(f"pulse.{fleet.config['name']}"))
+    return run
+
+
 def taker(fleet: Fleet, *options: str) -> Any:
     """A worker of Celery; by default with one child process."""
     options = options or ("-c", "1")
@@ -260,7 +268,7 @@ def what_no_worker_takes_is_missed_and_the_next_one_runs(folder):
 def what_waits_for_a_worker_is_run_when_one_comes_within_its_grace(folder):
     fleet = fleet_of(folder, tasks={"late": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
     with bell(fleet) as one:
-        wait_until(fleet.running)
+        handed_over(fleet)
         assert one.terminate() == 0  # it is the store's, and Celery's, not the process's
         with taker(fleet):
             wait_for(fleet, "late", Outcome.SUCCESS)
@@ -313,7 +321,7 @@ def own_server(folder: Path) -> Iterator[Valkey]:
 def a_message_that_comes_twice_is_run_once(folder):
     fleet = fleet_of(folder, tasks={"once": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
     with bell(fleet):
-        (run,) = wait_until(fleet.running)
+        run = handed_over(fleet)
     post = post_of(fleet)
     for _ in range(2):
         post.send(run, run.expires)
@@ -334,7 +342,7 @@ def post_of(fleet: Fleet, **changed: Any) -> Any:
 def a_message_that_comes_after_its_grace_is_missed(folder):
     fleet = fleet_of(folder, tasks={"late": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
     with bell(fleet):
-        (run,) = wait_until(fleet.running)
+        run = handed_over(fleet)
     with ExitStack() as stack:
         post = post_of(fleet)
         stack.enter_context(purged(post))
