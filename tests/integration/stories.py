@@ -44,15 +44,23 @@ class Stories(dict[str, Callable[[Path], None]]):
 
     @contextmanager
     def told(self, request: Any, tmp_path_factory: Any) -> Iterator[Callable[[str], None]]:
-        """Begin those that are selected; the result waits for one of them, and raises what it raised."""
+        """Begin those that are selected; the result waits for one of them, and raises what it raised.
+
+        Whoever asks for one again, as its second chance, has it told anew.
+        """
         items = [item for item in request.session.items if item.module is request.module]
         names = [item.callspec.params["name"] for item in items if hasattr(item, "callspec")]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             futures: dict[str, Future[None]] = {
                 name: pool.submit(self[name], tmp_path_factory.mktemp("story")) for name in names
             }
+
+            def hear(name: str) -> None:
+                begun = futures.pop(name, None) or pool.submit(self[name], tmp_path_factory.mktemp("again"))
+                begun.result()
+
             try:
-                yield lambda name: futures[name].result()
+                yield hear
             finally:
                 pool.shutdown(cancel_futures=True)
 
