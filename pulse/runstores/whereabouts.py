@@ -48,6 +48,9 @@ class Whereabouts:
 
         Each step of a store asks. Nobody can put another file there without changing the folder,
         so as long as that is as it was, one look stands for three.
+
+        Raises:
+            OSError: they cannot be looked at, for another reason than that they are not there.
         """
         folder = self._look_at_folder()
         if folder is not None and folder == self._calm:

@@ -69,7 +69,8 @@ class Flight:
 class TimeLimit:
     """Cuts flights that all have the same time limit, and so come to its end in the order in which they began.
 
-    With one timer for all: one for each would take as much as the rest of a flight.
+    With one timer for all: one for each would take as much as the rest of a flight. To be used on
+    the thread of its loop alone.
     """
 
     def __init__(self, limit: timedelta, loop: asyncio.AbstractEventLoop) -> None:

@@ -38,6 +38,7 @@ class Pool:
 
     Attributes:
         size: How many threads there usually are.
+        is_bound: Whether there may be but `RELIEF` more; else up to `MOST_THREADS`.
         spare: Threads that no run holds up, as was last found.
         idle: Set when nothing begins any more, and nothing is being run; for whoever closes it.
     """

@@ -102,9 +102,9 @@ class FireQueue:
             self._claimed.extend(handful.rest())
             self._changed.notify_all()
 
-    def get(self, admits: Callable[[Manner], bool] = _anything) -> list[Fire]:
+    def get(self) -> list[Fire]:
         """The fires of the task whose turn it is; as `take`, for who claims nothing together."""
-        turn = self.take(admits)
+        turn = self.take()
         assert isinstance(turn, list)
         return turn
 

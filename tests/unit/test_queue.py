@@ -74,8 +74,8 @@ def test_what_may_not_be_begun_now_is_passed_over(queue):
     for task in ("hangs", "new", "quick"):
         queue.put([fire(task)], keep=1)
 
-    assert queue.get(lambda lane: lane is Manner.SLOW) == [fire("new")]
-    assert queue.get(lambda lane: lane is not Manner.QUICK) == [fire("hangs")]
+    assert queue.take(lambda lane: lane is Manner.SLOW) == [fire("new")]
+    assert queue.take(lambda lane: lane is not Manner.QUICK) == [fire("hangs")]
 
 
 def test_a_task_that_waits_goes_on_waiting_in_the_lane_that_fits_it_now(queue):
