@@ -1,6 +1,7 @@
 """The gate: the command `pulse`, from its arguments to its exit code.
 
-The commands themselves are in `pulse.commands`; `pulse.commands.exits` has the codes.
+The commands themselves are in `pulse.commands`; `pulse.commands.exits` has the codes. Each is
+imported when it is called: whoever asks for help must not wait for all that it could do.
 """
 
 import argparse
@@ -14,32 +15,17 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pulse import __version__, reader
 from pulse.clock import Clock, SystemClock
-from pulse.commands.cancel import cancel
-from pulse.commands.check import check
 from pulse.commands.exits import CommandError, Exit, OutputError
-from pulse.commands.history import Wanted, history
-from pulse.commands.list import list_tasks
-from pulse.commands.login_code import login_code
-from pulse.commands.next import next_dues
-from pulse.commands.pause import pause
-from pulse.commands.purge import purge
-from pulse.commands.resume import resume
-from pulse.commands.run import run
-from pulse.commands.screen import Screen
-from pulse.commands.serve import serve
-from pulse.commands.show import show
-from pulse.commands.source import Source, is_task_name, source_of
-from pulse.commands.watch import watch
-from pulse.commands.why import why
-from pulse.commands.worker import worker
-from pulse.commands.workers import workers
 from pulse.errors import ConfigError, StoreUnavailableError, UnknownTaskError
-from pulse.status.action import note_of
 from pulse.zone import EPOCH
+
+if TYPE_CHECKING:
+    from pulse.commands.screen import Screen
+    from pulse.commands.source import Source
 
 SOURCE: Final = "development.ini"
 SOURCE_VARIABLE: Final = "PULSE_CONFIG"
@@ -60,22 +46,26 @@ class _Call:
 
     options: argparse.Namespace
     words: Sequence[str]
-    screen: Screen
+    screen: "Screen"
     clock: Clock
 
-    def source(self) -> Source:
+    def source(self) -> "Source":
         """What the first word names, or what stands in for it."""
+        from pulse.commands.source import source_of
+
         return source_of(self.words[0] if self.words else _default_source())
 
-    def source_and_must(self, what: str) -> tuple[Source, str]:
+    def source_and_must(self, what: str) -> "tuple[Source, str]":
         """As `source_and_task`, where *what* cannot be left out."""
         source, word = self.source_and_task()
         if word is None:
             raise CommandError(f"which {what.lower()} of {source.name}? {self.options.parser.prog} [INI] {what}")
         return source, word
 
-    def source_and_task(self) -> tuple[Source, str | None]:
+    def source_and_task(self) -> "tuple[Source, str | None]":
         """Of a single word its looks decide what it is."""
+        from pulse.commands.source import is_task_name, source_of
+
         if len(self.words) == 1 and is_task_name(self.words[0]):
             return source_of(_default_source()), self.words[0]
         return self.source(), self.words[1] if len(self.words) > 1 else None
@@ -96,6 +86,8 @@ def main(argv: Sequence[str] | None = None, *, clock: Clock | None = None) -> in
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # as `python -m pulse` has it
+    from pulse.commands.screen import Screen
+
     screen = Screen(sys.stdout, is_json=getattr(options, "json", False))
     try:
         return int(options.command(_Call(options=options, words=words, screen=screen, clock=clock or SystemClock())))
@@ -259,6 +251,8 @@ def _typed(read: reader.Reader[Any]) -> Callable[[str], Any]:
 
 
 def _note(written: object) -> str:
+    from pulse.status.action import note_of
+
     return note_of(str(written))
 
 
@@ -304,28 +298,40 @@ def _default_source() -> str:
 
 
 def _serve(call: _Call) -> Exit:
+    from pulse.commands.serve import serve
+
     return serve(call.source(), call.screen, call.clock, host=call.options.host, port=call.options.port)
 
 
 def _worker(call: _Call) -> Exit:
+    from pulse.commands.worker import worker
+
     return worker(call.source(), call.screen, call.clock, lifetime=call.options.span)
 
 
 def _check(call: _Call) -> Exit:
+    from pulse.commands.check import check
+
     return check(call.source(), call.screen, call.clock.now())
 
 
 def _list(call: _Call) -> Exit:
+    from pulse.commands.list import list_tasks
+
     return list_tasks(call.source(), call.screen, call.clock)
 
 
 def _next(call: _Call) -> Exit:
+    from pulse.commands.next import next_dues
+
     source, task = call.source_and_task()
     options = call.options
     return next_dues(source, call.screen, call.clock.now(), name=task, count=options.count, since=options.since)
 
 
 def _run(call: _Call) -> Exit:
+    from pulse.commands.run import run
+
     source, task = call.source_and_must("TASK")
     options = call.options
     said = {"is_verbose": options.verbose, "is_forced": options.force, "again": options.again or ""}
@@ -333,25 +339,35 @@ def _run(call: _Call) -> Exit:
 
 
 def _pause(call: _Call) -> Exit:
+    from pulse.commands.pause import pause
+
     source, task = call.source_and_must("TASK")
     return pause(source, call.screen, call.clock, task, until=call.options.until, note=call.options.why)
 
 
 def _resume(call: _Call) -> Exit:
+    from pulse.commands.resume import resume
+
     source, task = call.source_and_must("TASK")
     return resume(source, call.screen, call.clock, task)
 
 
 def _cancel(call: _Call) -> Exit:
+    from pulse.commands.cancel import cancel
+
     source, what = call.source_and_must("TASK or RUN")
     return cancel(source, call.screen, call.clock, what, note=call.options.why)
 
 
 def _login_code(call: _Call) -> Exit:
+    from pulse.commands.login_code import login_code
+
     return login_code(call.source(), call.screen, call.clock)
 
 
 def _history(call: _Call) -> Exit:
+    from pulse.commands.history import Wanted, history
+
     source, task = call.source_and_task()
     options = call.options
     wanted = Wanted(task=task, is_trouble=options.failed, limit=options.count, since=options.since)
@@ -359,24 +375,34 @@ def _history(call: _Call) -> Exit:
 
 
 def _show(call: _Call) -> Exit:
+    from pulse.commands.show import show
+
     source, prefix = call.source_and_must("RUN")
     return show(source, call.screen, call.clock, prefix)
 
 
 def _why(call: _Call) -> Exit:
+    from pulse.commands.why import why
+
     source, task = call.source_and_must("TASK")
     return why(source, call.screen, call.clock, task, at=call.options.at)
 
 
 def _watch(call: _Call) -> Exit:
+    from pulse.commands.watch import watch
+
     return watch(call.source(), call.screen, call.clock, every=call.options.every, is_once=call.options.once)
 
 
 def _workers(call: _Call) -> Exit:
+    from pulse.commands.workers import workers
+
     return workers(call.source(), call.screen, call.clock)
 
 
 def _purge(call: _Call) -> Exit:
+    from pulse.commands.purge import purge
+
     return purge(call.source(), call.screen, call.clock, is_agreed=call.options.yes)
 
 

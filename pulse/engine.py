@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pulse.alarms import Alarms
 from pulse.clock import Clock
@@ -24,11 +24,12 @@ from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler, starting_points
 from pulse.within import begun
-from pulse.workers.aio import AioWorkers
-from pulse.workers.attendant import Attendant
 from pulse.workers.base import Workers
-from pulse.workers.courier import Courier, Post
 from pulse.workers.threads import ThreadWorkers
+
+if TYPE_CHECKING:  # what only one mode needs is imported where that mode is chosen
+    from pulse.workers.attendant import Attendant
+    from pulse.workers.courier import Post
 
 WORKERS: Final = 4  # threads, or child processes, if `pulse.config.workers` does not say
 AIO_WORKERS: Final = 1000  # runs on the event loop
@@ -161,8 +162,10 @@ class EngineFactory:
             workers.close(0)
             alarms.close(ALARMS_SECONDS)
 
-    def attend(self) -> Attendant:
+    def attend(self) -> "Attendant":
         """What runs, in a process of Celery's, what processes that ring have handed over; it has not been started."""
+        from pulse.workers.attendant import Attendant  # noqa: PLC0415 - other modes have no use for it
+
         clock = FleetClock(self._clock)
         alarms = Alarms(self._app, self._config, clock=clock)
         fleet = Fleet(self._config, store=self._store, clock=clock, beat=self._config.lease / RENEWALS)
@@ -182,11 +185,15 @@ class EngineFactory:
         if self.mode == "processing":
             return self._build_processes(clock, more)
         if self.mode == "celery":
+            from pulse.workers.courier import Courier  # noqa: PLC0415 - as above
+
             runner = self._build_runner(_nothing_runs_here, clock, **more)
             return Courier(runner, self._build_post(), store=self._store, clock=clock)
         dispatcher = Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
         runner = self._build_runner(dispatcher, clock, **more)
         if self.mode == "asyncio":
+            from pulse.workers.aio import AioWorkers  # noqa: PLC0415 - as above
+
             return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
         return ThreadWorkers(runner, workers=self._workers, clock=clock, is_bound=self._config.workers is not None)
 
@@ -200,7 +207,7 @@ class EngineFactory:
         runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
         return ProcessWorkers(runner, workers=self._workers, clock=clock, children=children)
 
-    def _build_post(self) -> Post:
+    def _build_post(self) -> "Post":
         # Celery takes a while to import, and is an extra.
         post: Post = import_module("pulse.workers.celery").Post(self._config, self._store)
         return post

@@ -28,11 +28,11 @@ from pulse.schedule import Schedules
 from pulse.start import StartRule, StartState
 from pulse.status.controls import Ringing
 from pulse.within import within
-from pulse.workers.attendant import Attendant
 from pulse.wsgi.lazy import note_built
 
 if TYPE_CHECKING:
     from pulse.status.app import StatusApp
+    from pulse.workers.attendant import Attendant
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class PulseMiddleware:
         engine = self._engine
         return engine.workers.run_apart(fire).result() if engine is not None else self._engines.run_alone(fire)
 
-    def attend(self) -> Attendant:
+    def attend(self) -> "Attendant":
         """For `pulse.workers.celery`, in a process of Celery's: what runs the tasks that others hand over."""
         return self._engines.attend()
 
