@@ -49,6 +49,7 @@ BENCHMARKS: Final = (
     Benchmark("events", ("--rounds", "5")),
     Benchmark("fires", ("--rounds", "1")),
     Benchmark("scale"),
+    Benchmark("startup"),
     Benchmark("fleet", ("--seconds", "12"), quick=("--seconds", "2", "--stores", "sqlite")),
 )
 

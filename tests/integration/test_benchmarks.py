@@ -94,6 +94,19 @@ ROWS = {
         "Pulse: beside 200 that hang",
         "Pulse: beside 200 that hang, with workers = 4",
     ],
+    "startup": [
+        "an interpreter that imports nothing",
+        "what the middleware needs of others (the limit)",
+        "Pulse: import pulse",
+        "Pulse: from pulse import PulseMiddleware",
+        "Flask: import flask",
+        "Celery: from celery import Celery; Celery()",
+        "an interpreter that imports nothing",
+        "Pulse: pulse list, ten tasks",
+        "Pulse: pulse --help",
+        "Flask: flask --help",
+        "Celery: celery --help",
+    ],
 }
 SERVED = {"Pulse on Redis", "Pulse on PostgreSQL", "Pulse: RedisEventBus", "Pulse, shared on Redis"}  # need a server
 
