@@ -35,7 +35,7 @@ LIBRARIES = {
     "apscheduler.triggers": ["schedule", "scheduler"],
     "celery": ["workers/celery"],
     "kombu": ["workers/celery"],  # Celery's messages
-    "cronsim": ["reader", "schedule"],
+    "cronsim": ["reader/crons", "schedule"],
     "paste": ["config", "middleware", "cli", "commands/*", "wsgi/lazy"],
     "prometheus_client": ["status/metrics"],
     "psycopg": ["runstores/postgres"],

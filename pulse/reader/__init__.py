@@ -1,0 +1,54 @@
+"""Readers: what people write, as the value that the house works with.
+
+A reader takes whatever stood in an ini file or in Python and returns the value, or raises
+a `ValueError` whose message completes the sentence "want ...". Reading a value that has
+been read before gives it back unchanged, so `dataclasses.replace` may read twice.
+"""
+
+from pulse.reader.base import Reader, optional, remembering
+from pulse.reader.crons import CRON_NICKNAMES, MANUALLY, cron
+from pulse.reader.moments import last_moment, moment, zone
+from pulse.reader.places import TOKEN_LENGTH, broker, hook, specification, token
+from pulse.reader.plain import boolean, choice, integer, name, number, text, word
+from pulse.reader.spans import duration, grace, limit, phase, spell
+from pulse.reader.web import body, context, environ, header_value, headers, host, method, mount, path, statuses, url
+
+__all__ = [
+    "CRON_NICKNAMES",
+    "MANUALLY",
+    "TOKEN_LENGTH",
+    "Reader",
+    "body",
+    "boolean",
+    "broker",
+    "choice",
+    "context",
+    "cron",
+    "duration",
+    "environ",
+    "grace",
+    "header_value",
+    "headers",
+    "hook",
+    "host",
+    "integer",
+    "last_moment",
+    "limit",
+    "method",
+    "moment",
+    "mount",
+    "name",
+    "number",
+    "optional",
+    "path",
+    "phase",
+    "remembering",
+    "specification",
+    "spell",
+    "statuses",
+    "text",
+    "token",
+    "url",
+    "word",
+    "zone",
+]
