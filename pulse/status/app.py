@@ -9,7 +9,7 @@ Its addresses, below the mount:
     /login /logout
     /api/...                     the same for programs: `pulse.status.api`
     /metrics                     for Prometheus, with the token
-    /health /live                for everybody: a word and its reasons, no names
+    /health /live                for everybody: words and numbers, no names
 
 It is never open by accident: without a token, without a code for one login (`pulse.status.login`)
 and without a callable of the user's that knows who asks, all but the last two is the 404 with

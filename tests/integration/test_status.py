@@ -115,7 +115,7 @@ def test_health_and_live_are_for_everybody_and_name_nothing(mount):
 
     assert health.status_int in (200, 503)
     assert "cleanup" not in health.text
-    assert set(json.loads(health.text)) == {"status", "reasons"}
+    assert set(json.loads(health.text)) == {"status", "reasons", "store", "heartbeat_age", "late_tasks"}
     assert app.get("/_pulse/live").status_int == 200
 
 
