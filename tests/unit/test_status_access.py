@@ -8,6 +8,7 @@ from webob import Request
 from pulse.guard import Guard
 from pulse.model import Config, Task
 from pulse.status.access import ADDRESSES, FAILURES, Attempts
+from pulse.status.login import code_key, make_code
 from pulse.testing import ManualClock
 
 EVERYTHING = [
@@ -309,6 +310,28 @@ def test_a_user_whom_the_application_knows_needs_no_token():
 
     assert (page.status_code, pressed.status_code, forged.status_code) == (200, 303, 403)
     assert window.controls.pressed == [("run", "cleanup", False, "mara")]
+
+
+def test_a_code_opens_a_page_whose_token_only_the_application_knows():
+    window = Window(config={"token": None}, token=lambda: "another-token-of-the-application")
+    code = make_code(code_key(None, window.store.secret()), window.clock.now())
+
+    answer = window.ask(f"/login?code={code}")
+
+    browser = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0], **BROWSER}
+    assert window.ask("/runs", headers=browser).status_code == 200
+
+
+def test_who_came_by_a_code_stays_as_long_as_they_use_it():
+    window = Window()
+    code = make_code(code_key(TOKEN, window.store.secret()), window.clock.now())
+    cookie = window.ask(f"/login?code={code}").headers["Set-Cookie"]
+
+    for _ in range(4):
+        window.clock.advance(timedelta(hours=7))
+        answer = window.ask("/runs", headers={"Cookie": cookie.partition(";")[0], **BROWSER})
+        assert answer.status_code == 200
+        cookie = answer.headers["Set-Cookie"]
 
 
 def test_a_name_is_short_and_printable():

@@ -712,6 +712,25 @@ def test_strangers_who_have_a_frozen_store_asked_for_its_secret_do_not_wait_each
     assert window.store.asked == 2
 
 
+def test_strangers_with_a_cookie_do_not_have_a_frozen_store_asked_each_time():
+    window = frozen()
+
+    answers = [window.ask("/runs", headers={"Cookie": "pulse_status=x", "Accept": "text/html"}) for _ in range(50)]
+
+    assert {answer.status_code for answer in answers} == {303}
+    assert window.store.asked == 1
+
+
+def test_who_gave_the_token_is_known_though_the_store_does_not_answer():
+    window = frozen()
+
+    browser, _ = window.log_in()
+    window.store.asked = 0
+
+    assert window.ask("/configuration", headers=browser).status_code == 200
+    assert window.store.asked == 0
+
+
 # Metrics
 
 
