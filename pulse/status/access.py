@@ -24,6 +24,7 @@ from webob import Request, Response
 
 from pulse.clock import Clock
 from pulse.gateway import Environ
+from pulse.guesses import Guesses
 from pulse.sessions.header import CookieForm
 from pulse.status.login import read_code
 
@@ -107,6 +108,12 @@ class Access:
         self._code_key = code_key
         self._spend = spend
         self._attempts = Attempts(clock)
+        self._guesses = Guesses("requests to the status page", clock)
+
+    @property
+    def token_failures(self) -> int:
+        """How many requests of programs had another token."""
+        return self._guesses.count
 
     @property
     def has_login(self) -> bool:
@@ -137,7 +144,7 @@ class Access:
         scheme, _, given = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         # A proxy in front may have asked for a password, which the browser then sends with everything.
         if scheme.lower() == "bearer":
-            return PROGRAM if _is_same(given.strip(), token) else None
+            return self._program(given.strip(), token)
         cookie = request.cookies.get(COOKIE, "")
         return self._logged_in(cookie, token, is_by_code=False) or self._came_by_code(cookie)
 
@@ -181,6 +188,12 @@ class Access:
         if not is_same_origin(request):
             return False
         return visitor.is_program or _is_same(given, self.form_token(visitor))
+
+    def _program(self, given: str, token: str) -> Visitor | None:
+        if _is_same(given, token):
+            return PROGRAM
+        self._guesses.note()
+        return None
 
     def _came_by_code(self, cookie: str) -> Visitor | None:
         # The store may have to be asked for the key: not for everybody who has no cookie.

@@ -239,6 +239,29 @@ def test_wrong_tokens_of_many_addresses_take_no_more_memory():
     assert len(attempts._failed) == ADDRESSES
 
 
+def test_wrong_tokens_of_programs_are_counted_and_told_of_once_a_minute(caplog):
+    window = Window()
+    for path in ("/api/tasks", "/metrics", "/health", "/", "/nowhere", "/api/tasks"):
+        window.ask(path, headers={"Authorization": "Bearer a-guess-of-somebody"})
+        window.ask(path, headers=BEARER)
+        window.ask(path, headers={"Authorization": "Basic bWFyYTpwdw=="})
+
+    [warning] = [record for record in caplog.records if record.pulse_event == "token_refused"]
+
+    assert warning.getMessage() == "5 requests to the status page with a wrong token within a minute, 5 in all"
+    assert window.app._access.token_failures == 6
+    assert "a-guess-of-somebody" not in caplog.text
+
+
+def test_no_number_of_wrong_tokens_keeps_out_the_program_that_has_the_right_one():
+    window = Window()
+    for _ in range(20):
+        assert window.ask("/api/tasks", headers={"Authorization": "Bearer a-guess"}).status_code == 404
+
+    assert window.ask("/api/tasks", headers=BEARER).status_code == 200
+    assert window.ask("/login", "POST", form={"token": TOKEN}).status_code == 303
+
+
 def test_no_log_ever_has_a_token(caplog):
     caplog.set_level(logging.DEBUG)
     window = Window()
