@@ -17,7 +17,7 @@ from typing import Any, Final
 from weakref import WeakMethod, WeakSet
 
 from pulse.clock import Clock, SystemClock
-from pulse.errors import ClosedError, ConfigError, Fault
+from pulse.errors import ClosedError, ConfigError, Fault, StoreUnavailableError
 from pulse.model import Config
 from pulse.option import options_of, shown
 from pulse.probes import Probes, forks_a_helper
@@ -262,7 +262,10 @@ class StartRule:
             watch.failures += 1
             event = {"pulse_event": "start_failed"}
             if watch.failures == 1:
-                log.exception("could not start; trying again every %g s", RETRY, extra=event)
+                # Of a store that does not answer the message says all; of anything else only the traceback does.
+                is_plain = isinstance(error, StoreUnavailableError)
+                said = "could not start: %s; trying again every %g s"
+                log.error(said, error, RETRY, exc_info=not is_plain, extra=event)
             else:
                 log.warning("could not start, attempt %d: %s", watch.failures, error, extra=event)
             return RETRY
