@@ -265,7 +265,7 @@ class StartRule:
                 # Of a store that does not answer the message says all; of anything else only the traceback does.
                 is_plain = isinstance(error, StoreUnavailableError)
                 said = "could not start: %s; trying again every %g s"
-                log.error(said, error, RETRY, exc_info=not is_plain, extra=event)
+                log.error(said, error, RETRY, exc_info=not is_plain, extra=event)  # noqa: TRY400 - as just said
             else:
                 log.warning("could not start, attempt %d: %s", watch.failures, error, extra=event)
             return RETRY
@@ -347,7 +347,9 @@ class StartRule:
         self.state, self.reason = state, reason
         self._settle()
         if is_news and is_said:
-            log.info("%s: %s", state.value, reason, extra={"pulse_event": f"start_{state.value}"})
+            # Whoever rings has said so, with more: in the log of every start there would be the same line twice.
+            level = logging.DEBUG if state is StartState.RINGING else logging.INFO
+            log.log(level, "%s: %s", state.value, reason, extra={"pulse_event": f"start_{state.value}"})
 
     def _settle(self) -> None:
         # The first request must be heard of, even if listening was enough to ring.

@@ -136,7 +136,7 @@ def no_thread_stays():
 
 @pytest.fixture(autouse=True)
 def log(caplog):
-    caplog.set_level(logging.INFO, logger="pulse.start")
+    caplog.set_level(logging.DEBUG, logger="pulse.start")
     return lambda: [record.pulse_event for record in caplog.records]
 
 
