@@ -177,6 +177,10 @@ def _worker_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for", dest="span", type=_SPAN, metavar="SPAN", help="end by itself after so long (10s, 1h)")
 
 
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--connect", action="store_true", help="ask the run store, too: 5 if it is out of reach")
+
+
 def _next_arguments(parser: argparse.ArgumentParser) -> None:
     _add_task(parser, "of this task only")
     _add_count(parser, COUNT, most=1000)
@@ -312,7 +316,7 @@ def _worker(call: _Call) -> Exit:
 
 
 def _check(call: _Call) -> Exit:
-    return check(call.source(), call.screen, call.clock.now())
+    return check(call.source(), call.screen, call.clock.now(), is_connecting=call.options.connect)
 
 
 def _list(call: _Call) -> Exit:
@@ -398,7 +402,7 @@ _GROUPS: Final = {
         _Command("worker", "run its tasks without a server", _worker, _worker_arguments, has_json=False),
     ),
     "plan": (
-        _Command("check", "say everything that is wrong with the configuration", _check),
+        _Command("check", "say everything that is wrong with the configuration", _check, _check_arguments),
         _Command("list", "show the tasks, and how they are doing", _list),
         _Command("next", "show the next due instants", _next, _next_arguments),
     ),
