@@ -1,6 +1,7 @@
 """`PulseMiddleware` with real threads and the real clock: its promises to those who wrap with it."""
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -401,6 +402,20 @@ def test_that_the_guard_is_off_is_said_once_unless_somebody_wrote_that_it_is_to_
     events = [getattr(record, "pulse_event", "") for record in caplog.records]
 
     assert events.count("guard_off") == times
+
+
+def test_a_process_that_rings_clears_away_what_others_have_left_years_ago(wrap, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "pulse"
+    folder.mkdir()
+    old, new = folder / "blog-0123456789ab.db", folder / "news-0123456789ab.db"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+
+    wrap(task={"a": {}}, name="shop").start()
+
+    assert {file.name.partition("-")[0] for file in folder.iterdir()} == {"news", "shop"}
 
 
 def test_that_a_process_rings_is_said_in_one_line(wrap, caplog):
