@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +19,7 @@ import pytest
 from servers import wait_until
 
 from pulse.errors import StoreUnavailableError
-from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
+from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
 from pulse.runstores.base import Totals
 from pulse.runstores.sql import TRIM_EVERY, number_of
@@ -668,3 +669,32 @@ def _calm_down(path: Path) -> None:
     """As if nothing had changed for a year in the folder in which *path* lies."""
     long_ago = path.stat().st_mtime - 31_000_000.5
     os.utime(path.parent, (long_ago, long_ago))
+
+
+# Heartbeats
+
+
+class Counted(UserDict):
+    """Fingerprints that know how often they were written down."""
+
+    written = 0
+
+    def keys(self):
+        self.written += 1
+        return super().keys()
+
+
+def test_what_a_process_lives_by_is_written_when_it_comes_and_again_when_it_was_forgotten(store, path):
+    known = Counted(a="x")
+    me = Instance(owner="me", started=NOON, seen=NOON, digest="mine")
+    for second in range(3):
+        store.beat(replace(me, seen=NOON + second * SECOND), known, 30 * SECOND)
+    assert known.written == 1
+
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DELETE FROM configurations")
+        other.commit()
+    living = store.beat(replace(me, seen=NOON + 9 * SECOND), known, 30 * SECOND)
+
+    assert (known.written, living) == (2, {"mine": NOON + 9 * SECOND})
+    assert store.fingerprints("mine") == {"a": "x"}
