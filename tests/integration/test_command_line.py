@@ -622,6 +622,16 @@ def test_a_run_store_that_can_be_used_is_said_to_be_and_is_not_made(write, check
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("server", ["valkey_server", "postgres_server"])
+def test_a_run_store_on_a_server_that_answers_can_be_used(write, check, request, server):
+    address = request.getfixturevalue(server).url
+    write("pulse.task.a.interval = 300", "pulse.config.name = check", f"pulse.config.store = {address}")
+
+    code, said = check("--connect")
+
+    assert (code, said.splitlines()[0].endswith(" can be used")) == (0, True)
+
+
 def test_where_there_is_no_run_store_to_ask_the_check_says_so(write, check):
     write("pulse.task.a.interval = 300")
 
