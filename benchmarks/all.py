@@ -48,6 +48,7 @@ BENCHMARKS: Final = (
     Benchmark("sessions", ("--rounds", "31")),
     Benchmark("events", ("--rounds", "5")),
     Benchmark("fires", ("--rounds", "1")),
+    Benchmark("busy"),
     Benchmark("scale"),
     Benchmark("startup"),
     Benchmark("fleet", ("--seconds", "12"), quick=("--seconds", "2", "--stores", "sqlite")),

@@ -7,6 +7,7 @@ imported when it is called: whoever asks for help must not wait for all that it 
 import argparse
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -106,17 +107,37 @@ def main(argv: Sequence[str] | None = None, *, clock: Clock | None = None) -> in
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = _parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    written = sys.argv[1:] if argv is None else argv
+    if not written:
         parser.print_help(sys.stderr)
         raise SystemExit(Exit.USAGE)
-    options, rest = parser.parse_known_args(argv)
+    _require_command(parser, written[0])
+    options, rest = parser.parse_known_args(written)
     # argparse takes positional arguments in one piece: of `pulse next app.ini --count 3 report` it leaves the last.
     words = [word for word in (options.source, getattr(options, "task", None)) if word is not None] + rest
     limit = 2 if hasattr(options, "task") else 1
     surplus = [word for word in rest if word.startswith("-")] or words[limit:]
     if surplus:
-        options.parser.error(f"unrecognized arguments: {' '.join(surplus)}")
+        options.parser.error(f"unrecognized arguments: {' '.join(surplus)}{_hint_at(surplus[0], options.parser)}")
     return options, words
+
+
+def _require_command(parser: argparse.ArgumentParser, word: str) -> None:
+    """Refuse what is no command in fewer words than argparse, which lists them all, and with the one that is meant."""
+    names = [command.name for group in _GROUPS.values() for command in group]
+    if word in names or word in ("-h", "--help", "--version"):
+        return
+    if word.startswith("-"):
+        parser.error(f"want the command first, then {word}: pulse COMMAND [INI] {word}")
+    near = get_close_matches(word, names, n=1)
+    parser.error(f"there is no command {word!r}; {f'did you mean {near[0]!r}?' if near else 'pulse --help lists them'}")
+
+
+def _hint_at(word: str, parser: argparse.ArgumentParser) -> str:
+    """What may have been meant by an option that the command does not know."""
+    known = re.findall(r"--[a-z][a-z-]*", parser.format_help())
+    near = get_close_matches(word, known, n=1) if word.startswith("--") else []
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,6 +172,10 @@ def _add(commands: Any, command: "_Command") -> None:
     if command.has_json:
         parser.add_argument("--json", action="store_true", help="write JSON for programs")
     parser.add_argument("-v", "--verbose", action="store_true", help="with tracebacks")
+    if command.must_name:
+        # For argparse it may be left out, since the file before it may be: see `source_and_task`.
+        shown = parser.format_usage().removeprefix("usage: ").rstrip()
+        parser.usage = shown.replace(f"[{command.must_name}]", command.must_name)
 
 
 # The arguments of each command
@@ -167,6 +192,10 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _worker_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--for", dest="span", type=_SPAN, metavar="SPAN", help="end by itself after so long (10s, 1h)")
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--connect", action="store_true", help="ask the run store, too: 5 if it is out of reach")
 
 
 def _next_arguments(parser: argparse.ArgumentParser) -> None:
@@ -271,10 +300,12 @@ def _moment(written: object) -> datetime:
 
 
 def _moment_or_span(written: object) -> datetime | timedelta:
-    try:
+    with suppress(ValueError):
         return reader.duration(0.1, AGE)(written)
-    except ValueError:
+    try:
         return _moment(written)
+    except ValueError as error:
+        raise ValueError(f"{error}, or how long ago: 90s, 2h, 1d") from None
 
 
 def _moment_or_time(written: object) -> datetime | time:
@@ -312,7 +343,7 @@ def _worker(call: _Call) -> Exit:
 def _check(call: _Call) -> Exit:
     from pulse.commands.check import check
 
-    return check(call.source(), call.screen, call.clock.now())
+    return check(call.source(), call.screen, call.clock.now(), is_connecting=call.options.connect)
 
 
 def _list(call: _Call) -> Exit:
@@ -415,6 +446,7 @@ class _Command:
     carry_out: Callable[[_Call], Exit]
     arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
     has_json: bool = True
+    must_name: str = ""  # what it cannot do without, as its usage has it
 
 
 # In the order in which somebody who meets Pulse needs them.
@@ -424,21 +456,21 @@ _GROUPS: Final = {
         _Command("worker", "run its tasks without a server", _worker, _worker_arguments, has_json=False),
     ),
     "plan": (
-        _Command("check", "say everything that is wrong with the configuration", _check),
+        _Command("check", "say everything that is wrong with the configuration", _check, _check_arguments),
         _Command("list", "show the tasks, and how they are doing", _list),
         _Command("next", "show the next due instants", _next, _next_arguments),
     ),
     "one task": (
-        _Command("run", "run a task now, in this process", _run, _run_arguments),
-        _Command("pause", "run a task by hand only, for a while", _pause, _pause_arguments),
-        _Command("resume", "run a paused task by its schedule again", _resume, _resume_arguments),
-        _Command("cancel", "ask what is under way to stop", _cancel, _cancel_arguments),
+        _Command("run", "run a task now, in this process", _run, _run_arguments, must_name="TASK"),
+        _Command("pause", "run a task by hand only, for a while", _pause, _pause_arguments, must_name="TASK"),
+        _Command("resume", "run a paused task by its schedule again", _resume, _resume_arguments, must_name="TASK"),
+        _Command("cancel", "ask what is under way to stop", _cancel, _cancel_arguments, must_name="TASK|RUN"),
     ),
     "see what became of it": (
         _Command("watch", "show how the tasks are doing, again and again", _watch, _watch_arguments),
         _Command("history", "show the records of runs, newest first", _history, _history_arguments),
-        _Command("show", "show one run whole, with what was answered", _show, _show_arguments),
-        _Command("why", "say why a task did, or did not, run at some time", _why, _why_arguments),
+        _Command("show", "show one run whole, with what was answered", _show, _show_arguments, must_name="RUN"),
+        _Command("why", "say why a task did, or did not, run at some time", _why, _why_arguments, must_name="TASK"),
         _Command("workers", "show the processes that run the tasks", _workers),
         _Command("login-code", "show a link that logs in to the status page once", _login_code),
     ),

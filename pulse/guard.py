@@ -7,13 +7,13 @@ Requests from outside to the paths of tasks are refused, however they are spelt
 import hmac
 import logging
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Final
 
 from pulse.clock import Clock, SystemClock
 from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.guesses import Guesses
 from pulse.mark import INTERNAL, Mark, is_internal, not_found, run_by_hand
 from pulse.model import Config, Trigger
 from pulse.spelling import LONGEST, ORDINARY, Paths
@@ -36,9 +36,6 @@ MOVERS: Final = frozenset(
     """.split()  # noqa: SIM905 - a table
 )
 
-FAILURES: Final = 5  # wrong tokens within FAILURE_SECONDS that are worth a warning
-FAILURE_SECONDS: Final = 60.0
-
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +52,6 @@ class Guard:
         is_on: Whether guarded paths are refused; what only Pulse may say is removed in any case,
             and a right token makes a call internal in any case.
         denied: How many requests were answered with 404.
-        token_failures: How many requests to a guarded path had an `Authorization` that is not the token's.
     """
 
     # Admitted paths, in each of two generations. What is asked for again is kept, so an outsider who
@@ -73,7 +69,6 @@ class Guard:
         self._config = config
         self.is_on = config.guard
         self.denied = 0
-        self.token_failures = 0
         self._paths: Paths | None = None
         self._token = None if config.token is None else config.token.encode()
         has_any = bool(config.tasks) or config.guard_scope == "context"
@@ -82,10 +77,13 @@ class Guard:
         self._open: set[_Question] = set()
         self._open_before: set[_Question] = set()
         self._denials = count(1)
-        self._failures = count(1)
-        self._failed_at: deque[float] = deque(maxlen=FAILURES)
-        self._quiet_until = 0.0
+        self._guesses = Guesses("calls by hand", self._clock)
         self._has_warned_of_forgery = False
+
+    @property
+    def token_failures(self) -> int:
+        """How many requests to a guarded path had an `Authorization` that is not the token's."""
+        return self._guesses.count
 
     def admits(self, environ: Environ) -> bool:
         """Whether the application may see this request; if not, `answer` it.
@@ -121,7 +119,7 @@ class Guard:
         """A live mark if *environ* has the token, which is removed from it; for doors that are not WSGI."""
         if not self._has_token(environ):
             if self._token is not None and "HTTP_AUTHORIZATION" in environ:
-                self._count_failure()
+                self._guesses.note()
             return None
         del environ["HTTP_AUTHORIZATION"]
         path = environ.get("PATH_INFO") or ""
@@ -209,20 +207,6 @@ class Guard:
         if self._token is None or scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token)
-
-    def _count_failure(self) -> None:
-        self.token_failures = next(self._failures)
-        now = self._clock.monotonic()
-        self._failed_at.append(now)
-        is_burst = len(self._failed_at) == FAILURES and now - self._failed_at[0] <= FAILURE_SECONDS
-        if is_burst and now >= self._quiet_until:
-            self._quiet_until = now + FAILURE_SECONDS
-            _log.warning(
-                "%d calls by hand with a wrong token within a minute, %d in all",
-                FAILURES,
-                self.token_failures,
-                extra={"pulse_event": "token_refused"},
-            )
 
 
 def _guarded_by(config: Config) -> Iterator[str]:

@@ -22,7 +22,7 @@ from pulse.instance import this_place
 from pulse.model import Config, Fire, Pause, Run, Task, Trigger
 from pulse.option import shown
 from pulse.runstores import open_run_store
-from pulse.runstores.automatic import automatic_store
+from pulse.runstores.automatic import automatic_store, clear_away
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedules
 from pulse.start import StartRule, StartState
@@ -255,6 +255,8 @@ class PulseMiddleware:
 
     def _ring(self, reason: str) -> None:
         if not (self.config.enabled and self.config.tasks):
+            why = "pulse.config.enabled = false" if self.config.tasks else "there are no tasks"
+            log.info("nothing is run in this process: %s", why, extra={"pulse_event": "nothing_to_run"})
             return  # PULSE_START and start() say when, not whether
         engine = self._engines.build(reason, beside=partial(_digests_beside, self))
         engine.start()
@@ -263,7 +265,9 @@ class PulseMiddleware:
         count = sum(task.enabled for task in self.config.tasks.values())
         said = (count, "" if count == 1 else "s", self.run_store, reason)
         log.info("ringing for %d task%s, claimed in %s: %s", *said, extra={"pulse_event": "ringing"})
-        if not self.config.guard:
+        if self.config.store == "auto" and (path := getattr(self.run_store, "path", None)):
+            clear_away(path.parent)
+        if not self.config.guard and "pulse.config.guard" not in self.config.origins:  # else somebody wants it so
             log.warning(
                 "guard is off: whoever reaches this server can call the endpoints of the tasks "
                 "(pulse.config.guard = true)",

@@ -17,7 +17,7 @@ from typing import Any, Final
 from weakref import WeakMethod, WeakSet
 
 from pulse.clock import Clock, SystemClock
-from pulse.errors import ClosedError, ConfigError, Fault
+from pulse.errors import ClosedError, ConfigError, Fault, StoreUnavailableError
 from pulse.model import Config
 from pulse.option import options_of, shown
 from pulse.probes import Probes, forks_a_helper
@@ -262,7 +262,10 @@ class StartRule:
             watch.failures += 1
             event = {"pulse_event": "start_failed"}
             if watch.failures == 1:
-                log.exception("could not start; trying again every %g s", RETRY, extra=event)
+                # Of a store that does not answer the message says all; of anything else only the traceback does.
+                is_plain = isinstance(error, StoreUnavailableError)
+                said = "could not start: %s; trying again every %g s"
+                log.error(said, error, RETRY, exc_info=not is_plain, extra=event)  # noqa: TRY400 - as just said
             else:
                 log.warning("could not start, attempt %d: %s", watch.failures, error, extra=event)
             return RETRY
@@ -344,7 +347,9 @@ class StartRule:
         self.state, self.reason = state, reason
         self._settle()
         if is_news and is_said:
-            log.info("%s: %s", state.value, reason, extra={"pulse_event": f"start_{state.value}"})
+            # Whoever rings has said so, with more: in the log of every start there would be the same line twice.
+            level = logging.DEBUG if state is StartState.RINGING else logging.INFO
+            log.log(level, "%s: %s", state.value, reason, extra={"pulse_event": f"start_{state.value}"})
 
     def _settle(self) -> None:
         # The first request must be heard of, even if listening was enough to ring.

@@ -99,7 +99,10 @@ def _open(file: str) -> "_Drawing | Problem":
     try:
         return _Drawing(file, {}, {}, [])
     except OSError as error:
-        return Problem(where=file, text=f"{error.strerror}{WANTED if isinstance(error, FileNotFoundError) else ''}")
+        return Problem(
+            where=file,
+            text=f"{error.strerror}{WANTED if isinstance(error, FileNotFoundError | IsADirectoryError) else ''}",
+        )
     except (UnicodeDecodeError, IniError) as error:
         return Problem(where=file, text=_said(error))
 

@@ -1,6 +1,6 @@
 """`pulse check`: every fault and every danger of a configuration, at once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -10,6 +10,7 @@ from pulse.clock import SystemClock
 from pulse.commands.brokers import Answer, ask_brokers
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
+from pulse.commands.reach import Reached, ask_stores
 from pulse.commands.screen import Screen
 from pulse.commands.source import NO_FILTER, Filter, IniSource, Source
 from pulse.config import read_config
@@ -22,7 +23,7 @@ from pulse.model import Config
 class Level(Enum):
     """How bad a finding is."""
 
-    ERROR = "error"  # Pulse refuses to start
+    ERROR = "error"  # Pulse refuses to start, or nothing runs until it is mended
     WARNING = "warning"  # it starts, and may surprise
 
 
@@ -41,41 +42,62 @@ class Finding:
     text: str
 
 
-def check(source: Source, screen: Screen, now: datetime) -> Exit:
-    """Say what is wrong with *source*; `USAGE` if anything is an error."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Report:
+    """All that is said of a source.
+
+    Attributes:
+        filters: The Pulse filters that were found.
+        findings: What is wrong, and what is dangerous.
+        brokers: What Celery's brokers answer.
+        stores: What the run stores answer; None if they were not asked.
+    """
+
+    filters: Sequence[Filter]
+    findings: Sequence[Finding]
+    brokers: Sequence[Answer]
+    stores: Sequence[Reached] | None
+
+    @property
+    def tasks(self) -> int:
+        return sum(_count_tasks(one) for one in self.filters)
+
+    def count(self, level: Level) -> int:
+        return sum(finding.level is level for finding in self.findings)
+
+
+def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool = False) -> Exit:
+    """Say what is wrong with *source*.
+
+    Args:
+        source: What is looked at.
+        screen: Where it is said.
+        now: Of what lies ahead, some is dangerous.
+        is_connecting: Whether the run stores are asked, too.
+
+    Returns:
+        `USAGE` if anything in the configuration is an error, else `NO_STORE` if a run store is out of reach.
+    """
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
     findings += [Finding(level=Level.WARNING, where=one.where, text=one.text) for one in source.suspicions()]
-    answers = list(ask_brokers(filters))
+    brokers = list(ask_brokers(filters))
     findings += [
-        Finding(level=Level.WARNING, where=one.where, text=problem) for one in answers for problem in one.problems
+        Finding(level=Level.WARNING, where=one.where, text=problem) for one in brokers for problem in one.problems
     ]
-    findings = list(dict.fromkeys(findings))  # a line of [DEFAULT] is wrong once, not once a filter
-    tasks = sum(_count_tasks(one) for one in filters)
-    counts = {level: sum(finding.level is level for finding in findings) for level in Level}
+    is_sound = not any(finding.level is Level.ERROR for finding in findings)
+    stores = list(ask_stores(filters)) if is_connecting else None
+    findings += [Finding(level=Level.ERROR, where=one.where, text=one.problem) for one in stores or () if one.problem]
+    # A line of [DEFAULT] is wrong once, not once a filter.
+    report = _Report(filters=filters, findings=list(dict.fromkeys(findings)), brokers=brokers, stores=stores)
     if screen.is_json:
-        screen.document(
-            {
-                "source": source.name,
-                "findings": [{"level": one.level.value, "where": one.where, "text": one.text} for one in findings],
-                "tasks": tasks,
-                **({"celery": [_document(one) for one in answers]} if answers else {}),
-                "errors": counts[Level.ERROR],
-                "warnings": counts[Level.WARNING],
-            }
-        )
+        screen.document({"source": source.name, **_document(report)})
     else:
-        _show(findings, screen)
-        files = {one.where.partition(" [")[0] for one in filters} or {source.name}
-        kind = "file" if isinstance(source, IniSource) else "object"
-        numbers = [_count(len(files), kind), _count(tasks, "task")]
-        numbers += [_count(counts[level], level.value) for level in Level]
-        for answer in answers:
-            if answer.is_there:
-                screen.line(f"Celery's broker answers, {_count(len(answer.takers), 'worker')} of Celery for it")
-        screen.line(", ".join(numbers))
-    return Exit.USAGE if counts[Level.ERROR] else Exit.OK
+        _show(report, source, screen)
+    if not is_sound:
+        return Exit.USAGE
+    return Exit.NO_STORE if report.count(Level.ERROR) else Exit.OK
 
 
 def _inspect(source: Source) -> tuple[list[Filter], list[Finding]]:
@@ -111,10 +133,6 @@ def _faults_of_store(config: Config) -> Iterable[Fault]:
     return ()
 
 
-def _document(answer: Answer) -> dict[str, object]:
-    return {"where": answer.where, "broker_answers": answer.is_there, "workers": list(answer.takers)}
-
-
 def _without(faults: Iterable[Fault], found: Filter) -> Config | None:
     """The configuration without the tasks that have faults; None if nothing can be said about the rest.
 
@@ -141,7 +159,40 @@ def _count_tasks(found: Filter) -> int:
     return len({_task_of(key) for key in found.written} - {""})
 
 
-def _show(findings: Iterable[Finding], screen: Screen) -> None:
+def _document(report: _Report) -> dict[str, object]:
+    found = report.findings
+    said: dict[str, object] = {
+        "findings": [{"level": one.level.value, "where": one.where, "text": one.text} for one in found],
+        "tasks": report.tasks,
+    }
+    if report.brokers:
+        said["celery"] = [
+            {"where": one.where, "broker_answers": one.is_there, "workers": list(one.takers)} for one in report.brokers
+        ]
+    if report.stores is not None:
+        said["stores"] = [
+            {"where": one.where, "store": one.place, "is_usable": not one.problem} for one in report.stores
+        ]
+    return {**said, "errors": report.count(Level.ERROR), "warnings": report.count(Level.WARNING)}
+
+
+def _show(report: _Report, source: Source, screen: Screen) -> None:
+    _show_findings(report.findings, screen)
+    for broker in report.brokers:
+        if broker.is_there:
+            screen.line(f"Celery's broker answers, {_count(len(broker.takers), 'worker')} of Celery for it")
+    if report.stores == []:
+        screen.line("there is no run store to ask: auto and memory: are made by whoever needs them")
+    for store in report.stores or ():
+        if not store.problem:
+            screen.line(f"the run store {store.place} can be used")
+    files = {one.where.partition(" [")[0] for one in report.filters} or {source.name}
+    numbers = [_count(len(files), "file" if isinstance(source, IniSource) else "object"), _count(report.tasks, "task")]
+    numbers += [_count(report.count(level), level.value) for level in Level]
+    screen.line(", ".join(numbers))
+
+
+def _show_findings(findings: Iterable[Finding], screen: Screen) -> None:
     where = ""
     for finding in sorted(findings, key=lambda one: (one.where, one.level.value)):
         if finding.where != where:

@@ -10,7 +10,7 @@ from pulse.commands.source import Source
 from pulse.commands.stored import opened
 from pulse.model import Config
 from pulse.runstores.base import RunStore
-from pulse.status.login import make_code
+from pulse.status.login import code_key, make_code
 
 
 def login_code(source: Source, screen: Screen, clock: Clock) -> Exit:
@@ -41,4 +41,4 @@ def login_links(filters: Sequence[tuple[Config, RunStore]], now: datetime) -> It
     """
     for config, store in filters:
         if config.status:
-            yield f"{config.status}/login?code={make_code(config.token or store.secret(), now)}"
+            yield f"{config.status}/login?code={make_code(code_key(config.token, store.secret()), now)}"

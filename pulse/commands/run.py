@@ -49,9 +49,9 @@ def run(
         _set_up_logging(source, is_verbose=is_verbose)
         middleware = _middleware_of(source, name)
         task = middleware.config.tasks[name]
+        before = _run_to_try_again(middleware, name, again) if again else None
         if not screen.is_json:
             screen.line(f"{name} {task.method} {task.action}")
-        before = _run_to_try_again(middleware, name, again) if again else None
         press = ("retry", f"run {before.id[:8]}, attempt {before.attempt + 1}") if before else ("run now", "")
         note_press(middleware.run_store, clock.now(), press[0], name, press[1])
         record = middleware.run_now(name, force=is_forced, again=before)

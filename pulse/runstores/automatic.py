@@ -1,11 +1,18 @@
-"""Where `store = auto` keeps an application's runs: a file of its own that all its processes on this host find."""
+"""Where `store = auto` keeps an application's runs: a file of its own that all its processes on this host find.
+
+An application that moves, as one that is deployed to another folder each time, leaves its file
+behind; those that nobody has used for a year are cleared away.
+"""
 
 import logging
 import os
 import re
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -15,7 +22,11 @@ from pulse.model import Config
 
 log = logging.getLogger(__name__)
 
+UNUSED: Final = timedelta(days=366)  # after which a file is cleared away: some tasks run once a year
+
 _ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
+# What `_file_of` makes, and what lies beside it.
+_OURS: Final = re.compile(r"([A-Za-z0-9._-]+-[0-9a-f]{12}\.db)(?:-seen|-wal|-shm|-journal)?")
 _BUILDERS: Final = frozenset({"pulse", "paste"})  # packages that build a middleware for somebody else
 
 _built: Final[Counter[str]] = Counter()  # how many of the same identity this process has built
@@ -35,6 +46,45 @@ def automatic_store(config: Config) -> str:
     except StoreUnavailableError as error:
         log.warning("%s: each process runs every task by itself", error, extra={"pulse_event": "store_in_memory"})
         return "memory:"
+
+
+def clear_away(folder: Path) -> list[str]:
+    """Remove the stores in *folder* that nobody has used for a year; their names.
+
+    A process that rings writes to its own every few minutes at the least. The time is that of
+    the file which was used last but one: a clock that was set wrong, and went on to write the
+    files of one application, must not make those of all others look old. What cannot be
+    removed stays.
+    """
+    try:
+        stores = _stores_in(folder)
+        used = {name: max(file.lstat().st_mtime for file in files) for name, files in stores.items()}
+    except OSError:  # somebody else is clearing away just now
+        return []
+    reference = sorted(used.values())[-2:][0] if used else 0.0
+    unused = [name for name, at in used.items() if reference - at > UNUSED.total_seconds()]
+    removed = [name for name in unused if _remove(stores[name])]
+    for name in removed:
+        what = "%s/%s is removed: no application has used it for a year"
+        log.info(what, folder, name, extra={"pulse_event": "store_removed"})
+    return removed
+
+
+def _remove(files: Sequence[Path]) -> bool:
+    """Remove as many of *files* as can be; whether none is left."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
+    return not any(os.path.lexists(file) for file in files)
+
+
+def _stores_in(folder: Path) -> Mapping[str, Sequence[Path]]:
+    """The files of each store by its name, the store itself first: a log without it is no store, and shows that."""
+    found = defaultdict(list)
+    for file in sorted(folder.iterdir()):
+        if ours := _OURS.fullmatch(file.name):
+            found[ours[1]].append(file)
+    return found
 
 
 def _identity(config: Config) -> str:

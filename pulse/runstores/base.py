@@ -287,6 +287,14 @@ class RunStore(ABC):
         """The store's own clock; None if it is that of this host."""
         return None
 
+    def reach(self) -> None:
+        """Ask whether the store can be used; nothing is made in it, not even what is missing.
+
+        Raises:
+            StoreUnavailableError: it cannot.
+        """
+        self.now()
+
     @abstractmethod
     def after_fork(self) -> None:
         """In a forked child: use nothing that the parent has open or locked; never blocks."""

@@ -140,6 +140,17 @@ class PostgresRunStore(SqlStore):
             (number,) = self._run(f"SELECT {_NOW}").fetchone()
         return _instant(number)
 
+    def reach(self) -> None:
+        """See `RunStore.reach`; also whether the schema can be made if it is not there."""
+        try:
+            connection = self._connected()
+            try:
+                _require_schema(connection)
+            finally:
+                self._drop(connection)
+        except (psycopg.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
     def after_fork(self) -> None:
         """See `RunStore.after_fork`; the next call makes a connection of its own."""
         for connection in self._open:
@@ -316,14 +327,18 @@ class PostgresRunStore(SqlStore):
             while (connection := self._idle.pop()).has_ended():
                 self._drop(connection)
             return connection
-        connection = _Connection.connect(**self._parameters, autocommit=True)
-        self._open.add(connection)
+        connection = self._connected()
         try:
-            connection.clock, connection.deadline = self._clock, self._clock.monotonic() + ANSWER_SECONDS
             _prepare(connection)
         except BaseException:
             self._drop(connection)
             raise
+        return connection
+
+    def _connected(self) -> "_Connection":
+        connection = _Connection.connect(**self._parameters, autocommit=True)
+        self._open.add(connection)
+        connection.clock, connection.deadline = self._clock, self._clock.monotonic() + ANSWER_SECONDS
         return connection
 
     def _drop(self, connection: "_Connection") -> None:
@@ -460,10 +475,34 @@ def _prepare(connection: _Connection) -> None:
     try:
         _upgrade(connection)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:
-        who = connection.info.user
-        raise psycopg.OperationalError(
-            f"{error.diag.message_primary}; have its owner run: CREATE SCHEMA pulse AUTHORIZATION {who}"
-        ) from error
+        raise _without_schema(connection, error.diag.message_primary) from error
+
+
+def _require_schema(connection: _Connection) -> None:
+    """Refuse what `_prepare` would, without making anything.
+
+    Raises:
+        psycopg.Error: the schema is of a later release, or is not there and cannot be made.
+    """
+    _require_known(version := _version(connection))
+    if version == 0 and not _answer(connection, _MAY_BE_MADE):
+        raise _without_schema(connection, "there is no schema of Pulse, and this role may not make one")
+
+
+_MAY_BE_MADE: Final = (
+    "SELECT CASE WHEN to_regnamespace('pulse') IS NULL THEN has_database_privilege(current_database(), 'CREATE') "
+    "ELSE has_schema_privilege('pulse', 'CREATE') END"
+)
+
+
+def _without_schema(connection: _Connection, why: str | None) -> psycopg.Error:
+    who = connection.info.user
+    return psycopg.OperationalError(f"{why}; have its owner run: CREATE SCHEMA pulse AUTHORIZATION {who}")
+
+
+def _require_known(version: int) -> None:
+    if version > len(_UPGRADES):
+        raise psycopg.OperationalError(f"it was made by a later release of Pulse (version {version})")
 
 
 def _upgrade(connection: _Connection) -> None:
@@ -472,8 +511,7 @@ def _upgrade(connection: _Connection) -> None:
     connection.execute(f"SELECT pg_advisory_lock({_hash('pulse')}, 0)")
     connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     version = _version(connection)  # another process may have done it meanwhile
-    if version > len(_UPGRADES):
-        raise psycopg.OperationalError(f"it was made by a later release of Pulse (version {version})")
+    _require_known(version)
     if version == 0:
         # Not IF NOT EXISTS: that asks for the right to create, even where there is nothing to.
         if not _answer(connection, "SELECT to_regnamespace('pulse') IS NOT NULL"):

@@ -405,22 +405,30 @@ class SqlStore(LedgerStore):
                 self._app, instance.owner, number_of(instance.started), seen, instance.digest, instance.server,
                 instance.version,
             )  # fmt: skip
-            self._run(
-                "INSERT INTO configurations (app, digest, first_seen, fingerprints) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (app, digest) DO NOTHING",
-                self._app, instance.digest, seen, json.dumps(dict(fingerprints)),
-            )  # fmt: skip
             self._run("DELETE FROM instances WHERE app = ? AND seen < ?", self._app, seen - FORGET_INSTANCE)
             self._run(
                 "DELETE FROM configurations WHERE app = ? AND digest NOT IN "
                 "(SELECT digest FROM instances WHERE app = ?)",
                 self._app, self._app,
             )  # fmt: skip
-            rows = self._run(
-                "SELECT digest, first_seen FROM configurations WHERE app = ? AND digest IN "
-                "(SELECT digest FROM instances WHERE app = ? AND seen > ?)",
-                self._app, self._app, still,
-            ).fetchall()  # fmt: skip
+            living = self._living(still)
+            if instance.digest not in living:
+                # Only now: of ten thousand tasks to write them down takes longer than all the rest.
+                self._run(
+                    "INSERT INTO configurations (app, digest, first_seen, fingerprints) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT (app, digest) DO NOTHING",
+                    self._app, instance.digest, seen, json.dumps(dict(fingerprints)),
+                )  # fmt: skip
+                living = self._living(still)
+        return living
+
+    def _living(self, still: int) -> Mapping[str, datetime]:
+        """When each configuration was first seen by which a process lives that was heard of after *still*."""
+        rows = self._run(
+            "SELECT digest, first_seen FROM configurations WHERE app = ? AND digest IN "
+            "(SELECT digest FROM instances WHERE app = ? AND seen > ?)",
+            self._app, self._app, still,
+        ).fetchall()  # fmt: skip
         return {digest: EPOCH + first_seen * MICROSECOND for digest, first_seen in rows}
 
     def fingerprints(self, digest: str) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -135,7 +135,25 @@ class SqliteRunStore(SqlStore):
         with self._lock:
             self._close()
 
+    def reach(self) -> None:
+        """See `RunStore.reach`; a file that is not there is made when it is needed."""
+        try:
+            if self.path.exists() and self.path.stat().st_size:  # an empty one is no database yet
+                self._read_as_it_lies()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
+
     # The file
+
+    def _read_as_it_lies(self) -> None:
+        """Refuse what is no database, or one of a later release.
+
+        Immutable: whoever else opens a file with a WAL makes files beside it, and clears
+        away those that a killed process has left.
+        """
+        address = f"{self.path.as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            _require_known(_version(connection))
 
     def _step(self, *_tasks: str) -> "_Turn":
         """A transaction."""
@@ -375,8 +393,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     version = _version(connection)  # another process may have done it meanwhile
-    if version > len(_UPGRADES):
-        raise sqlite3.DatabaseError(f"it was made by a later release of Pulse (version {version})")
+    _require_known(version)
     for upgrade in _UPGRADES[version:]:
         for statement in upgrade.split(";"):
             connection.execute(statement)
@@ -387,3 +404,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
 def _version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _require_known(version: int) -> None:
+    if version > len(_UPGRADES):
+        raise sqlite3.DatabaseError(f"it was made by a later release of Pulse (version {version})")

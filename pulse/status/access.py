@@ -2,8 +2,10 @@
 
 A browser gives the token once, in a form, and gets a cookie that is signed with it: short
 in its life, the same for every process of the fleet, and worth nothing when the token is
-changed. Programs send `Authorization: Bearer <token>`. There is no rule for loopback
-addresses: behind a proxy on the same host everybody has one.
+changed. The cookie that somebody gets for a code is signed as the code was, and is worth
+nothing to another application that has the same token. Programs send `Authorization:
+Bearer <token>`. There is no rule for loopback addresses: behind a proxy on the same host
+everybody has one.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from webob import Request, Response
 
 from pulse.clock import Clock
 from pulse.gateway import Environ
+from pulse.guesses import Guesses
 from pulse.sessions.header import CookieForm
 from pulse.status.login import read_code
 
@@ -55,6 +58,7 @@ class Visitor:
         session: What their forms are bound to; empty for a program, which has no forms.
         is_program: They sent the token with this very request, which no other site can have done.
         is_user: The application itself knows them.
+        is_by_code: They came with a code, and need not know the token.
         is_renewed: Their cookie is to be given anew.
     """
 
@@ -62,6 +66,7 @@ class Visitor:
     session: str = ""
     is_program: bool = False
     is_user: bool = False
+    is_by_code: bool = False
     is_renewed: bool = False
 
     @property
@@ -77,13 +82,21 @@ class Access:
     """Tells visitors from strangers; safe to use from any thread, and after a fork."""
 
     def __init__(
-        self, token: Token, authenticate: Authenticate | None, clock: Clock, *, has_form: bool, spend: Spend
+        self,
+        token: Token,
+        authenticate: Authenticate | None,
+        clock: Clock,
+        *,
+        has_form: bool,
+        code_key: Token,
+        spend: Spend,
     ) -> None:
         """Wire it.
 
         Args:
             token: Gives the token, or None if there is none.
             has_form: Whether people know the token, and may give it in a form.
+            code_key: Gives what codes are signed with, or None if it is not known.
             spend: Whether a code for one login is spent for the first time.
             authenticate: Gives the name of the user who makes a request; None for a stranger.
             clock: For the life of cookies.
@@ -92,8 +105,15 @@ class Access:
         self._authenticate = authenticate
         self._clock = clock
         self._has_form = has_form
+        self._code_key = code_key
         self._spend = spend
         self._attempts = Attempts(clock)
+        self._guesses = Guesses("requests to the status page", clock)
+
+    @property
+    def token_failures(self) -> int:
+        """How many requests of programs had another token."""
+        return self._guesses.count
 
     @property
     def has_login(self) -> bool:
@@ -102,14 +122,14 @@ class Access:
 
     def log_in_once(self, request: Request, written: str) -> Visitor | None:
         """The visitor who comes with a code that nobody has used before."""
-        token = self._token()
-        code = read_code(token, written, self._clock.now()) if token else None
+        key = self._code_key()
+        code = read_code(key, written, self._clock.now()) if key else None
         if code is None or not self._spend(code.name, code.until):
             self._attempts.failed(request.remote_addr or "")
             log.warning("a wrong code was given at the status page", extra={"pulse_event": "login_refused"})
             return None
         log.info("somebody logged in to the status page by a code", extra={"pulse_event": "logged_in"})
-        return Visitor(name=BY_LINK, session=secrets.token_urlsafe(24), is_renewed=True)
+        return Visitor(name=BY_LINK, session=secrets.token_urlsafe(24), is_by_code=True, is_renewed=True)
 
     def visitor(self, request: Request) -> Visitor | None:
         """Who makes *request*; None for a stranger."""
@@ -124,8 +144,9 @@ class Access:
         scheme, _, given = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         # A proxy in front may have asked for a password, which the browser then sends with everything.
         if scheme.lower() == "bearer":
-            return PROGRAM if _is_same(given.strip(), token) else None
-        return self._logged_in(request.cookies.get(COOKIE, ""), token)
+            return self._program(given.strip(), token)
+        cookie = request.cookies.get(COOKIE, "")
+        return self._logged_in(cookie, token, is_by_code=False) or self._came_by_code(cookie)
 
     def may_try(self, request: Request) -> bool:
         """Whether the address of *request* may try a token now."""
@@ -149,7 +170,8 @@ class Access:
         until = int((self._clock.now() + LIFE).timestamp())
         signed = [visitor.session, visitor.name, until]
         # Of a user the cookie proves nothing: it only ties their forms to their browser.
-        value = visitor.session if visitor.is_user else str(_serializer(self._token() or "").dumps(signed))
+        key = self._code_key() if visitor.is_by_code else self._token()
+        value = visitor.session if visitor.is_user else str(_serializer(key or "").dumps(signed))
         self._set(response, request, value, path, int(LIFE.total_seconds()))
 
     def take_cookie(self, response: Response, request: Request, path: str) -> None:
@@ -167,8 +189,19 @@ class Access:
             return False
         return visitor.is_program or _is_same(given, self.form_token(visitor))
 
-    def _logged_in(self, cookie: str, token: str) -> Visitor | None:
-        serializer = _serializer(token)
+    def _program(self, given: str, token: str) -> Visitor | None:
+        if _is_same(given, token):
+            return PROGRAM
+        self._guesses.note()
+        return None
+
+    def _came_by_code(self, cookie: str) -> Visitor | None:
+        # The store may have to be asked for the key: not for everybody who has no cookie.
+        key = self._code_key() if cookie else None
+        return self._logged_in(cookie, key, is_by_code=True) if key else None
+
+    def _logged_in(self, cookie: str, key: str, *, is_by_code: bool) -> Visitor | None:
+        serializer = _serializer(key)
         try:
             session, name, until = serializer.loads(cookie)
             ends = datetime.fromtimestamp(until, self._clock.now().tzinfo)
@@ -181,7 +214,7 @@ class Access:
         rest = ends - self._clock.now()
         if not timedelta(0) < rest <= LIFE + _FRESH:
             return None
-        return Visitor(name=name, session=session, is_renewed=rest < LIFE - RENEW)
+        return Visitor(name=name, session=session, is_by_code=is_by_code, is_renewed=rest < LIFE - RENEW)
 
     def _set(self, response: Response, request: Request, value: str, path: str, seconds: int) -> None:
         form = CookieForm(name=COOKIE, path=path or "/", same_site="strict", max_age=seconds)
@@ -240,8 +273,8 @@ def _one_line(name: str, length: int) -> str:
     return "".join(letter for letter in name if letter.isprintable()).strip()[:length]
 
 
-def _serializer(token: str) -> URLSafeSerializer:
-    return URLSafeSerializer(token, salt="pulse.status", signer_kwargs={"digest_method": hashlib.sha256})
+def _serializer(key: str) -> URLSafeSerializer:
+    return URLSafeSerializer(key, salt="pulse.status", signer_kwargs={"digest_method": hashlib.sha256})
 
 
 def _is_same(given: str, wanted: str) -> bool:

@@ -9,7 +9,7 @@ Its addresses, below the mount:
     /login /logout
     /api/...                     the same for programs: `pulse.status.api`
     /metrics                     for Prometheus, with the token
-    /health /live                for everybody: a word and its reasons, no names
+    /health /live                for everybody: words and numbers, no names
 
 It is never open by accident: without a token, without a code for one login (`pulse.status.login`)
 and without a callable of the user's that knows who asks, all but the last two is the 404 with
@@ -40,6 +40,7 @@ from pulse.status.api import Api, answer, fault
 from pulse.status.audit import Audit
 from pulse.status.controls import Controls
 from pulse.status.health import STORE_UNAVAILABLE, Health, health_of
+from pulse.status.login import code_key
 from pulse.status.page import Frame, Printer
 from pulse.status.pages import Pages
 from pulse.status.recent import Recent
@@ -88,16 +89,15 @@ class _Call:
 
 
 class _Secret:
-    """The token of *config*, or else the secret that the store has made for it."""
+    """The secret that the store has made for the application; None until it is known."""
 
-    def __init__(self, config: Config, store: RunStore, clock: Clock) -> None:
-        self._config = config
+    def __init__(self, store: RunStore, clock: Clock) -> None:
         self._store = store
         self._known: str | None = None
         self._recent = Recent(self._ask, clock, stale=math.inf)
 
     def __call__(self) -> str | None:
-        return self._config.token or self._recent.get()
+        return self._recent.get()
 
     def _ask(self) -> tuple[str | None, float]:
         # A store that lost its memory has another one: a process must not go on with the first for ever.
@@ -147,9 +147,14 @@ class StatusApp:
         self._controls = controls
         self._clock = clock or SystemClock()
         self._is_readonly = is_readonly
-        own = _Secret(config, store, self._clock)
+        secret = _Secret(store, self._clock)
         self._access = Access(
-            token or own, authenticate, self._clock, has_form=bool(token or config.token), spend=store.spend
+            token or (lambda: config.token or secret()),
+            authenticate,
+            self._clock,
+            has_form=bool(token or config.token),
+            code_key=lambda: code_key(config.token, known) if (known := secret()) else None,
+            spend=store.spend,
         )
         self._survey = Survey(config, schedules, store, self._clock, lambda: controls.ringing().digest)
         self._audit = Audit(store)

@@ -33,9 +33,19 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """The state of the fleet; it is well without faults."""
+    """The state of the fleet; it is well without faults.
+
+    Attributes:
+        faults: Why it is not.
+        is_store_there: Whether the run store answers; if not, nothing below is known.
+        heartbeat_age: Seconds since a process that rings was last heard of; None if none ever was.
+        late_tasks: How many tasks are overdue.
+    """
 
     faults: Sequence[Fault] = ()
+    is_store_there: bool = True
+    heartbeat_age: float | None = None
+    late_tasks: int | None = None
 
     @property
     def status(self) -> int:
@@ -44,21 +54,35 @@ class Health:
 
     def document(self, *, is_detailed: bool) -> dict[str, object]:
         """What is said about it."""
-        said: dict[str, object] = {"status": "failing" if self.faults else "ok"}
-        said["reasons"] = [fault.reason for fault in self.faults]
+        said: dict[str, object] = {
+            "status": "failing" if self.faults else "ok",
+            "reasons": [fault.reason for fault in self.faults],
+            "store": "ok" if self.is_store_there else "unavailable",
+            "heartbeat_age": self.heartbeat_age,
+            "late_tasks": self.late_tasks,
+        }
         if is_detailed:
             said["details"] = {fault.reason: dict(fault.details) for fault in self.faults}
         return said
 
 
-STORE_UNAVAILABLE: Final = Health(faults=[Fault(reason="the run store does not answer")])
+STORE_UNAVAILABLE: Final = Health(faults=[Fault(reason="the run store does not answer")], is_store_there=False)
 
 
 def health_of(config: Config, survey: Survey, moment: Moment, ringing: Ringing) -> Health:
     """What the records, the heartbeats and the scheduler of this process say."""
+    overdue = _overdue(config, survey, moment)
     return Health(
-        faults=[*_heartbeat(config, survey, moment), *_scheduler(ringing, moment), *_tasks(config, survey, moment)]
+        faults=[*_heartbeat(config, survey, moment), *_scheduler(ringing, moment), *_tasks(overdue)],
+        heartbeat_age=_heartbeat_age(moment),
+        late_tasks=len(overdue),
     )
+
+
+def _heartbeat_age(moment: Moment) -> float | None:
+    seen = max((one.seen for one in (*moment.alive, *moment.gone)), default=None)
+    # Of a host whose clock is a little ahead the last beat is yet to come.
+    return None if seen is None else round(max((moment.now - seen).total_seconds(), 0.0), 1)
 
 
 def _heartbeat(config: Config, survey: Survey, moment: Moment) -> Sequence[Fault]:
@@ -77,9 +101,13 @@ def _scheduler(ringing: Ringing, moment: Moment) -> Sequence[Fault]:
     return faults
 
 
-def _tasks(config: Config, survey: Survey, moment: Moment) -> Sequence[Fault]:
+def _overdue(config: Config, survey: Survey, moment: Moment) -> Mapping[str, str | None]:
+    """Since when each task is overdue that is."""
     found = {task.name: survey.overdue(task, moment) for task in config.tasks.values()}
-    overdue = {name: iso(since) for name, since in found.items() if since}
+    return {name: iso(since) for name, since in found.items() if since}
+
+
+def _tasks(overdue: Mapping[str, str | None]) -> Sequence[Fault]:
     if not overdue:
         return []
     shown = dict(list(overdue.items())[:TASKS_SHOWN])

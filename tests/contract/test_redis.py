@@ -480,10 +480,19 @@ def test_a_wrong_password_is_unavailable_and_not_shown(server, name, password):
     tell(server, "CONFIG", "SET", "requirepass", "right")
     store = RedisRunStore(server.url.replace("//", f"//{password}"), name=name)
 
-    with pytest.raises(StoreUnavailableError) as raised:
-        store.register(["a"], NOON)
+    for ask in (lambda: store.register(["a"], NOON), store.reach):
+        with pytest.raises(StoreUnavailableError) as raised:
+            ask()
+        assert "wr0ng" not in str(raised.value)
+    store.close()
 
-    assert "wr0ng" not in str(raised.value)
+
+def test_whoever_only_asks_whether_it_can_be_used_makes_no_key(valkey_server, admin, name):
+    store = opened(valkey_server, name)
+
+    store.reach()
+
+    assert list(admin.scan_iter(f"*{name}*")) == []
     store.close()
 
 

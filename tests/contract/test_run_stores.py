@@ -91,6 +91,13 @@ def ended(run: Run | None, outcome: Outcome = Outcome.SUCCESS) -> Run:
     return replace(run, outcome=outcome, finished=run.due + timedelta(seconds=1), status=200, duration=1.0, body=b"x")
 
 
+def test_a_store_that_can_be_used_is_told_from_one_that_cannot_without_a_trace(store):
+    store.reach()
+
+    assert store.tasks() == ["cleanup"]
+    assert claim(store, fire(1)).answer is Claim.WON
+
+
 def test_the_first_claim_of_a_fire_wins_and_holds_a_lease(store):
     claimed = claim(store, fire(1), late=2)
 

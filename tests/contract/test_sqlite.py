@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +19,7 @@ import pytest
 from servers import wait_until
 
 from pulse.errors import StoreUnavailableError
-from pulse.model import Claim, Fire, Limits, Outcome, Pause, Press
+from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
 from pulse.runstores.base import Totals
 from pulse.runstores.sql import TRIM_EVERY, number_of
@@ -368,8 +369,9 @@ def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
         leftover.unlink()
     path.write_bytes(b"this is no database, whatever its name says" * 100)
 
-    with pytest.raises(StoreUnavailableError, match=r"runs\.db cannot be used"):
-        claim(store, 1)
+    for ask in (lambda: claim(store, 1), store.reach):
+        with pytest.raises(StoreUnavailableError, match=r"runs\.db cannot be used"):
+            ask()
 
     path.unlink()
     assert store.register(["a"], NOON) == {"a": NOON}
@@ -380,8 +382,9 @@ def test_a_file_of_a_later_release_is_not_touched(path):
     file.execute("PRAGMA user_version = 99")
     file.close()
 
-    with pytest.raises(StoreUnavailableError, match="later release"):
-        SqliteRunStore(path).register(["a"], NOON)
+    for ask in (lambda: SqliteRunStore(path).register(["a"], NOON), SqliteRunStore(path).reach):
+        with pytest.raises(StoreUnavailableError, match="later release"):
+            ask()
 
 
 RECORD = """
@@ -521,6 +524,42 @@ def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
     assert late.answer is Claim.TAKEN
 
 
+def lying_in(folder: Path) -> dict[str, tuple[int, int]]:
+    return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+def test_whoever_only_asks_whether_it_can_be_used_makes_no_file(tmp_path):
+    SqliteRunStore(tmp_path / "folder" / "runs.db").reach()
+
+    assert lying_in(tmp_path) == {}
+
+
+def test_whoever_only_asks_leaves_every_file_as_it_lies_whether_somebody_has_it_open_or_not(store, path):
+    claim(store, 1)
+    for is_open in (True, False):
+        before = lying_in(path.parent)
+        SqliteRunStore(path).reach()
+        assert lying_in(path.parent) == before
+        assert claim(store, 2 + is_open).answer in (Claim.WON, Claim.TAKEN)
+        store.close()
+
+
+def test_a_store_that_is_asked_whether_it_can_be_used_keeps_the_locks_that_it_has(store, path):
+    with store._step():
+        SqliteRunStore(path).reach()
+        with (
+            closing(sqlite3.connect(path, timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+
+
+def test_a_file_without_anything_in_it_is_no_fault(path):
+    path.touch()
+
+    SqliteRunStore(path).reach()
+
+
 def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path):
     (tmp_path / "file").write_text("in the way")
 
@@ -630,3 +669,32 @@ def _calm_down(path: Path) -> None:
     """As if nothing had changed for a year in the folder in which *path* lies."""
     long_ago = path.stat().st_mtime - 31_000_000.5
     os.utime(path.parent, (long_ago, long_ago))
+
+
+# Heartbeats
+
+
+class Counted(UserDict):
+    """Fingerprints that know how often they were written down."""
+
+    written = 0
+
+    def keys(self):
+        self.written += 1
+        return super().keys()
+
+
+def test_what_a_process_lives_by_is_written_when_it_comes_and_again_when_it_was_forgotten(store, path):
+    known = Counted(a="x")
+    me = Instance(owner="me", started=NOON, seen=NOON, digest="mine")
+    for second in range(3):
+        store.beat(replace(me, seen=NOON + second * SECOND), known, 30 * SECOND)
+    assert known.written == 1
+
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DELETE FROM configurations")
+        other.commit()
+    living = store.beat(replace(me, seen=NOON + 9 * SECOND), known, 30 * SECOND)
+
+    assert (known.written, living) == (2, {"mine": NOON + 9 * SECOND})
+    assert store.fingerprints("mine") == {"a": "x"}

@@ -105,8 +105,8 @@ class Window:
         """Have a process ring."""
         digest = self.app._survey.digest
         started = NOON - timedelta(days=1)
-        instance = Instance(owner="web1:4711/1.x", started=started, seen=self.clock.now(), digest=digest, **more)
-        self.store.beat(instance, {}, timedelta(seconds=30))
+        said = {"owner": "web1:4711/1.x", "started": started, "seen": self.clock.now(), "digest": digest, **more}
+        self.store.beat(Instance(**said), {}, timedelta(seconds=30))
 
     def record(self, task="cleanup", due=NOON, outcome=Outcome.SUCCESS, **more):
         """Have a run be recorded."""

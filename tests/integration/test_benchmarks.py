@@ -94,6 +94,13 @@ ROWS = {
         "Pulse: beside 200 that hang",
         "Pulse: beside 200 that hang, with workers = 4",
     ],
+    "busy": [
+        "no engine (the limit)",
+        "heap, condition and own threads (the limit)",
+        "APScheduler 3 as it comes",
+        "Pulse, store in memory",
+        "Pulse, durable on SQLite",
+    ],
     "startup": [
         "an interpreter that imports nothing",
         "what the middleware needs of others (the limit)",

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from textwrap import dedent
 from typing import NamedTuple
@@ -15,6 +16,8 @@ import pytest
 from servers import program, wait_until
 
 from pulse.cli import main
+from pulse.commands import reach
+from pulse.runstores.sqlite import SqliteRunStore
 
 # Block-buffered, as the output of a service is: what is not flushed is not there.
 BUFFERED = {"PYTHONUNBUFFERED": "", "PYTHONPATH": ""}
@@ -569,6 +572,84 @@ def test_the_check_of_a_broken_file_fails(write, tmp_path, line, said):
         assert code == 2
         assert said in process.output
         assert process.output.endswith(" 1 error, 0 warnings\n")
+
+
+NOWHERE = "pulse.config.store = redis://:s3cret@127.0.0.1:1/0"
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys):
+    """What `pulse check` says; its exit code and its output."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(*options):
+        code = main(["check", *options])
+        return code, "".join(capsys.readouterr())
+
+    return check
+
+
+def test_the_check_asks_the_run_store_when_it_is_told_to_and_names_key_and_address_without_the_password(write, check):
+    write("pulse.task.a.interval = 300", "pulse.config.name = shop", NOWHERE)
+
+    assert check() == (0, "1 file, 1 task, 0 errors, 0 warnings\n")
+    code, said = check("--connect")
+    _, document = check("--connect", "--json")
+
+    assert code == 5
+    assert "error    pulse.config.store: the run store redis://***@127.0.0.1:1/0 cannot be used: " in said
+    assert said.endswith("1 file, 1 task, 1 error, 0 warnings\n")
+    assert "s3cret" not in said + document
+    where = {"where": "development.ini [filter:pulse]", "store": "redis://127.0.0.1:1/0"}
+    assert json.loads(document)["stores"] == [{**where, "is_usable": False}]
+
+
+def test_a_fault_of_the_configuration_counts_more_than_a_run_store_that_is_out_of_reach(write, check):
+    write("pulse.task.a.interval = 300", "pulse.config.name = shop", NOWHERE)
+    assert check("--connect")[0] == 5
+
+    write("pulse.config.name = shop", NOWHERE, "pulse.config.enabled = ture")
+    assert check("--connect")[0] == 2
+
+
+def test_a_run_store_that_can_be_used_is_said_to_be_and_is_not_made(write, check, tmp_path):
+    write("pulse.task.a.interval = 300", f"pulse.config.store = sqlite:{tmp_path / 'state' / 'runs.db'}")
+    before = sorted(tmp_path.rglob("*"))
+
+    code, said = check("--connect")
+
+    assert (code, said.splitlines()[0]) == (0, f"the run store sqlite:{tmp_path / 'state' / 'runs.db'} can be used")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("server", ["valkey_server", "postgres_server"])
+def test_a_run_store_on_a_server_that_answers_can_be_used(write, check, request, server):
+    address = request.getfixturevalue(server).url
+    write("pulse.task.a.interval = 300", "pulse.config.name = check", f"pulse.config.store = {address}")
+
+    code, said = check("--connect")
+
+    assert (code, said.splitlines()[0].endswith(" can be used")) == (0, True)
+
+
+def test_where_there_is_no_run_store_to_ask_the_check_says_so(write, check):
+    write("pulse.task.a.interval = 300")
+
+    assert check("--connect") == (
+        0,
+        "there is no run store to ask: auto and memory: are made by whoever needs them\n"
+        "1 file, 1 task, 0 errors, 0 warnings\n",
+    )
+
+
+def test_a_run_store_that_never_answers_is_not_waited_for(write, check, monkeypatch):
+    monkeypatch.setattr(reach, "PATIENCE", 0.1)
+    monkeypatch.setattr(SqliteRunStore, "reach", lambda self: threading.Event().wait(5))
+    write("pulse.task.a.interval = 300", "pulse.config.store = sqlite:runs.db")
+
+    code, said = check("--connect")
+
+    assert (code, "does not answer within 0.1 s" in said) == (5, True)
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

@@ -1,6 +1,7 @@
 """`PulseMiddleware` with real threads and the real clock: its promises to those who wrap with it."""
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -140,7 +141,7 @@ def test_a_whole_config_stands_alone(site, more):
 
 
 def test_tasks_of_a_whole_config_are_below_its_context_and_guarded(site):
-    config = Config(guard=True, store="memory:", tasks={"a": Task(name="a", action="a")})
+    config = Config(guard=True, store="memory:", start="manual", tasks={"a": Task(name="a", action="a")})
 
     middleware = PulseMiddleware(site, config)
 
@@ -394,12 +395,46 @@ def test_an_endpoint_that_calls_itself_through_the_full_stack_gets_404(wrap):
     assert answers == ["404 Not Found"]
 
 
-def test_the_guard_being_off_is_said_once(wrap, caplog):
+@pytest.mark.parametrize(("said", "times"), [({}, 1), ({"guard": False}, 0), ({"guard": True}, 0)])
+def test_that_the_guard_is_off_is_said_once_unless_somebody_wrote_that_it_is_to_be(wrap, caplog, said, times):
     caplog.set_level(logging.INFO)
-    wrap(task={"a": {}}).start()
+    wrap(task={"a": {}}, **said).start()
     events = [getattr(record, "pulse_event", "") for record in caplog.records]
 
-    assert events.count("guard_off") == 1
+    assert events.count("guard_off") == times
+
+
+def test_a_process_that_rings_clears_away_what_others_have_left_years_ago(wrap, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folder = tmp_path / "pulse"
+    folder.mkdir()
+    old, new = folder / "blog-0123456789ab.db", folder / "news-0123456789ab.db"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+
+    wrap(task={"a": {}}, name="shop").start()
+
+    assert {file.name.partition("-")[0] for file in folder.iterdir()} == {"news", "shop"}
+
+
+def test_that_a_process_rings_is_said_in_one_line(wrap, caplog):
+    caplog.set_level(logging.INFO)
+    wrap(task={"a": {}}).start()
+
+    assert [record.pulse_event for record in caplog.records if "ringing" in record.getMessage()] == ["ringing"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"task": {"a": {}}, "enabled": False}, "pulse.config.enabled = false"), ({}, "there are no tasks")],
+)
+def test_a_process_that_has_nothing_to_run_says_why(wrap, caplog, options, why):
+    caplog.set_level(logging.INFO)
+    wrap(**options).start()
+
+    [said] = [record for record in caplog.records if record.pulse_event == "nothing_to_run"]
+    assert said.getMessage() == f"nothing is run in this process: {why}"
 
 
 def test_ten_thousand_tasks_start_and_fire_with_few_threads(wrap, site):

@@ -9,7 +9,7 @@ from servers import wait_until
 
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
-from pulse.status.login import make_code
+from pulse.status.login import code_key, make_code
 from pulse.testing import ManualClock
 
 TOKEN = "a-token-of-more-than-sixteen-characters"
@@ -115,16 +115,21 @@ def test_health_and_live_are_for_everybody_and_name_nothing(mount):
 
     assert health.status_int in (200, 503)
     assert "cleanup" not in health.text
-    assert set(json.loads(health.text)) == {"status", "reasons"}
+    assert set(json.loads(health.text)) == {"status", "reasons", "store", "heartbeat_age", "late_tasks"}
     assert app.get("/_pulse/live").status_int == 200
 
 
 # Codes
 
 
+def code_of(app):
+    middleware = app.app
+    return make_code(code_key(middleware.config.token, middleware.run_store.secret()), middleware._clock.now())
+
+
 def test_a_code_logs_in_once(mount):
     app = mount(token=None)
-    code = make_code(app.app.run_store.secret(), app.app._clock.now())
+    code = code_of(app)
 
     app.get(f"/_pulse/login?code={code}", status=303)
     assert "cleanup" in app.get("/_pulse/").text
@@ -137,7 +142,7 @@ def test_a_code_logs_in_once(mount):
 def test_a_code_has_ended_after_ten_minutes(mount):
     clock = ManualClock()
     app = mount(token=None, clock=clock)
-    code = make_code(app.app.run_store.secret(), clock.now())
+    code = code_of(app)
 
     clock.advance(timedelta(minutes=10))
 
@@ -149,19 +154,40 @@ def test_what_is_no_code_is_nothing(mount, code):
     mount(token=None).get("/_pulse/login", {"code": code}, status=404)
 
 
-def test_a_code_of_another_application_is_nothing(mount):
-    one, other = mount(token=None), mount(token=None)
-
-    code = make_code(one.app.run_store.secret(), one.app._clock.now())
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_a_code_of_another_application_is_nothing_though_both_have_the_same_token(mount, token):
+    one, other = mount(token=token), mount(token=token)
+    code = code_of(one)
 
     other.get("/_pulse/login", {"code": code}, status=404)
+    one.get("/_pulse/login", {"code": code}, status=303)
+
+    assert "cleanup" in one.get("/_pulse/").text
+    cookie = {"Cookie": f"pulse_status={one.cookies['pulse_status']}", "Accept": "text/html"}
+    assert webtest.TestApp(one.app).get("/_pulse/", headers=cookie).status_int == 200
+    assert webtest.TestApp(other.app).get("/_pulse/", headers=cookie, status=[303, 404])
+
+
+def test_who_has_but_the_token_makes_no_code(mount):
+    app = mount()
+
+    for key in (TOKEN, code_key(TOKEN, "")):
+        app.get("/_pulse/login", {"code": make_code(key, app.app._clock.now())}, status=404)
+
+
+def test_the_codes_of_an_application_end_with_its_token(mount, tmp_path):
+    store = f"sqlite:{tmp_path / 'runs.db'}"
+    before, after = mount(store=store), mount(store=store, token=f"{TOKEN}-renewed")
+
+    after.get("/_pulse/login", {"code": code_of(before)}, status=404)
+    before.get("/_pulse/login", {"code": code_of(before)}, status=303)
 
 
 def test_codes_cannot_be_tried_for_ever(mount):
     app = mount(token=None)
     for _ in range(5):
         app.get("/_pulse/login?code=x", status=404, extra_environ={"REMOTE_ADDR": "10.0.0.1"})
-    code = make_code(app.app.run_store.secret(), app.app._clock.now())
+    code = code_of(app)
 
     app.get("/_pulse/login", {"code": code}, status=404, extra_environ={"REMOTE_ADDR": "10.0.0.1"})
     app.get("/_pulse/login", {"code": code}, status=303, extra_environ={"REMOTE_ADDR": "10.0.0.2"})

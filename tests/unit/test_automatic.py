@@ -1,5 +1,6 @@
 """Which file is the application's own: the same for all its processes, another one for all others."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from pulse.model import Config
 from pulse.runstores import automatic
-from pulse.runstores.automatic import automatic_store
+from pulse.runstores.automatic import automatic_store, clear_away
 
 
 @pytest.fixture
@@ -121,3 +122,90 @@ def test_a_folder_that_others_can_write_is_not_used(state, monkeypatch, tmp_path
 
     assert automatic_store(Config(name="shop")) == "memory:"
     assert [record.pulse_event for record in caplog.records] == ["store_in_memory"]
+
+
+# What nobody uses any more
+
+DAY = 86_400
+LAST_USED = 1_800_000_000
+
+
+def leave(folder: Path, name: str, days: float, *companions: str) -> None:
+    """A store in *folder* that was last used so many *days* before some others."""
+    for suffix in ("", "-seen", *companions):
+        file = folder / f"{name}{suffix}"
+        file.touch()
+        os.utime(file, (LAST_USED - days * DAY,) * 2)
+
+
+def left_in(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def test_stores_that_nobody_has_used_for_a_year_are_cleared_away_with_all_that_lies_beside_them(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    leave(tmp_path, "shop-0123456789ab.db", 0)
+    leave(tmp_path, "blog-0123456789ab.db", 1)
+    leave(tmp_path, "news-0123456789ab.db", 366)
+    leave(tmp_path, "gone-0123456789ab.db", 368, "-wal", "-shm")
+
+    assert clear_away(tmp_path) == ["gone-0123456789ab.db"]
+
+    kept = ("shop", "blog", "news")
+    assert left_in(tmp_path) == {f"{name}-0123456789ab.db{suffix}" for name in kept for suffix in ("", "-seen")}
+    assert [record.pulse_event for record in caplog.records] == ["store_removed"]
+    assert "gone-0123456789ab.db" in caplog.text
+
+
+def test_a_store_is_used_as_long_as_any_of_its_files_is(tmp_path):
+    leave(tmp_path, "shop-0123456789ab.db", 0)
+    leave(tmp_path, "blog-0123456789ab.db", 1)
+    leave(tmp_path, "quiet-0123456789ab.db", 999)
+    os.utime(tmp_path / "quiet-0123456789ab.db-seen", (LAST_USED,) * 2)
+
+    assert clear_away(tmp_path) == []
+
+
+def test_what_pulse_has_not_made_is_never_cleared_away(tmp_path):
+    leave(tmp_path, "shop-0123456789ab.db", 0)
+    leave(tmp_path, "blog-0123456789ab.db", 1)
+    others = {"runs.db", "shop-0123.db", "shop-0123456789ab.db.bak", "notes-0123456789ab.txt", "0123456789ab.db"}
+    for name in others:
+        leave(tmp_path, name, 999)
+
+    assert clear_away(tmp_path) == []
+    assert others <= left_in(tmp_path)
+
+
+def test_a_clock_that_is_set_wrong_clears_nothing_away(tmp_path):
+    leave(tmp_path, "shop-0123456789ab.db", -9999)
+    leave(tmp_path, "blog-0123456789ab.db", 1)
+    leave(tmp_path, "news-0123456789ab.db", 300)
+
+    assert clear_away(tmp_path) == []
+
+
+def test_where_there_is_but_one_store_or_none_or_no_folder_nothing_is_cleared_away(tmp_path):
+    assert clear_away(tmp_path / "nowhere") == clear_away(tmp_path) == []
+    leave(tmp_path, "shop-0123456789ab.db", 999)
+
+    assert clear_away(tmp_path) == []
+
+
+def test_a_file_of_the_application_is_one_that_would_be_cleared_away(state):
+    leave(file_of(name="shop").parent, file_of(name="shop").name, 999)
+    leave(state, file_of(name="blog").name, 0)
+    leave(state, file_of(name="news").name, 0)
+
+    assert clear_away(state) == [file_of(name="shop").name]
+
+
+def test_what_cannot_be_removed_stays(tmp_path):
+    leave(tmp_path, "shop-0123456789ab.db", 0)
+    leave(tmp_path, "blog-0123456789ab.db", 1)
+    (tmp_path / "news-0123456789ab.db").mkdir()
+    os.utime(tmp_path / "news-0123456789ab.db", (0, 0))
+
+    assert clear_away(tmp_path) == []
+
+    assert "news-0123456789ab.db" in left_in(tmp_path)

@@ -902,6 +902,44 @@ def test_a_wrong_usage_is_an_error(pulse, argv):
     assert done.err
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("lst", "there is no command 'lst'; did you mean 'list'?"),
+        ("list.ini", "there is no command 'list.ini'; did you mean 'list'?"),
+        ("shop.ini list", "there is no command 'shop.ini'; pulse --help lists them"),
+        ("--json list", "want the command first, then --json: pulse COMMAND [INI] --json"),
+        ("list --jsn", "unrecognized arguments: --jsn; did you mean '--json'?"),
+        ("history --fail-only", "unrecognized arguments: --fail-only; did you mean '--failed'?"),
+        ("list --zzz", "unrecognized arguments: --zzz"),
+        ("list -x", "unrecognized arguments: -x"),
+        ("history --since yesterday", "want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00, or how long ago: 90s, 2h, 1d"),
+        ("history --since 1800-01-01", "want a year from 1970 to 9000, or how long ago: 90s, 2h, 1d"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_pen_is_told_with_what_was_meant(pulse, argv, said):
+    done = pulse(*argv.split())
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1].endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [("run", "TASK"), ("pause", "TASK"), ("resume", "TASK"), ("why", "TASK"), ("cancel", "TASK|RUN"), ("show", "RUN")],
+)
+def test_the_usage_of_a_command_says_what_it_cannot_do_without(pulse, command, what):
+    usage = " ".join(pulse(command, "--help").out.partition("\n\n")[0].split())
+
+    assert usage.startswith(f"usage: pulse {command} [-h] ")
+    assert usage.endswith(f" [INI] {what}")
+
+
+def test_the_usage_of_a_command_says_what_may_be_left_out(pulse):
+    assert "[INI] [TASK]" in " ".join(pulse("history", "--help").out.split())
+    assert pulse("list", ".").err == "pulse: .: Is a directory; want file.ini, file.ini#name or module:object\n"
+
+
 def test_options_may_stand_anywhere(pulse, write_tasks):
     write_tasks("pulse.task.a.interval = 1h", name="x.ini")
 

@@ -11,7 +11,7 @@ import pytest
 
 from pulse import probes
 from pulse import start as module
-from pulse.errors import ClosedError, ConfigError
+from pulse.errors import ClosedError, ConfigError, StoreUnavailableError
 from pulse.probes import Probes
 from pulse.start import LOOK, RETRY, StartRule, StartState
 from pulse.testing import ManualClock
@@ -136,7 +136,7 @@ def no_thread_stays():
 
 @pytest.fixture(autouse=True)
 def log(caplog):
-    caplog.set_level(logging.INFO, logger="pulse.start")
+    caplog.set_level(logging.DEBUG, logger="pulse.start")
     return lambda: [record.pulse_event for record in caplog.records]
 
 
@@ -411,6 +411,23 @@ def test_a_ring_that_fails_is_tried_again_with_one_traceback(caplog, log):
     assert bench.done == ["rang: this process listens"]
     assert log() == ["start_waiting", *["start_failed"] * 3, "start_ringing"]
     assert [bool(record.exc_info) for record in caplog.records] == [False, True, False, False, False]
+
+
+def test_a_store_that_does_not_answer_is_said_in_one_line_without_a_traceback(caplog, log):
+    bench = Bench()
+    bench.fault = StoreUnavailableError("the run store sqlite:/runs.db does not answer: database is locked")
+    bench.listens = True
+    bench.arm().pass_time()
+    bench.fault = None
+
+    bench.pass_time(RETRY)
+
+    assert bench.done == ["rang: this process listens"]
+    assert log() == ["start_waiting", "start_failed", "start_ringing"]
+    assert not any(record.exc_info for record in caplog.records)
+    assert caplog.records[1].getMessage() == (
+        "could not start: the run store sqlite:/runs.db does not answer: database is locked; trying again every 5 s"
+    )
 
 
 def test_requests_do_not_hurry_a_ring_that_fails():

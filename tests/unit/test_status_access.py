@@ -8,6 +8,7 @@ from webob import Request
 from pulse.guard import Guard
 from pulse.model import Config, Task
 from pulse.status.access import ADDRESSES, FAILURES, Attempts
+from pulse.status.login import code_key, make_code
 from pulse.testing import ManualClock
 
 EVERYTHING = [
@@ -238,6 +239,29 @@ def test_wrong_tokens_of_many_addresses_take_no_more_memory():
     assert len(attempts._failed) == ADDRESSES
 
 
+def test_wrong_tokens_of_programs_are_counted_and_told_of_once_a_minute(caplog):
+    window = Window()
+    for path in ("/api/tasks", "/metrics", "/health", "/", "/nowhere", "/api/tasks"):
+        window.ask(path, headers={"Authorization": "Bearer a-guess-of-somebody"})
+        window.ask(path, headers=BEARER)
+        window.ask(path, headers={"Authorization": "Basic bWFyYTpwdw=="})
+
+    [warning] = [record for record in caplog.records if record.pulse_event == "token_refused"]
+
+    assert warning.getMessage() == "5 requests to the status page with a wrong token within a minute, 5 in all"
+    assert window.app._access.token_failures == 6
+    assert "a-guess-of-somebody" not in caplog.text
+
+
+def test_no_number_of_wrong_tokens_keeps_out_the_program_that_has_the_right_one():
+    window = Window()
+    for _ in range(20):
+        assert window.ask("/api/tasks", headers={"Authorization": "Bearer a-guess"}).status_code == 404
+
+    assert window.ask("/api/tasks", headers=BEARER).status_code == 200
+    assert window.ask("/login", "POST", form={"token": TOKEN}).status_code == 303
+
+
 def test_no_log_ever_has_a_token(caplog):
     caplog.set_level(logging.DEBUG)
     window = Window()
@@ -309,6 +333,28 @@ def test_a_user_whom_the_application_knows_needs_no_token():
 
     assert (page.status_code, pressed.status_code, forged.status_code) == (200, 303, 403)
     assert window.controls.pressed == [("run", "cleanup", False, "mara")]
+
+
+def test_a_code_opens_a_page_whose_token_only_the_application_knows():
+    window = Window(config={"token": None}, token=lambda: "another-token-of-the-application")
+    code = make_code(code_key(None, window.store.secret()), window.clock.now())
+
+    answer = window.ask(f"/login?code={code}")
+
+    browser = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0], **BROWSER}
+    assert window.ask("/runs", headers=browser).status_code == 200
+
+
+def test_who_came_by_a_code_stays_as_long_as_they_use_it():
+    window = Window()
+    code = make_code(code_key(TOKEN, window.store.secret()), window.clock.now())
+    cookie = window.ask(f"/login?code={code}").headers["Set-Cookie"]
+
+    for _ in range(4):
+        window.clock.advance(timedelta(hours=7))
+        answer = window.ask("/runs", headers={"Cookie": cookie.partition(";")[0], **BROWSER})
+        assert answer.status_code == 200
+        cookie = answer.headers["Set-Cookie"]
 
 
 def test_a_name_is_short_and_printable():

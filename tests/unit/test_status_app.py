@@ -541,9 +541,13 @@ def healthy(window):
 
 
 def test_all_is_well(window):
-    answer = healthy(window).ask("/health")
+    healthy(window)
+    window.clock.advance(2.5)
 
-    assert (answer.status_code, answer.json) == (200, {"status": "ok", "reasons": []})
+    answer = window.ask("/health")
+
+    assert answer.status_code == 200
+    assert answer.json == {"status": "ok", "reasons": [], "store": "ok", "heartbeat_age": 2.5, "late_tasks": 0}
 
 
 def test_a_process_is_live_whatever_is_wrong():
@@ -556,7 +560,14 @@ def test_a_process_is_live_whatever_is_wrong():
 def test_without_the_store_nothing_is_well():
     answer = Window(store=BrokenStore()).ask("/health")
 
-    assert (answer.status_code, answer.json["reasons"]) == (503, ["the run store does not answer"])
+    assert answer.status_code == 503
+    assert answer.json == {
+        "status": "failing",
+        "reasons": ["the run store does not answer"],
+        "store": "unavailable",
+        "heartbeat_age": None,
+        "late_tasks": None,
+    }
 
 
 def test_when_nobody_rings_somebody_is_told(window):
@@ -567,6 +578,25 @@ def test_when_nobody_rings_somebody_is_told(window):
 
     assert answer.json["reasons"] == ["no process rings"]
     assert answer.json["details"]["no process rings"] == {"last_heard_of": NOON.isoformat()}
+    assert answer.json["heartbeat_age"] == 31.0
+
+
+def test_where_nobody_ever_rang_there_is_no_heartbeat(window):
+    answer = window.ask("/health")
+
+    assert (answer.json["reasons"], answer.json["heartbeat_age"]) == (["no process rings"], None)
+
+
+def test_the_heartbeat_that_counts_is_the_youngest_and_never_one_to_come(window):
+    healthy(window)
+    window.clock.advance(20)
+    window.ring(owner="web2:4711/1.x")
+    window.clock.advance(4)
+
+    assert window.ask("/health").json["heartbeat_age"] == 4.0
+    window.ring(owner="web3:4711/1.x", seen=window.clock.now() + MINUTE)
+    window.clock.advance(2)
+    assert window.ask("/health").json["heartbeat_age"] == 0.0
 
 
 def test_nobody_has_to_ring_for_tasks_that_are_disabled():
@@ -591,7 +621,10 @@ def test_a_task_that_did_not_run_is_told_by_whichever_process_is_asked(window):
 
     stranger, visitor = window.ask("/health"), window.ask("/health", headers=BEARER)
 
-    assert (stranger.status_code, stranger.json) == (503, {"status": "failing", "reasons": ["tasks are overdue"]})
+    assert stranger.status_code == 503
+    assert stranger.json == {
+        "status": "failing", "reasons": ["tasks are overdue"], "store": "ok", "heartbeat_age": 0.0, "late_tasks": 1
+    }  # fmt: skip
     assert visitor.json["details"]["tasks are overdue"] == {
         "count": 1,
         "tasks": {"cleanup": (NOON + HOUR).isoformat()},
@@ -677,6 +710,25 @@ def test_strangers_who_have_a_frozen_store_asked_for_its_secret_do_not_wait_each
     window.clock.advance(2)
     window.ask("/")
     assert window.store.asked == 2
+
+
+def test_strangers_with_a_cookie_do_not_have_a_frozen_store_asked_each_time():
+    window = frozen()
+
+    answers = [window.ask("/runs", headers={"Cookie": "pulse_status=x", "Accept": "text/html"}) for _ in range(50)]
+
+    assert {answer.status_code for answer in answers} == {303}
+    assert window.store.asked == 1
+
+
+def test_who_gave_the_token_is_known_though_the_store_does_not_answer():
+    window = frozen()
+
+    browser, _ = window.log_in()
+    window.store.asked = 0
+
+    assert window.ask("/configuration", headers=browser).status_code == 200
+    assert window.store.asked == 0
 
 
 # Metrics
