@@ -473,7 +473,7 @@ def app(environ, start_response):
         time.sleep(2)
     start_response("200 OK", [])
     return [b""]
-tasks = {"long": {"interval": 3600, "run_at_startup": True}, "tick": {"interval": 0.1}}
+tasks = {"long": {"interval": "365d", "run_at_startup": True}, "tick": {"interval": 0.1}}
 both = [pulse.PulseMiddleware(app, task=tasks, store="memory:") for _ in range(2)]
 for middleware in both:
     middleware.start()
