@@ -28,6 +28,11 @@ AT_ONCE = 6  # waiting costs nothing, but starting servers does
 class Stories(dict[str, Callable[[Path], None]]):
     """The stories of a module by name; each takes an empty folder."""
 
+    def __init__(self, *, at_once: int = AT_ONCE) -> None:
+        """None yet; *at_once* of them are told side by side, fewer where each starts much."""
+        super().__init__()
+        self._at_once = at_once
+
     def __call__(self, tell: Callable[[Path], None]) -> Callable[[Path], None]:
         """Take up a story under its own name."""
         self[tell.__name__] = tell
@@ -49,8 +54,9 @@ class Stories(dict[str, Callable[[Path], None]]):
         Whoever asks for one again, as its second chance, has it told anew.
         """
         items = [item for item in request.session.items if item.module is request.module]
-        names = [item.callspec.params["name"] for item in items if hasattr(item, "callspec")]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        params = [item.callspec.params for item in items if hasattr(item, "callspec")]
+        names = [given["name"] for given in params if given.get("name") in self]
+        with ThreadPoolExecutor(self._at_once) as pool:
             futures: dict[str, Future[None]] = {
                 name: pool.submit(self[name], tmp_path_factory.mktemp("story")) for name in names
             }
