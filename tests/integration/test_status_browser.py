@@ -1,6 +1,7 @@
 """The window in a real browser, in front of a real middleware on waitress with a SQLite store."""
 
 import os
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -59,21 +60,37 @@ def address(middleware):
         yield f"{address}/_pulse/"
 
 
-@pytest.fixture
-def page(chromium, address):
-    """A page of a browser that is logged in; it must not have had anything to complain of."""
-    context = chromium.new_context()
+@contextmanager
+def opened(context):
+    """A new page; it must not have anything to complain of."""
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    log_in(page, address)
-    page.locator("table.tasks").wait_for()
     yield page
     context.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def cookies(chromium, address):
+    """Those of a browser that is logged in."""
+    context = chromium.new_context()
+    with opened(context) as page:
+        log_in(page, address)
+        page.locator("table.tasks").wait_for()
+        return context.storage_state()
+
+
+@pytest.fixture
+def page(chromium, address, cookies):
+    """A page of a browser that is logged in."""
+    with opened(chromium.new_context(storage_state=cookies)) as page:
+        page.goto(address)
+        page.locator("table.tasks").wait_for()
+        yield page
 
 
 @pytest.fixture
