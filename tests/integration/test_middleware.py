@@ -405,7 +405,8 @@ def test_the_guard_being_off_is_said_once(wrap, caplog):
 def test_ten_thousand_tasks_start_and_fire_with_few_threads(wrap, site):
     before = threading.active_count()
     # Bounded: where others leave this process hardly a processor, its runs seem to wait, and more may join them.
-    middleware = wrap(task={f"t{number}": {"interval": 10} for number in range(10_000)}, workers=4)
+    soon = {"interval": 10, "offset": round(time.time() + 2, 1) % 10}
+    middleware = wrap(task={f"t{number}": soon for number in range(10_000)}, workers=4)
 
     middleware.start()
 
