@@ -19,6 +19,7 @@ from pulse.model import Fire, Outcome, Progress, Trigger
 @pytest.fixture(params=["threading", "processing"])
 def make(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     monkeypatch.setenv(endpoints.RELEASE, str(tmp_path / "release"))
+    monkeypatch.setattr("pulse.workers.threads.REPORT", 0.1)  # else whoever asks a run to stop is heard after a second
     with benches(request.param) as make:
         yield make
 

@@ -22,16 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-AT_ONCE = 6  # waiting costs nothing, but starting servers does
+AT_ONCE = 4  # waiting costs nothing, but starting servers does, and others tell theirs at the same time
 
 
 class Stories(dict[str, Callable[[Path], None]]):
     """The stories of a module by name; each takes an empty folder."""
-
-    def __init__(self, *, at_once: int = AT_ONCE) -> None:
-        """None yet; *at_once* of them are told side by side, fewer where each starts much."""
-        super().__init__()
-        self._at_once = at_once
 
     def __call__(self, tell: Callable[[Path], None]) -> Callable[[Path], None]:
         """Take up a story under its own name."""
@@ -56,7 +51,7 @@ class Stories(dict[str, Callable[[Path], None]]):
         items = [item for item in request.session.items if item.module is request.module]
         params = [item.callspec.params for item in items if hasattr(item, "callspec")]
         names = [given["name"] for given in params if given.get("name") in self]
-        with ThreadPoolExecutor(self._at_once) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             futures: dict[str, Future[None]] = {
                 name: pool.submit(self[name], tmp_path_factory.mktemp("story")) for name in names
             }

@@ -19,7 +19,7 @@ from pulse.cli import main
 
 # Block-buffered, as the output of a service is: what is not flushed is not there.
 BUFFERED = {"PYTHONUNBUFFERED": "", "PYTHONPATH": ""}
-story = Stories(at_once=4)
+story = Stories()
 
 APPLICATION = """
     import sys, threading, time

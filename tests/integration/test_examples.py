@@ -13,7 +13,7 @@ from services import missing, valkey
 from stories import Stories
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-story = Stories(at_once=4)
+story = Stories()
 
 
 def example(folder: Path, name: str, *arguments: str, needs: str = "pulse", **env: str) -> subprocess.CompletedProcess:

@@ -13,7 +13,7 @@ from pulse.model import Run
 from pulse.runstores.sqlite import SqliteRunStore
 
 INTERVAL = timedelta(seconds=0.3)
-story = Stories(at_once=4)
+story = Stories()
 
 
 class Notes:

@@ -16,7 +16,7 @@ from pulse.probes import is_listening
 from pulse.start import LOOK
 
 LONGER = 2.2 * LOOK  # than any process takes that would ring
-story = Stories(at_once=4)
+story = Stories()
 
 
 class Notes:
