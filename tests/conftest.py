@@ -24,13 +24,36 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        mix(items)
+    if os.environ.get("CI") == "true":
+        give_a_second_chance(items)
+
+
+def mix(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, a file that waits and one that starts many servers take turns.
+
+    One folder after the other, the processors would idle, and then have three times as much to
+    start as they can. The unit tests come last: their many short files fill the gaps.
+    """
+    files = list(dict.fromkeys(item.path for item in items))
+    folders: dict[str, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.parent.name, []).append(file)
+    places = {
+        file: (folder == "unit", number / len(its))
+        for folder, its in folders.items()
+        for number, file in enumerate(its)
+    }
+    items.sort(key=lambda item: places[item.path])
+
+
+def give_a_second_chance(items: list[pytest.Item]) -> None:
     """In CI, tests with real processes have a second chance, which the summary shows.
 
     On a machine that others share a process may stand still for longer than any patience; what
     fails twice is a fault.
     """
-    if os.environ.get("CI") != "true":
-        return
     for item in items:
         if Path(item.path).parent.name in ("contract", "integration"):
             item.add_marker(pytest.mark.flaky(reruns=1))

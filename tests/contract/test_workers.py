@@ -19,6 +19,9 @@ from pulse.model import Fire, Outcome, Progress, Trigger
 @pytest.fixture(params=["threading", "processing"])
 def make(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
     monkeypatch.setenv(endpoints.RELEASE, str(tmp_path / "release"))
+    # Else whoever asks a run to stop, or how far it has got, is heard after a second.
+    monkeypatch.setattr("pulse.workers.threads.REPORT", 0.1)
+    monkeypatch.setattr("pulse.runner.LASTING", 0.1)
     with benches(request.param) as make:
         yield make
 

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from wsgiref.simple_server import demo_app
 
 from pulse.start import StartRule
@@ -25,10 +26,13 @@ class Bell:
 
 
 def ring(reason: str) -> None:
-    """Ring as an engine does, which begins with a thread of its own."""
-    thread = threading.Thread(target=note, args=("rang", reason), daemon=True)
-    thread.start()
-    thread.join()
+    """Ring as an engine does: by a thread of its own, which goes on when whoever started it has gone."""
+    threading.Thread(target=_rings, args=(reason,), daemon=True).start()
+
+
+def _rings(reason: str) -> None:
+    time.sleep(0.05)
+    note("rang", reason)
 
 
 def note(*words: object) -> None:

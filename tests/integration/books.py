@@ -24,6 +24,7 @@ from pulse.runstores.sqlite import SqliteRunStore
 from pulse.schedule import schedule_of
 
 INSTANT = timedelta(microseconds=1)
+SELDOM = "365d"  # an interval of which no instant comes while a test runs: at a full hour CI may well be at work
 EXECUTED = {Outcome.SUCCESS, Outcome.FAILED, Outcome.TIMEOUT, Outcome.CANCELLED}
 
 

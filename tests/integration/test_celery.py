@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 import redis
-from books import Done, Fleet, twice
+from books import SELDOM, Done, Fleet, twice
 from servers import HERE, ROOT, Server, is_alive, program, wait_until
 from services import Valkey, valkey
 from stories import Stories
@@ -142,7 +142,7 @@ def the_store_may_be_a_server_and_the_worker_solo(folder):
 
 @story
 def a_run_that_fails_is_tried_again_in_time(folder):
-    fails = {"interval": 3600, "expect_status": "500", "retries": 2, "retry_delay": 0.2, "retry_status": "200"}
+    fails = {"interval": SELDOM, "expect_status": "500", "retries": 2, "retry_delay": 0.2, "retry_status": "200"}
     fleet = fleet_of(folder, tasks={"fails": {**fails, "run_at_startup": True}}, lease=600)
     with taker(fleet), bell(fleet):
         wait_until(lambda: len(fleet.ended("fails")) == 3)
@@ -155,8 +155,8 @@ def a_run_that_fails_is_tried_again_in_time(folder):
 
 @story
 def people_call_pause_and_cancel(folder):
-    long = {"interval": 3600, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
-    tasks = {"often": OFTEN, "long": {**long, "run_at_startup": True}, "calm": {"interval": 3600}}
+    long = {"interval": SELDOM, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
+    tasks = {"often": OFTEN, "long": {**long, "run_at_startup": True}, "calm": {"interval": SELDOM}}
     fleet = fleet_of(folder, tasks=tasks)
     with taker(fleet, "-c", "2"), bell(fleet):
         wait_until(lambda: fleet.began("long"))
@@ -180,7 +180,7 @@ def people_call_pause_and_cancel(folder):
 
 @story
 def whoever_interrupts_a_call_by_hand_stops_the_run_where_it_is(folder):
-    long = {"interval": 3600, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
+    long = {"interval": SELDOM, "action": f"long?seconds=60&unless={folder}/released", "kill_grace": 0.5}
     fleet = fleet_of(folder, tasks={"long": long})
     with taker(fleet), program("-m", "pulse", "run", APP, "long", env=fleet.env, cwd=fleet.home) as caller:
         wait_until(lambda: fleet.began("long"))
@@ -192,7 +192,7 @@ def whoever_interrupts_a_call_by_hand_stops_the_run_where_it_is(folder):
 
 @story
 def what_waits_in_the_queue_can_be_cancelled(folder):
-    fleet = fleet_of(folder, tasks={"often": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
+    fleet = fleet_of(folder, tasks={"often": {**GENEROUS, "interval": SELDOM, "run_at_startup": True}})
     with bell(fleet):
         (run,) = wait_until(fleet.running)
         assert run.is_reserved
@@ -207,7 +207,7 @@ def what_waits_in_the_queue_can_be_cancelled(folder):
 
 @story
 def the_run_of_a_killed_worker_is_lost_and_run_again(folder):
-    long = {"interval": 3600, "recover": True, "action": f"long?seconds=60&unless={folder}/released"}
+    long = {"interval": SELDOM, "recover": True, "action": f"long?seconds=60&unless={folder}/released"}
     fleet = fleet_of(folder, tasks={"long": {**long, "run_at_startup": True}})
     with bell(fleet), taker(fleet) as killed:
         (first,) = wait_until(lambda: fleet.began("long"))
@@ -225,7 +225,7 @@ def a_run_that_takes_too_long_is_ended_and_its_worker_goes_on(folder):
     tasks = {
         "often": OFTEN,
         "hangs": {
-            "interval": 3600,
+            "interval": SELDOM,
             "run_at_startup": True,
             "action": "hangs?seconds=60",
             "timeout": 0.5,
@@ -244,7 +244,7 @@ def a_run_that_takes_too_long_is_ended_and_its_worker_goes_on(folder):
 
 @story
 def a_run_that_cannot_be_unwound_is_killed(folder):
-    stubborn = {"interval": 3600, "action": "stubborn?seconds=60&stubborn=1", "timeout": 0.5, "kill_grace": 0.5}
+    stubborn = {"interval": SELDOM, "action": "stubborn?seconds=60&stubborn=1", "timeout": 0.5, "kill_grace": 0.5}
     fleet = fleet_of(folder, tasks={"stubborn": {**stubborn, "run_at_startup": True}})
     with taker(fleet), bell(fleet):
         (hung,) = wait_until(lambda: fleet.began("stubborn"))
@@ -266,7 +266,7 @@ def what_no_worker_takes_is_missed_and_the_next_one_runs(folder):
 
 @story
 def what_waits_for_a_worker_is_run_when_one_comes_within_its_grace(folder):
-    fleet = fleet_of(folder, tasks={"late": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
+    fleet = fleet_of(folder, tasks={"late": {**GENEROUS, "interval": SELDOM, "run_at_startup": True}})
     with bell(fleet) as one:
         handed_over(fleet)
         assert one.terminate() == 0  # it is the store's, and Celery's, not the process's
@@ -277,7 +277,7 @@ def what_waits_for_a_worker_is_run_when_one_comes_within_its_grace(folder):
 
 @story
 def a_worker_with_another_configuration_leaves_runs_to_others(folder):
-    fleet = fleet_of(folder, tasks={"often": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
+    fleet = fleet_of(folder, tasks={"often": {**GENEROUS, "interval": SELDOM, "run_at_startup": True}})
     before = {**fleet.config, "task": {"often": {**GENEROUS, "interval": 60}}}
     old = Fleet(folder, home=folder / "old", **before)
     with taker(old) as outdated, bell(fleet):
@@ -319,7 +319,7 @@ def own_server(folder: Path) -> Iterator[Valkey]:
 
 @story
 def a_message_that_comes_twice_is_run_once(folder):
-    fleet = fleet_of(folder, tasks={"once": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
+    fleet = fleet_of(folder, tasks={"once": {**GENEROUS, "interval": SELDOM, "run_at_startup": True}})
     with bell(fleet):
         run = handed_over(fleet)
     post = post_of(fleet)
@@ -340,7 +340,7 @@ def post_of(fleet: Fleet, **changed: Any) -> Any:
 
 @story
 def a_message_that_comes_after_its_grace_is_missed(folder):
-    fleet = fleet_of(folder, tasks={"late": {**GENEROUS, "interval": 3600, "run_at_startup": True}})
+    fleet = fleet_of(folder, tasks={"late": {**GENEROUS, "interval": SELDOM, "run_at_startup": True}})
     with bell(fleet):
         run = handed_over(fleet)
     with ExitStack() as stack:
@@ -369,7 +369,7 @@ def while_the_broker_is_away_what_is_due_is_recorded_and_afterwards_it_goes_on(f
     with own_server(folder) as server:
         fleet = fleet_of(
             folder,
-            tasks={"often": {"interval": 1}, "daily": GENEROUS | {"interval": 3600, "run_at_startup": True}},
+            tasks={"often": {"interval": 1}, "daily": GENEROUS | {"interval": SELDOM, "run_at_startup": True}},
             url=server.url.replace("//", "//:s3cret@"),
         )
         server.kill()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from servers import program, wait_until
+from stories import Stories
 
 from pulse.cli import main
 from pulse.commands import reach
@@ -21,6 +22,7 @@ from pulse.runstores.sqlite import SqliteRunStore
 
 # Block-buffered, as the output of a service is: what is not flushed is not there.
 BUFFERED = {"PYTHONUNBUFFERED": "", "PYTHONPATH": ""}
+story = Stories()
 
 APPLICATION = """
     import sys, threading, time
@@ -108,42 +110,48 @@ INI = """
     """
 
 
+class Place:
+    """A folder with an application, and with an ini file that `write` makes."""
+
+    def __init__(self, folder):
+        self._folder = folder
+
+    def write(self, *lines, more=""):
+        """The Pulse filter has these lines."""
+        self._folder.joinpath("some_application.py").write_text(dedent(APPLICATION))
+        text = INI.format(lines="\n    ".join(lines)) + more
+        self._folder.joinpath("development.ini").write_text(dedent(text))
+
+    def notes(self):
+        path = self._folder / "notes.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def serve(self, *arguments, port=("--port", "0")):
+        """A running `pulse serve`; on a free port, if it is not told another one."""
+        return program("-m", "pulse", "serve", *arguments, *port, env=BUFFERED, cwd=self._folder)
+
+
 @pytest.fixture
 def write(tmp_path):
     """An application, and an ini file in which its Pulse filter has these lines."""
-
-    def write(*lines, more=""):
-        tmp_path.joinpath("some_application.py").write_text(dedent(APPLICATION))
-        text = INI.format(lines="\n    ".join(lines)) + more
-        tmp_path.joinpath("development.ini").write_text(dedent(text))
-
-    return write
+    return Place(tmp_path).write
 
 
 @pytest.fixture
 def notes(tmp_path):
-    path = tmp_path / "notes.txt"
-    return lambda: path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """A running `pulse serve`; on a free port, if it is not told another one."""
-
-    def serve(*arguments, port=("--port", "0")):
-        return program("-m", "pulse", "serve", *arguments, *port, env=BUFFERED, cwd=tmp_path)
-
-    return serve
+    return Place(tmp_path).notes
 
 
 # pulse serve
 
 
-def test_an_application_is_served_and_its_tasks_run_without_any_request(write, serve, notes):
-    write("pulse.task.tidy.interval = 0.25")
+@story
+def an_application_is_served_and_its_tasks_run_without_any_request(folder):
+    place = Place(folder)
+    place.write("pulse.task.tidy.interval = 0.25")
 
-    with serve() as server:
-        wait_until(lambda: notes().count("begun tidy") >= 2)
+    with place.serve() as server:
+        wait_until(lambda: place.notes().count("begun tidy") >= 2)
         address = f"http://127.0.0.1:{server.port}"
         answers = [server.get("/page"), server.get("/tasks/tidy")[0]]
         code = server.terminate()
@@ -155,19 +163,21 @@ def test_an_application_is_served_and_its_tasks_run_without_any_request(write, s
         assert re.search(r"^\S+ \S+ INFO pulse\.runlog task=tidy .*outcome=success", server.output, re.MULTILINE)
 
 
-def test_a_signal_lets_a_running_task_end_while_nobody_is_served_any_more(write, serve, notes):
-    write("pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?7.5")
+@story
+def a_signal_lets_a_running_task_end_while_nobody_is_served_any_more(folder):
+    place = Place(folder)
+    place.write("pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?7.5")
 
-    with serve() as server:
-        wait_until(lambda: "begun slow" in notes())
+    with place.serve() as server:
+        wait_until(lambda: "begun slow" in place.notes())
         port = server.port
         server.signal(signal.SIGTERM)
         wait_until(lambda: is_refused(port))
-        ended_by_then = "ended slow" in notes()
+        ended_by_then = "ended slow" in place.notes()
         code = server.wait()
 
         assert (code, ended_by_then) == (0, False)
-        assert notes() == ["begun slow", "ended slow"]
+        assert place.notes() == ["begun slow", "ended slow"]
         assert "outcome=success" in server.output
 
 
@@ -179,22 +189,28 @@ def is_refused(port: int) -> bool:
     return False
 
 
-def test_a_task_that_does_not_end_is_cut_after_the_shutdown_timeout(write, serve, notes):
-    write("pulse.config.shutdown_timeout = 0.2s", "pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?60")
+@story
+def a_task_that_does_not_end_is_cut_after_the_shutdown_timeout(folder):
+    place = Place(folder)
+    place.write(
+        "pulse.config.shutdown_timeout = 0.2s", "pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?60"
+    )
 
-    with serve() as server:
-        wait_until(lambda: "begun slow" in notes())
+    with place.serve() as server:
+        wait_until(lambda: "begun slow" in place.notes())
         code = server.terminate(20)
 
         assert code == 0
         assert "outcome=abandoned" in server.output
 
 
-def test_a_second_signal_ends_at_once(write, serve, notes):
-    write("pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?60")
+@story
+def a_second_signal_ends_at_once(folder):
+    place = Place(folder)
+    place.write("pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?60")
 
-    with serve() as server:
-        wait_until(lambda: "begun slow" in notes())
+    with place.serve() as server:
+        wait_until(lambda: "begun slow" in place.notes())
         server.signal(signal.SIGTERM)
         wait_until(lambda: "a second signal" in server.output)
         server.signal(signal.SIGTERM)
@@ -203,14 +219,17 @@ def test_a_second_signal_ends_at_once(write, serve, notes):
         assert code == -signal.SIGTERM
 
 
-def test_an_interrupt_is_an_orderly_end_too_whatever_serves(write, serve, notes, free_port):
+@story
+def an_interrupt_is_an_orderly_end_too_whatever_serves(folder):
+    place = Place(folder)
+    free_port = find_free_port()
     more = (
         f"\n[server:main]\npaste.server_factory = some_application:own_server\nhost = 127.0.0.1\nport = {free_port}\n"
     )
-    write("pulse.task.tidy.interval = 0.1", more=more)
+    place.write("pulse.task.tidy.interval = 0.1", more=more)
 
-    with serve("development.ini", port=()) as server:
-        wait_until(lambda: "ended tidy" in notes())
+    with place.serve("development.ini", port=()) as server:
+        wait_until(lambda: "ended tidy" in place.notes())
         server.signal(signal.SIGINT)
         code = server.wait()
 
@@ -218,13 +237,15 @@ def test_an_interrupt_is_an_orderly_end_too_whatever_serves(write, serve, notes,
         assert "Traceback" not in server.output
 
 
-def test_a_request_that_is_under_way_is_answered(write, serve, notes, tmp_path):
-    write("pulse.task.tidy.cron = @daily")
+@story
+def a_request_that_is_under_way_is_answered(folder):
+    place = Place(folder)
+    place.write("pulse.task.tidy.cron = @daily")
 
-    with serve() as server:
+    with place.serve() as server:
         client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
         client.sendall(b"GET /slow?1 HTTP/1.0\r\n\r\n")
-        wait_until(lambda: "begun slow" in notes())
+        wait_until(lambda: "begun slow" in place.notes())
         code = server.terminate()
         with client:
             answer = client.makefile("rb").read()
@@ -233,62 +254,63 @@ def test_a_request_that_is_under_way_is_answered(write, serve, notes, tmp_path):
         assert answer.endswith("täglich\r\n".encode())
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        "use = egg:waitress#main\nhost = 127.0.0.1\nport = 1",
-        "use = egg:waitress#main\nlisten = 127.0.0.1:1",
-    ],
+@story.each(
+    with_host_and_port="use = egg:waitress#main\nhost = 127.0.0.1\nport = 1",
+    with_listen="use = egg:waitress#main\nlisten = 127.0.0.1:1",
 )
-def test_the_address_of_the_file_gives_way_to_that_of_the_command(write, serve, settings):
-    write("pulse.task.tidy.interval = 300", more=f"\n[server:main]\n{settings}\n")
+def the_address_of_the_file_gives_way_to_that_of_the_command(folder, settings):
+    place = Place(folder)
+    place.write("pulse.task.tidy.interval = 300", more=f"\n[server:main]\n{settings}\n")
 
-    with serve("development.ini") as server:
+    with place.serve("development.ini") as server:
         answer = server.get("/page")
 
         assert answer[0] == 200
 
 
-@pytest.fixture
-def free_port():
+def find_free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize(
-    "server_section",
-    [
-        "[server:main]\nuse = egg:waitress#main\nlisten = 127.0.0.1:{port}\nthreads = 2",
-        "[server:main]\npaste.server_factory = some_application:own_server\nhost = 127.0.0.1\nport = {port}",
-    ],
+@story.each(
+    of_a_library="[server:main]\nuse = egg:waitress#main\nlisten = 127.0.0.1:{port}\nthreads = 2",
+    of_its_own="[server:main]\npaste.server_factory = some_application:own_server\nhost = 127.0.0.1\nport = {port}",
 )
-def test_the_server_of_the_file_serves_and_stops_in_order(write, serve, notes, free_port, server_section):
+def the_server_of_the_file_serves_and_stops_in_order(folder, server_section):
+    place = Place(folder)
+    free_port = find_free_port()
     more = dedent(f"\n{server_section.format(port=free_port)}\n")
-    write("pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?1.5", more=more)
+    place.write("pulse.task.slow.interval = 0.1", "pulse.task.slow.action = slow?1.5", more=more)
 
-    with serve("development.ini", port=()) as server:
-        wait_until(lambda: "begun slow" in notes())
+    with place.serve("development.ini", port=()) as server:
+        wait_until(lambda: "begun slow" in place.notes())
         answer = server.get("/page")
         code = server.terminate()
 
         assert server.port == free_port
         assert (answer[0], code) == (200, 0)
-        assert notes().count("begun slow") == notes().count("ended slow")
+        assert place.notes().count("begun slow") == place.notes().count("ended slow")
 
 
-def test_a_server_that_swallows_the_signal_is_told_again(write, serve, notes):
+@story
+def a_server_that_swallows_the_signal_is_told_again(folder):
+    place = Place(folder)
     server_section = "paste.server_factory = some_application:deaf_server\nhost = here\nport = 1"
-    write("pulse.task.tidy.interval = 300", more=f"\n[server:main]\n{server_section}\n")
+    place.write("pulse.task.tidy.interval = 300", more=f"\n[server:main]\n{server_section}\n")
 
-    with serve("development.ini", port=()) as server:
-        wait_until(lambda: "deaf" in notes())
+    with place.serve("development.ini", port=()) as server:
+        wait_until(lambda: "deaf" in place.notes())
         code = server.terminate()
 
         assert code == 0
 
 
-def test_the_server_may_have_the_name_of_the_application(write, serve, free_port):
+@story
+def the_server_may_have_the_name_of_the_application(folder):
+    place = Place(folder)
+    free_port = find_free_port()
     more = f"""
         [pipeline:other]
         pipeline = application
@@ -298,16 +320,18 @@ def test_the_server_may_have_the_name_of_the_application(write, serve, free_port
         use = egg:waitress#main
         listen = 127.0.0.1:{free_port}
         """
-    write("pulse.task.tidy.interval = 300", more=dedent(more))
+    place.write("pulse.task.tidy.interval = 300", more=dedent(more))
 
-    with serve("development.ini#other", port=()) as server:
+    with place.serve("development.ini#other", port=()) as server:
         answer = server.get("/tasks/tidy")
 
         assert (server.port, answer[0]) == (free_port, 200)
         assert "there is no Pulse filter in it: nothing is scheduled" in server.output
 
 
-def test_logging_is_configured_by_the_file(write, serve, tmp_path):
+@story
+def logging_is_configured_by_the_file(folder):
+    place = Place(folder)
     more = """
         [loggers]
         keys = root
@@ -325,19 +349,21 @@ def test_logging_is_configured_by_the_file(write, serve, tmp_path):
         [formatter_plain]
         format = <%(name)s> %(message)s
         """
-    write("pulse.task.tidy.interval = 0.25", more=dedent(more))
+    place.write("pulse.task.tidy.interval = 0.25", more=dedent(more))
 
-    with serve() as server:
-        log = tmp_path / "pulse.log"
+    with place.serve() as server:
+        log = folder / "pulse.log"
         wait_until(lambda: log.exists() and "<pulse.runlog> task=tidy" in log.read_text())
         server.terminate()
 
         assert "task=tidy" not in server.output
 
 
-def test_an_object_is_served(write, serve, tmp_path):
-    write()
-    tmp_path.joinpath("site_module.py").write_text(
+@story
+def an_object_is_served(folder):
+    place = Place(folder)
+    place.write()
+    folder.joinpath("site_module.py").write_text(
         dedent("""
             import some_application
             from pulse import PulseMiddleware
@@ -345,7 +371,7 @@ def test_an_object_is_served(write, serve, tmp_path):
             """)
     )
 
-    with serve("site_module:app") as server:
+    with place.serve("site_module:app") as server:
         answer = server.get("/page")
         code = server.terminate()
 
@@ -354,13 +380,15 @@ def test_an_object_is_served(write, serve, tmp_path):
         assert "1 task, guard off" in server.output
 
 
-def test_a_port_that_is_taken_is_an_error(write, serve):
-    write("pulse.task.tidy.interval = 300")
+@story
+def a_port_that_is_taken_is_an_error(folder):
+    place = Place(folder)
+    place.write("pulse.task.tidy.interval = 300")
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with serve(port=("--port", str(other.getsockname()[1]))) as server:
+        with place.serve(port=("--port", str(other.getsockname()[1]))) as server:
             code = server.wait()
 
             assert code == 2
@@ -368,15 +396,28 @@ def test_a_port_that_is_taken_is_an_error(write, serve):
             assert "Traceback" not in server.output
 
 
-def test_nothing_is_served_with_a_faulty_configuration(write, serve):
-    write("pulse.config.gaurd = true")
+@story
+def nothing_is_served_with_a_faulty_configuration(folder):
+    place = Place(folder)
+    place.write("pulse.config.gaurd = true")
 
-    with serve() as server:
+    with place.serve() as server:
         code = server.wait()
 
         assert code == 2
         assert "did you mean 'pulse.config.guard'?" in server.output
         assert "Traceback" not in server.output
+
+
+@pytest.fixture(scope="module")
+def told(request, tmp_path_factory):
+    with story.told(request, tmp_path_factory) as told:
+        yield told
+
+
+@pytest.mark.parametrize("name", story)
+def test_what_is_served(told, name):
+    told(name)
 
 
 # pulse run

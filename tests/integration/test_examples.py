@@ -9,42 +9,35 @@ import sys
 from pathlib import Path
 
 import pytest
-from services import missing
+from services import missing, valkey
+from stories import Stories
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+story = Stories()
 
 
-@pytest.fixture
-def example(tmp_path):
+def example(folder: Path, name: str, *arguments: str, needs: str = "pulse", **env: str) -> subprocess.CompletedProcess:
     """An example that has come to its end; it finds no runs of an earlier time, and nothing in its directory."""
-
-    def run(name: str, *arguments: str, needs: str = "pulse", **env: str) -> subprocess.CompletedProcess:
-        if importlib.util.find_spec(needs) is None:
-            missing(needs)
-        return subprocess.run(
-            [sys.executable, str(EXAMPLES / name), *arguments],
-            env={**os.environ, "XDG_STATE_HOME": str(tmp_path), **env},
-            cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
-
-    return run
+    if importlib.util.find_spec(needs) is None:
+        missing(needs)
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        env={**os.environ, "XDG_STATE_HOME": str(folder), **env},
+        cwd=folder, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
 
 
-@pytest.fixture
-def output_of(example):
+def output_of(folder: Path, name: str, *arguments: str, needs: str = "pulse") -> str:
     """What an example prints, when all goes well."""
-
-    def run(name: str, *arguments: str, needs: str = "pulse") -> str:
-        done = example(name, *arguments, needs=needs)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    return run
+    done = example(folder, name, *arguments, needs=needs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
 
 
-def test_plain_wsgi_sweeps_what_a_visitor_left_and_turns_him_away_from_its_task(output_of):
-    said = output_of("plain_wsgi.py", "1.6")
+@story
+def plain_wsgi_sweeps_what_a_visitor_left_and_turns_him_away_from_its_task(folder):
+    said = output_of(folder, "plain_wsgi.py", "1.6")
 
     assert "a visitor of / gets 200 welcome\n" in said
     assert "a visitor of /jobs/sweep gets 404 Not Found\n" in said
@@ -52,8 +45,9 @@ def test_plain_wsgi_sweeps_what_a_visitor_left_and_turns_him_away_from_its_task(
     assert re.search(r"the records of its runs:\n  [\d:]+ success: swept 1 carts\n", said)
 
 
-def test_flask_app_runs_its_view_in_the_context_of_the_application_for_a_host_that_it_trusts(output_of):
-    said = output_of("flask_app.py", "1.6", needs="flask")
+@story
+def flask_app_runs_its_view_in_the_context_of_the_application_for_a_host_that_it_trusts(folder):
+    said = output_of(folder, "flask_app.py", "1.6", needs="flask")
 
     assert "a visitor of / gets 200 OK\n" in said
     assert "a visitor of /jobs/sweep gets 404 Not Found\n" in said
@@ -61,8 +55,9 @@ def test_flask_app_runs_its_view_in_the_context_of_the_application_for_a_host_th
     assert re.search(r"sweep, due [\d:]+, request \d+ of flask_app, found 1 carts", said)
 
 
-def test_django_app_clears_sessions_behind_allowed_hosts_and_the_redirect_to_https(output_of):
-    said = output_of("django_app.py", "2.6", needs="django")
+@story
+def django_app_clears_sessions_behind_allowed_hosts_and_the_redirect_to_https(folder):
+    said = output_of(folder, "django_app.py", "2.6", needs="django")
 
     assert "visitors get 200 over https and 301 over http\n" in said
     assert "another host gets 400\n" in said
@@ -70,19 +65,21 @@ def test_django_app_clears_sessions_behind_allowed_hosts_and_the_redirect_to_htt
     assert re.search(r"clearsessions, due [\d:]+, over https for shop.example: 1 of 1 sessions\n", said)
 
 
-def test_pyramid_app_runs_its_view_with_route_and_registry(output_of):
+@story
+def pyramid_app_runs_its_view_with_route_and_registry(folder):
     if importlib.util.find_spec("pyramid") is None:  # in CI, too: it wants a setuptools that others do not
         pytest.skip("pyramid is not installed")
 
-    said = output_of("pyramid_app.py", "1.6")
+    said = output_of(folder, "pyramid_app.py", "1.6")
 
     assert "a visitor of / gets 200 OK\n" in said
     assert "a visitor of /jobs/sweep gets 404 Not Found\n" in said
     assert re.search(r"sweep, due [\d:]+, matched sweep, found 1 carts", said)
 
 
-def test_starlette_app_uses_what_it_made_at_its_start_and_turns_visitors_of_its_task_away(output_of):
-    said = output_of("starlette_app.py", "1.6", needs="starlette")
+@story
+def starlette_app_uses_what_it_made_at_its_start_and_turns_visitors_of_its_task_away(folder):
+    said = output_of(folder, "starlette_app.py", "1.6", needs="starlette")
 
     assert said.startswith("the application starts\n")
     assert "a visitor of / gets 200 welcome\n" in said
@@ -91,16 +88,18 @@ def test_starlette_app_uses_what_it_made_at_its_start_and_turns_visitors_of_its_
     assert said.endswith("the application ends\n")
 
 
-def test_fastapi_app_runs_its_route_with_dependencies_and_turns_visitors_of_its_task_away(output_of):
-    said = output_of("fastapi_app.py", "1.6", needs="fastapi")
+@story
+def fastapi_app_runs_its_route_with_dependencies_and_turns_visitors_of_its_task_away(folder):
+    said = output_of(folder, "fastapi_app.py", "1.6", needs="fastapi")
 
     assert 'a visitor of / gets 200 "welcome"\n' in said
     assert "a visitor of /jobs/sweep gets 404 Not Found\n" in said
     assert re.search(r"sweep, due [\d:]+, found 1 carts", said)
 
 
-def test_process_worker_computes_elsewhere_and_survives_its_crashes(output_of):
-    earlier, said = output_of("process_worker.py", "1.2"), output_of("process_worker.py", "3")
+@story
+def process_worker_computes_elsewhere_and_survives_its_crashes(folder):
+    earlier, said = output_of(folder, "process_worker.py", "1.2"), output_of(folder, "process_worker.py", "3")
 
     own = re.search(r"this is process (\d+)", said)[1]
     computed = re.findall(r"([\d:]+) compute  success  \d+ in process (\d+)", said)
@@ -111,8 +110,9 @@ def test_process_worker_computes_elsewhere_and_survives_its_crashes(output_of):
     assert "missed" not in said
 
 
-def test_hung_endpoint_is_given_up_or_killed_and_its_sibling_goes_on(output_of):
-    said = output_of("hung_endpoint.py", "4")
+@story
+def hung_endpoint_is_given_up_or_killed_and_its_sibling_goes_on(folder):
+    said = output_of(folder, "hung_endpoint.py", "4")
 
     threads, processes = said.split("mode = processing")
     assert "hang     timeout  it did not come back by its deadline" in threads
@@ -122,15 +122,17 @@ def test_hung_endpoint_is_given_up_or_killed_and_its_sibling_goes_on(output_of):
     assert "failed" not in said
 
 
-def test_async_wsgi_streams_and_its_task_awaits(output_of):
-    said = output_of("async_wsgi.py", "1.6")
+@story
+def async_wsgi_streams_and_its_task_awaits(folder):
+    said = output_of(folder, "async_wsgi.py", "1.6")
 
     assert re.findall(r"after [\d.]+ s a visitor has read (\d)", said) == ["1", "2", "3"]
     assert re.search(r"sweep, due [\d:]+, in an internal request, has awaited", said)
 
 
-def test_progress_report_tells_how_far_it_has_got_and_stops_when_it_is_asked_to(output_of):
-    said = output_of("progress_report.py", "2")
+@story
+def progress_report_tells_how_far_it_has_got_and_stops_when_it_is_asked_to(folder):
+    said = output_of(folder, "progress_report.py", "2")
 
     alone, cancelled = said.split("a run that is cancelled\n")
     assert re.search(r"  12 pages are kept\n  success after [\d.]+ s\n$", alone)
@@ -138,8 +140,10 @@ def test_progress_report_tells_how_far_it_has_got_and_stops_when_it_is_asked_to(
     assert re.search(r"  cancelled after [\d.]+ s: .*enough was seen\n$", cancelled)
 
 
-def test_gunicorn_fleet_runs_each_instant_once_in_two_servers_that_share_a_redis(output_of, valkey_server):
-    said = output_of("gunicorn_fleet.py", "1", valkey_server.url, needs="gunicorn")
+@story
+def gunicorn_fleet_runs_each_instant_once_in_two_servers_that_share_a_redis(folder):
+    with valkey(folder) as server:
+        said = output_of(folder, "gunicorn_fleet.py", "1", server.url, needs="gunicorn")
 
     runs = re.findall(r"([\d:]+) ran in worker (\d+) of gunicorn (\d+)", said)
     assert runs
@@ -147,30 +151,44 @@ def test_gunicorn_fleet_runs_each_instant_once_in_two_servers_that_share_a_redis
     assert said.endswith(f"{len(runs)} due instants, two gunicorns of four workers: each ran once\n")
 
 
-def test_gunicorn_fleet_says_when_the_servers_do_not_start(example):
-    done = example("gunicorn_fleet.py", "1", "sqlite:", needs="gunicorn")
+@story
+def gunicorn_fleet_says_when_the_servers_do_not_start(folder):
+    done = example(folder, "gunicorn_fleet.py", "1", "sqlite:", needs="gunicorn")
 
     assert done.returncode == 1
     assert "nothing has run: what the gunicorns say above tells why" in done.stderr
 
 
-def test_shared_state_says_when_no_redis_answers(example):
-    done = example("shared_state", needs="redis", PULSE_DEPLOY__REDIS_URL="redis://127.0.0.1:1/0")
+@story
+def shared_state_says_when_no_redis_answers(folder):
+    done = example(folder, "shared_state", needs="redis", PULSE_DEPLOY__REDIS_URL="redis://127.0.0.1:1/0")
 
     assert done.returncode == 1
     assert done.stderr.startswith("no Redis answers at redis://127.0.0.1:1/0 (")
 
 
-def test_the_tests_of_an_application_pass_with_nothing_around_them(tmp_path):
-    shutil.copy(EXAMPLES / "test_your_app.py", tmp_path)
+@story
+def the_tests_of_an_application_pass_with_nothing_around_them(folder):
+    shutil.copy(EXAMPLES / "test_your_app.py", folder)
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error::pytest.PytestWarning"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^5 passed", done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def told(request, tmp_path_factory):
+    with story.told(request, tmp_path_factory) as told:
+        yield told
+
+
+@pytest.mark.parametrize("name", story)
+def test_example(told, name):
+    told(name)
 
 
 def test_the_index_lists_every_example_with_the_command_that_it_names():

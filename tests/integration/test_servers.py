@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 from servers import children_of, gunicorn, is_alive, wait_until, waitress
+from stories import Stories
 
 from pulse.model import Run
 from pulse.runstores.sqlite import SqliteRunStore
 
 INTERVAL = timedelta(seconds=0.3)
+story = Stories()
 
 
 class Notes:
     """What the site under test has noted."""
 
-    def __init__(self, path: Path) -> None:
-        self.env = {"NOTES": str(path)}
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "notes"
+        self.env = {"NOTES": str(self._path)}
 
     def lines(self) -> list[tuple[int, str, str]]:
         text = self._path.read_text(encoding="utf-8") if self._path.exists() else ""
@@ -32,17 +34,9 @@ class Notes:
         return {pid for pid, what, called in self.lines() if (what, called) == ("ended", path)}
 
 
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    return Notes(tmp_path / "notes")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [(), ("--preload",), ("--threads", "2"), ("-k", "gevent", "--preload")],
-    ids=["sync", "preload", "gthread", "gevent"],
-)
-def test_every_gunicorn_worker_runs_tasks_without_any_request_and_the_master_does_not(notes, options):
+@story.each(sync=(), preload=("--preload",), gthread=("--threads", "2"), gevent=("-k", "gevent", "--preload"))
+def every_gunicorn_worker_runs_tasks_without_any_request_and_the_master_does_not(folder, options):
+    notes = Notes(folder)
     with gunicorn("housekeeping:application", "-w", "2", *options, env=notes.env) as server:
         wait_until(lambda: len(server.children()) == 2 and notes.workers() == server.children())
 
@@ -52,7 +46,9 @@ def test_every_gunicorn_worker_runs_tasks_without_any_request_and_the_master_doe
         assert server.terminate() == 0
 
 
-def test_a_killed_gunicorn_worker_has_a_successor_that_runs_tasks(notes):
+@story
+def a_killed_gunicorn_worker_has_a_successor_that_runs_tasks(folder):
+    notes = Notes(folder)
     with gunicorn("housekeeping:application", "-w", "2", "--preload", env=notes.env) as server:
         wait_until(lambda: len(server.children()) == 2 and notes.workers() == server.children())
         killed = min(server.children())
@@ -63,7 +59,9 @@ def test_a_killed_gunicorn_worker_has_a_successor_that_runs_tasks(notes):
         wait_until(lambda: server.children() <= notes.workers())
 
 
-def test_a_gunicorn_worker_that_is_told_to_stop_lets_its_run_end(notes):
+@story
+def a_gunicorn_worker_that_is_told_to_stop_lets_its_run_end(folder):
+    notes = Notes(folder)
     with gunicorn("housekeeping:application", "-w", "1", env=notes.env) as server:
         wait_until(lambda: any(path == "/sessions/slow" for _, _, path in notes.lines()))
 
@@ -74,8 +72,10 @@ def test_a_gunicorn_worker_that_is_told_to_stop_lets_its_run_end(notes):
         assert begun == ended != []
 
 
-def test_four_workers_that_share_a_file_run_each_instant_once_also_when_they_are_killed(notes, tmp_path):
-    store = SqliteRunStore(tmp_path / "runs.db", history=1000)
+@story
+def four_workers_that_share_a_file_run_each_instant_once_also_when_they_are_killed(folder):
+    notes = Notes(folder)
+    store = SqliteRunStore(folder / "runs.db", history=1000)
     env = {**notes.env, "STORE": f"sqlite:{store.path}"}
     with gunicorn("housekeeping:application", "-w", "4", env=env) as server:
         for runs in (5, 10, 15):
@@ -97,12 +97,16 @@ def recorded_last(recorded: list[Run]) -> datetime:
     return max(run.due for run in recorded if run.task == "cleanup")
 
 
-def test_waitress_runs_tasks_without_any_request(notes):
+@story
+def waitress_runs_tasks_without_any_request(folder):
+    notes = Notes(folder)
     with waitress("housekeeping:application", env=notes.env) as server:
         wait_until(lambda: notes.workers() == {server.pid})
 
 
-def test_child_processes_of_a_gunicorn_worker_die_with_it(notes):
+@story
+def child_processes_of_a_gunicorn_worker_die_with_it(folder):
+    notes = Notes(folder)
     env = {**notes.env, "MODE": "processing"}
     with gunicorn("housekeeping:application", "-w", "1", env=env) as server:
         wait_until(notes.workers)
@@ -113,3 +117,14 @@ def test_child_processes_of_a_gunicorn_worker_die_with_it(notes):
         os.kill(worker, signal.SIGKILL)
 
         wait_until(lambda: not any(is_alive(pid) for pid in children))
+
+
+@pytest.fixture(scope="module")
+def told(request, tmp_path_factory):
+    with story.told(request, tmp_path_factory) as told:
+        yield told
+
+
+@pytest.mark.parametrize("name", story)
+def test_under_a_real_server(told, name):
+    told(name)

@@ -10,19 +10,22 @@ from textwrap import dedent
 
 import pytest
 from servers import children_of, gunicorn, holds_for, is_alive, program, wait_until, waitress
+from stories import Stories
 
+from pulse import probes
 from pulse.probes import is_listening
 from pulse.start import LOOK
 
 LONGER = 2.2 * LOOK  # than any process takes that would ring
+story = Stories()
 
 
 class Notes:
     """What the processes under test have noted: `bell_app.note`."""
 
-    def __init__(self, path: Path) -> None:
-        self.env = {"BELL_FILE": str(path)}
-        self._path = path
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "bells"
+        self.env = {"BELL_FILE": str(self._path)}
 
     def read(self, what: str = "") -> list[tuple[int, str, str]]:
         """Who did what, and the words that go with it; all of it, or only *what*."""
@@ -51,33 +54,20 @@ class Notes:
         return {pid for pid in ringing if is_alive(pid)}
 
 
-@pytest.fixture
-def bells(tmp_path):
-    return Notes(tmp_path / "bells")
-
-
-@pytest.fixture
-def script(tmp_path):
+def script(folder: Path, source: str) -> Path:
     """A file that holds a program."""
-
-    def write(source: str) -> Path:
-        path = tmp_path / "script.py"
-        path.write_text(dedent(source))
-        return path
-
-    return write
+    path = folder / "script.py"
+    path.write_text(dedent(source))
+    return path
 
 
 # Servers
 
 
-@pytest.mark.parametrize(
-    "options",
-    [["-w", "2"], ["-w", "2", "--preload"], ["-w", "2", "-k", "gthread", "--threads", "2", "--preload"]],
-    ids=" ".join,
-)
-def test_every_worker_of_gunicorn_rings_and_its_arbiter_never_does(bells, options):
-    with gunicorn("bell_app:application", *options, env=bells.env) as server:
+@story.each(sync=[], preload=["--preload"], gthread=["-k", "gthread", "--threads", "2", "--preload"])
+def every_worker_of_gunicorn_rings_and_its_arbiter_never_does(folder, options):
+    bells = Notes(folder)
+    with gunicorn("bell_app:application", "-w", "2", *options, env=bells.env) as server:
         wait_until(lambda: len(server.children()) == 2)
         wait_until(lambda: bells.ringing() == server.children())
 
@@ -87,7 +77,9 @@ def test_every_worker_of_gunicorn_rings_and_its_arbiter_never_does(bells, option
         assert server.terminate() == 0
 
 
-def test_workers_that_gevent_patches_behind_the_fork_ring(bells):
+@story
+def workers_that_gevent_patches_behind_the_fork_ring(folder):
+    bells = Notes(folder)
     with gunicorn("bell_app:application", "-w", "2", "-k", "gevent", "--preload", env=bells.env) as server:
         wait_until(lambda: len(server.children()) == 2)
 
@@ -97,7 +89,9 @@ def test_workers_that_gevent_patches_behind_the_fork_ring(bells):
         assert "Traceback" not in server.output
 
 
-def test_workers_that_a_preloading_gunicorn_makes_later_ring_too(bells):
+@story
+def workers_that_a_preloading_gunicorn_makes_later_ring_too(folder):
+    bells = Notes(folder)
     with gunicorn("bell_app:application", "-w", "2", "--preload", env=bells.env) as server:
         first = wait_until(lambda: len(bells.ringing()) == 2 and bells.ringing())
 
@@ -111,7 +105,9 @@ def test_workers_that_a_preloading_gunicorn_makes_later_ring_too(bells):
         assert server.pid not in bells.who("rang")
 
 
-def test_a_worker_asked_to_wait_for_a_request_rings_at_its_first(bells):
+@story
+def a_worker_asked_to_wait_for_a_request_rings_at_its_first(folder):
+    bells = Notes(folder)
     with gunicorn("bell_app:application", "-w", "1", env={**bells.env, "PULSE_START": "request"}) as server:
         wait_until(lambda: len(server.children()) == 1)
         assert holds_for(LONGER, lambda: not bells.ringing())
@@ -122,7 +118,9 @@ def test_a_worker_asked_to_wait_for_a_request_rings_at_its_first(bells):
         assert bells.why() == {"a request came"}
 
 
-def test_waitress_rings(bells):
+@story
+def waitress_rings(folder):
+    bells = Notes(folder)
     with waitress("bell_app:application", env=bells.env) as server:
         wait_until(lambda: bells.ringing() == {server.pid})
 
@@ -137,13 +135,17 @@ WSGIREF = """
     """
 
 
-def test_wsgiref_rings(bells, script):
-    with program(script(WSGIREF), env=bells.env) as server:
+@story
+def wsgiref_rings(folder):
+    bells = Notes(folder)
+    with program(script(folder, WSGIREF), env=bells.env) as server:
         wait_until(lambda: bells.ringing() == {server.pid})
 
 
-def test_a_server_on_a_unix_socket_rings(bells, tmp_path):
-    with gunicorn("bell_app:application", bind=f"unix:{tmp_path}/socket", env=bells.env) as server:
+@story
+def a_server_on_a_unix_socket_rings(folder):
+    bells = Notes(folder)
+    with gunicorn("bell_app:application", bind=f"unix:{folder}/socket", env=bells.env) as server:
         wait_until(lambda: bells.ringing() and bells.ringing() == server.children())
 
 
@@ -152,7 +154,7 @@ PRE_FORKING = """
     listener = socket.create_server(("127.0.0.1", 0))
     from bell_app import application
 
-    time.sleep(2)
+    time.sleep(3)
     for _ in range(2):
         if not os.fork():
             time.sleep(60)
@@ -160,8 +162,10 @@ PRE_FORKING = """
     """
 
 
-def test_a_server_that_forks_late_falls_silent_for_its_children(bells, script):
-    with program(script(PRE_FORKING), env=bells.env) as server:
+@story
+def a_server_that_forks_late_falls_silent_for_its_children(folder):
+    bells = Notes(folder)
+    with program(script(folder, PRE_FORKING), env=bells.env) as server:
         wait_until(lambda: bells.ringing() == {server.pid})
 
         wait_until(lambda: len(server.children()) == 2)
@@ -183,8 +187,10 @@ DAEMON = """
     """
 
 
-def test_a_daemon_that_is_made_after_the_construction_rings(bells, script):
-    with program(script(DAEMON), env=bells.env) as server:
+@story
+def a_daemon_that_is_made_after_the_construction_rings(folder):
+    bells = Notes(folder)
+    with program(script(folder, DAEMON), env=bells.env) as server:
         assert server.wait() == 0
 
         (daemon,) = wait_until(bells.ringing)
@@ -196,7 +202,9 @@ def test_a_daemon_that_is_made_after_the_construction_rings(bells, script):
 # What only loads the application
 
 
-def test_a_program_that_loads_the_application_and_does_not_serve_ends_at_once(bells, script):
+@story
+def a_program_that_loads_the_application_and_does_not_serve_ends_at_once(folder):
+    bells = Notes(folder)
     source = "import bell_app, sys, time; time.sleep(float(sys.argv[1]))"
     with program("-c", source, "0", env=bells.env) as quick, program("-c", source, "1.2", env=bells.env) as slow:
         assert quick.wait() == slow.wait() == 0
@@ -233,9 +241,10 @@ HELPERS = """
     """
 
 
-@pytest.mark.parametrize("seconds", [0, 1.5], ids=["before it rings", "while it rings"])
-def test_helpers_are_parked_and_their_parent_goes_on(bells, script, seconds):
-    with program(script(SERVING + HELPERS.format(seconds=seconds)), env=bells.env) as server:
+@story.each(before_it_rings=0, while_it_rings=1.5)
+def helpers_are_parked_and_their_parent_goes_on(folder, seconds):
+    bells = Notes(folder)
+    with program(script(folder, SERVING + HELPERS.format(seconds=seconds)), env=bells.env) as server:
         wait_until(lambda: len(server.children()) == 3)
         wait_until(lambda: bells.ringing() == {server.pid})
 
@@ -254,8 +263,10 @@ REQUEST = """
     """
 
 
-def test_a_process_forked_during_a_request_is_parked(bells, script):
-    with program(script(SERVING + REQUEST), env=bells.env) as server:
+@story
+def a_process_forked_during_a_request_is_parked(folder):
+    bells = Notes(folder)
+    with program(script(folder, SERVING + REQUEST), env=bells.env) as server:
         assert wait_until(bells.states) == ["parked"]
 
         assert holds_for(LONGER, lambda: bells.ringing() == {server.pid})
@@ -277,8 +288,10 @@ FORKING_SERVER = """
     """
 
 
-def test_a_server_that_forks_for_each_request_goes_on(bells, script):
-    with program(script(FORKING_SERVER), env=bells.env) as server:
+@story
+def a_server_that_forks_for_each_request_goes_on(folder):
+    bells = Notes(folder)
+    with program(script(folder, FORKING_SERVER), env=bells.env) as server:
         wait_until(lambda: bells.ringing() == {server.pid})
 
         assert [server.get()[0] for _ in range(3)] == [200] * 3
@@ -286,6 +299,19 @@ def test_a_server_that_forks_for_each_request_goes_on(bells, script):
         assert holds_for(LONGER, lambda: bells.ringing() == {server.pid})
         assert bells.who("rang") == [server.pid]
 
+
+@pytest.fixture(scope="module")
+def told(request, tmp_path_factory):
+    with story.told(request, tmp_path_factory) as told:
+        yield told
+
+
+@pytest.mark.parametrize("name", story)
+def test_in_real_processes(told, name):
+    told(name)
+
+
+# A fork that has to come at its moment: alone, when the others are over
 
 FORK_IN_C = """
     import ctypes, os, time
@@ -299,8 +325,9 @@ FORK_IN_C = """
     """
 
 
-def test_a_fork_that_nobody_told_of_is_noticed_by_the_first_request(bells, script):
-    with program(script(FORK_IN_C), env=bells.env) as server:
+def test_a_fork_that_nobody_told_of_is_noticed_by_the_first_request(tmp_path):
+    bells = Notes(tmp_path)
+    with program(script(tmp_path, FORK_IN_C), env=bells.env) as server:
         (child,) = wait_until(bells.ringing)
 
         assert child in children_of(server.pid)
@@ -319,8 +346,12 @@ def listener(family: int, address: object) -> socket.socket:
 
 
 @pytest.fixture
-def quiet():
-    """Nothing else listens in the process that runs the tests."""
+def quiet(monkeypatch):
+    """Nothing else listens: what does in the process that runs the tests, as pytest itself may, does not count."""
+    look = probes._is_listener
+    open_files = [int(file.name) for file in Path("/proc/self/fd").iterdir()]
+    before = set(filter(look, open_files))
+    monkeypatch.setattr(probes, "_is_listener", lambda number: number not in before and look(number))
     assert is_listening() is False
 
 

@@ -1,6 +1,7 @@
 """The window in a real browser, in front of a real middleware on waitress with a SQLite store."""
 
 import os
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -17,6 +18,8 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-extensions", "--disable-sync", "--no-first-run", "--mute-audio",
 ]  # fmt: skip
 PATIENCE = 30_000  # milliseconds; the machine may have other work
+# A page asks every three seconds whether there is something new; such a one ten times as often.
+HASTY = "const every = window.setInterval; window.setInterval = (turn, pause) => every(turn, pause / 10)"
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +60,37 @@ def address(middleware):
         yield f"{address}/_pulse/"
 
 
-@pytest.fixture
-def page(chromium, address):
-    """A page of a browser that is logged in; it must not have had anything to complain of."""
-    context = chromium.new_context()
+@contextmanager
+def opened(context):
+    """A new page; it must not have anything to complain of."""
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-    log_in(page, address)
-    page.locator("table.tasks").wait_for()
     yield page
     context.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="module")
+def cookies(chromium, address):
+    """Those of a browser that is logged in."""
+    context = chromium.new_context()
+    with opened(context) as page:
+        log_in(page, address)
+        page.locator("table.tasks").wait_for()
+        return context.storage_state()
+
+
+@pytest.fixture
+def page(chromium, address, cookies):
+    """A page of a browser that is logged in."""
+    with opened(chromium.new_context(storage_state=cookies)) as page:
+        page.goto(address)
+        page.locator("table.tasks").wait_for()
+        yield page
 
 
 @pytest.fixture
@@ -93,6 +112,12 @@ def log_in(page, address, token=TOKEN):
     page.get_by_role("button", name="Log in").click()
 
 
+def hurry(page):
+    """Load the page anew, for what waits for it to ask for news twice."""
+    page.add_init_script(HASTY)
+    page.reload()
+
+
 def is_said(page, words):
     """Wait for the page that follows a press: what comes next must not cut it off."""
     page.get_by_role("status").get_by_text(words).wait_for()
@@ -103,6 +128,7 @@ def row(page, task):
 
 
 def test_run_now_is_seen_to_run_without_loading_the_page_again(page, middleware):
+    hurry(page)
     page.get_by_role("button", name="Run slow now").click()
 
     row(page, "slow").get_by_text("running", exact=True).wait_for()
@@ -184,6 +210,7 @@ def test_a_history_is_cleared_by_somebody_who_is_sure(page, middleware):
 
 
 def test_a_menu_that_somebody_has_open_is_left_alone(page, middleware):
+    hurry(page)
     feed = row(page, "feed")
     feed.get_by_label("Pause feed").click()
     feed.get_by_label("Why").fill("half a sen")
@@ -199,7 +226,7 @@ def test_a_menu_that_somebody_has_open_is_left_alone(page, middleware):
 
 def test_nothing_new_is_answered_with_304(page):
     with page.expect_response(lambda answer: "part=live" in answer.url and answer.status == 304):
-        page.goto(page.url)
+        hurry(page)
 
 
 def test_every_page_can_be_used_by_keyboard_and_has_its_names(page):

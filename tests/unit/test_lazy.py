@@ -51,15 +51,26 @@ def test_setup_is_called_at_the_first_call_and_only_then(lazy):
     assert (Lazy.setups, Lazy.seen) == (1, {"REQUEST_METHOD": "GET"})
 
 
+class Crowded:
+    """A lock that nobody gets before *callers* of them want it."""
+
+    def __init__(self, callers):
+        self._all_here = threading.Barrier(callers, timeout=60)
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self._all_here.wait()
+        self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+
 def test_setup_is_called_once_when_many_threads_call_first(lazy):
-    ready = threading.Barrier(8)
+    lazy._lock = Crowded(8)  # so all of them have found that nothing is set up
     answers = []
+    threads = [threading.Thread(target=lambda: answers.append(call(lazy))) for _ in range(8)]
 
-    def caller():
-        ready.wait()
-        answers.append(call(lazy))
-
-    threads = [threading.Thread(target=caller) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -219,9 +219,14 @@ ODD_DAYS = [
 def jumps(zone: str, year: int) -> list[datetime]:
     """When the clock of *zone* jumps in *year* and the next, to the half hour."""
     clock = ZoneInfo(zone)
-    times = [utc(year, 1, 1) + count * 30 * MINUTE for count in range(2 * 365 * 48)]
-    offsets = [time.astimezone(clock).utcoffset() for time in times]
-    return [time for time, (old, new) in zip(times[1:], pairwise(offsets), strict=True) if old != new]
+    days = [utc(year, 1, 1) + count * 24 * HOUR for count in range(2 * 365 + 1)]
+    return [
+        time
+        for day, following in pairwise(days)
+        if day.astimezone(clock).utcoffset() != following.astimezone(clock).utcoffset()
+        for time in [day + count * 30 * MINUTE for count in range(1, 49)]
+        if time.astimezone(clock).utcoffset() != (time - 30 * MINUTE).astimezone(clock).utcoffset()
+    ]
 
 
 MOMENTS = [
