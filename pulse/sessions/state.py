@@ -1,5 +1,6 @@
 """Sessions of any `pulse.state` store, memory or Redis: who it is, and what an application keeps about them."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -71,6 +72,10 @@ class StateSessionStore(SessionStore):
     async def replace(self, sid: str, session: Session) -> bool:
         """See `SessionStore.replace`; in one step."""
         return await self.store.keep_data(sid, session, self._ttl)
+
+    async def change(self, sid: str, change: Callable[[Session], Session]) -> bool:
+        """See `SessionStore.change`; in one step."""
+        return await self.store.change_data(sid, change, self._ttl)
 
     async def rename(self, old: str, new: str, session: Session) -> None:
         """See `SessionStore.rename`; who it is goes along."""

@@ -7,9 +7,11 @@ from typing import Final
 
 from pulse.sessions.base import Session, new_key
 from pulse.sessions.keeper import Found, Keeper, immediate
-from pulse.sessions.snapshot import copied, is_same_session
+from pulse.sessions.snapshot import changes_of, copied, is_same_session
 
 TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith
+
+_UNKNOWN: Final[Session] = {"": object()}  # equals nothing
 
 log = logging.getLogger(__name__)
 
@@ -139,13 +141,18 @@ class Visit:
         return await self._keep() if is_due or is_ageing else None
 
     async def _keep(self) -> str | None:
-        value = await self._keeper.keep(self._found.sid, self._found.data)
+        value = await self._keeper.keep(self._found.sid, self._found.data, self._change)
         if value is None:
             # The client keeps its cookie, which is worth nothing: if the session has ended by a renewal, to
             # make it forget the cookie would take away the new one, which it may have got meanwhile.
             self._is_kept = False
             return None
         return None if self._keeper.is_on_server else value  # a key is there already
+
+    def _change(self, kept: Session) -> Session:
+        if self._before is _UNKNOWN:
+            return self._found.data
+        return changes_of(self._before, self._found.data).merged_into(kept)
 
     def _refuse_late(self, *, is_to_move: bool) -> None:
         # Of a session that was to be renewed nothing more is kept: what a login adds must not be found under
@@ -179,4 +186,4 @@ class Visit:
             return copied(self._found.data)
         # A store in memory may hold what cannot be copied, and says so in its own way: then any use is a change.
         except Exception:  # noqa: BLE001 - see above
-            return {"": object()}
+            return _UNKNOWN

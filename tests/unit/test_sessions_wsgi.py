@@ -1,6 +1,7 @@
 import asyncio
 import io
 import re
+import threading
 import wsgiref.util
 from datetime import UTC, datetime, timedelta
 from wsgiref.validate import validator
@@ -300,9 +301,9 @@ class Counting(InMemorySessionStore):
         self.calls.append("get")
         return await super().get(sid)
 
-    async def replace(self, sid, session):
-        self.calls.append("replace")
-        return await super().replace(sid, session)
+    async def change(self, sid, change):
+        self.calls.append("change")
+        return await super().change(sid, change)
 
 
 def test_a_session_that_was_only_read_is_not_saved_and_one_that_was_not_used_not_even_read():
@@ -316,7 +317,7 @@ def test_a_session_that_was_only_read_is_not_saved_and_one_that_was_not_used_not
     browser.get("/read")
     assert store.calls == ["get"]
     browser.get("/count")
-    assert store.calls == ["get", "get", "replace"]
+    assert store.calls == ["get", "get", "change"]
 
 
 def test_a_session_that_ended_meanwhile_is_not_brought_back():
@@ -440,6 +441,37 @@ def test_what_is_changed_too_late_for_a_cookie_is_said(caplog):
     list(SessionFilter(iterating, CookieSessionStore(SECRET))({"wsgi.url_scheme": "http"}, lambda *head: None))
 
     assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
+
+
+def test_of_a_session_that_cannot_be_compared_all_is_kept():
+    class Odd(SessionStore):
+        """One in memory, that copies nothing."""
+
+        def __init__(self):
+            self.kept = {"sid": {"lock": threading.Lock(), "a": 1}}
+
+        async def get(self, sid):
+            return dict(self.kept[sid])
+
+        async def create(self, sid):
+            return self.kept.setdefault(sid, {})
+
+        async def save(self, sid, session):
+            self.kept[sid] = dict(session)
+
+        async def delete(self, sid):
+            del self.kept[sid]
+
+    def app(environ, start_response):
+        del environ["pulse.session"]["a"]
+        environ["pulse.session"]["b"] = 2
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    store = Odd()
+    webtest.TestApp(SessionFilter(app, store)).get("/", headers={"Cookie": "pulse-session=sid"})
+
+    assert store.kept["sid"].keys() == {"lock", "b"}
 
 
 @pytest.mark.parametrize("change", [lambda session: None, lambda session: session.update(user="ann")])
