@@ -502,6 +502,27 @@ async def test_a_session_with_a_user_ends_when_its_maker_has_said():
     assert await store.get("sid") is None
 
 
+def states(*, ttl, clock):
+    return StateSessionStore(MemorySessionStore(clock=clock), ttl=ttl, clock=clock)
+
+
+@pytest.mark.parametrize("used", [1, 20, 45, 60, 99])
+@pytest.mark.parametrize("make", [InMemorySessionStore, states])
+@asynchronous
+async def test_a_session_rests_for_its_time_whenever_it_was_used_last(make, used):
+    clock = ManualClock()
+    store = make(ttl=100, clock=clock)
+    await store.save("sid", {"a": 1})
+
+    clock.advance(used)
+    await store.get("sid")
+    clock.advance(89)
+    assert await store.get("sid") == {"a": 1}
+    clock.advance(100)
+
+    assert await store.get("sid") is None
+
+
 @asynchronous
 async def test_reading_does_not_prolong_a_session_with_a_user():
     clock = ManualClock()
