@@ -140,7 +140,7 @@ def test_a_whole_config_stands_alone(site, more):
 
 
 def test_tasks_of_a_whole_config_are_below_its_context_and_guarded(site):
-    config = Config(guard=True, store="memory:", tasks={"a": Task(name="a", action="a")})
+    config = Config(guard=True, start="manual", store="memory:", tasks={"a": Task(name="a", action="a")})
 
     middleware = PulseMiddleware(site, config)
 
