@@ -169,6 +169,8 @@ class _Entry:
     below: "_Entry | None"
 
 
+_Place = tuple[PulseContext | None, _Entry | None]  # what is active, and what was entered and not left yet
+
 PULSE_CONTEXT: Final[ContextVar[PulseContext | None]] = ContextVar("PULSE_CONTEXT", default=None)
 # For what every request and run does: looking up a method of a `ContextVar` costs as much as calling it.
 active, activate, restore = PULSE_CONTEXT.get, PULSE_CONTEXT.set, PULSE_CONTEXT.reset
@@ -279,7 +281,7 @@ def _held(body: Any, environ: Environ) -> Any:
     if hasattr(body, "__await__"):
         return _awaited(PulseContext.get(), body, environ)
     if not hasattr(body, "__iter__"):
-        return _AsyncSteps(PulseContext.get(), body) if hasattr(body, "__aiter__") else body
+        return _AsyncSteps(active(), body) if hasattr(body, "__aiter__") else body
     if hasattr(body, "__aiter__"):
         return _EitherSteps(body)
     return _SizedSteps(body) if hasattr(body, "__len__") else _Steps(body)
@@ -290,9 +292,25 @@ async def _awaited(context: PulseContext, answer: Awaitable[Any], environ: Envir
         return _held(await answer, environ)
 
 
-async def _awaited_chunk(context: PulseContext, chunk: Awaitable[T]) -> T:
-    with context:
+def _has_code(chunk: object) -> bool:
+    """Whether *chunk* is to be awaited and something is run by that; a future's own code is run elsewhere."""
+    return hasattr(chunk, "__await__") and not isinstance(chunk, asyncio.Future)
+
+
+async def _awaited_chunk(context: PulseContext | None, chunk: Awaitable[T]) -> T:
+    outside = _move_to((context, None))
+    try:
         return await chunk
+    finally:
+        _move_to(outside)
+
+
+def _move_to(place: "_Place") -> "_Place":
+    """Make *place* that where the code is which runs now; where it was before."""
+    before = active(), _entered.get()
+    activate(place[0])
+    _entered.set(place[1])
+    return before
 
 
 class _Steps:
@@ -317,9 +335,9 @@ class _Steps:
         if self._chunks is None:
             self._chunks = self._context.run(iter, self._body).__next__
         chunk = self._context.run(self._chunks)
-        if type(chunk) is bytes or not asyncio.iscoroutine(chunk):
+        if type(chunk) is bytes or not _has_code(chunk):
             return chunk
-        return _awaited_chunk(self._context.run(PulseContext.get), chunk)
+        return _awaited_chunk(self._context.run(active), chunk)
 
     def close(self) -> None:
         """Close the body; once, however often this is called."""
@@ -343,16 +361,20 @@ class _EitherSteps(_Steps):
     __slots__ = ()
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return _AsyncSteps(self._context.run(PulseContext.get), self._body)
+        return _AsyncSteps(self._context.run(active), self._body)
 
 
 class _AsyncSteps:
-    """An asynchronous body, each step of which is made in the context."""
+    """An asynchronous body, each step of which begins where the one before has ended.
 
-    __slots__ = ("_body", "_chunks", "_context")
+    Not each in the context anew: what a step enters would not be active in the next one,
+    though it is still inside of its `with`.
+    """
 
-    def __init__(self, context: PulseContext, body: Any) -> None:
-        self._context = context
+    __slots__ = ("_body", "_chunks", "_inside")
+
+    def __init__(self, context: PulseContext | None, body: Any) -> None:
+        self._inside: _Place = context, None
         self._body: Any = body
         self._chunks: AsyncIterator[Any] | None = None
 
@@ -360,17 +382,26 @@ class _AsyncSteps:
         return self
 
     async def __anext__(self) -> Any:
-        with self._context:
+        outside = _move_to(self._inside)
+        try:
             if self._chunks is None:
                 self._chunks = aiter(self._body)
-            return await anext(self._chunks)
+            chunk = await anext(self._chunks)
+            if type(chunk) is bytes or not _has_code(chunk):
+                return chunk
+            return _awaited_chunk(active(), chunk)
+        finally:
+            self._inside = _move_to(outside)
 
     async def aclose(self) -> None:
         """Close the body; once, however often this is called."""
         body, self._body = self._body, None
         close = getattr(body, "aclose", None) or getattr(body, "close", None)
         if close is not None:
-            with self._context:
+            outside = _move_to(self._inside)
+            try:
                 ended = close()
                 if hasattr(ended, "__await__"):
                     await ended
+            finally:
+                _move_to(outside)

@@ -38,11 +38,8 @@ def is_listening() -> bool | None:
 
 
 def is_reloader_parent() -> bool:
-    """Whether this is the process of Werkzeug that listens, but only restarts the one that serves.
-
-    Werkzeug imports that module when it is about to reload, and only then.
-    """
-    return "werkzeug._reloader" in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
+    """Whether this process listens, but only restarts the one that serves: of Werkzeug, or of hypercorn."""
+    return _is_of_werkzeug() or _is_of_hypercorn()
 
 
 def find_uwsgi() -> Any:
@@ -73,6 +70,27 @@ def forks_a_helper() -> bool:
     while frame is not None and _top(frame.f_globals) in PATCHES:
         frame = frame.f_back
     return frame is not None and _top(frame.f_globals) in HELPERS
+
+
+def _is_of_werkzeug() -> bool:
+    # It imports that module when it is about to reload, and only then.
+    return "werkzeug._reloader" in sys.modules and os.environ.get("WERKZEUG_RUN_MAIN") != "true"
+
+
+def _is_of_hypercorn() -> bool:
+    """Whether the main thread is in the part of hypercorn that makes those who serve, and does not serve itself.
+
+    With `--reload` that loads the application too, to know which files to watch.
+    """
+    if "hypercorn.run" not in sys.modules:
+        return False
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - there is no other way
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith("hypercorn.") and module.endswith(".run"):
+            return module == "hypercorn.run"  # that of asyncio and of trio, further in, serves
+        frame = frame.f_back
+    return False
 
 
 def _top(names: dict[str, Any]) -> str:

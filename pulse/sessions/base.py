@@ -2,6 +2,7 @@
 
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -62,9 +63,18 @@ class SessionStore(ABC):
 
         Without this, a slow request would bring a session back that a logout has just ended.
         """
-        if await self.get(sid) is None:
+        return await self.change(sid, lambda _kept: session)
+
+    async def change(self, sid: str, change: Callable[[Session], Session]) -> bool:
+        """Keep what *change* makes of the data of *sid*, unless that has ended meanwhile; whether it was kept.
+
+        So requests of one session that overlap lose nothing of each other. The stores here do
+        it in one step, for which *change* may be called several times; this default does it in two.
+        """
+        kept = await self.get(sid)
+        if kept is None:
             return False
-        await self.save(sid, session)
+        await self.save(sid, change(kept))
         return True
 
     async def rename(self, old: str, new: str, session: Session) -> None:

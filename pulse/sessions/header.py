@@ -11,7 +11,10 @@ from typing import Any, Final
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265, section 4.1.1
 _VALUE: Final = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+")
 _ATTRIBUTE: Final = re.compile(r"[\x20-\x3a\x3c-\x7e]*")  # no semicolon, no control character
+_BLANK: Final = " \t"
 _SAME_SITE: Final = {"lax": "Lax", "strict": "Strict", "none": "None"}
+
+_HOST: Final = "__host-"
 
 GONE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 
@@ -26,11 +29,30 @@ def cookie_values(header: str, name: str) -> Iterator[str]:
         return
     for pair in header.split(";"):
         key, _, value = pair.partition("=")
-        text = value.strip()
+        # Blanks and tabs alone (RFC 6265, 5.2): what else is a space to Python makes another name to a browser,
+        # which lets any host below the same domain set that cookie, also where this name has a prefix.
+        text = value.strip(_BLANK)
         if len(text) >= 2 and text[0] == text[-1] == '"':
             text = text[1:-1]
-        if key.strip() == name and _VALUE.fullmatch(text):
+        if key.strip(_BLANK) == name and _VALUE.fullmatch(text):
             yield text
+
+
+def prefix_faults(
+    name: str, *, is_secure: bool | None, domain: str | None, path: str | None
+) -> Iterator[tuple[str, str]]:
+    """What a browser has against a cookie by the prefix of its *name*: attribute by attribute, what it wants."""
+    if is_prefixed(name) and is_secure is False:
+        yield "secure", "true"
+    if name.lower().startswith(_HOST) and domain is not None:
+        yield "domain", "none"
+    if name.lower().startswith(_HOST) and path != "/":
+        yield "path", "/"
+
+
+def is_prefixed(name: str) -> bool:
+    """Whether browsers take a cookie of this *name* only if it is `Secure`."""
+    return name.lower().startswith((_HOST, "__secure-"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +63,7 @@ class CookieForm:
         name: A token of RFC 6265.
         path: Below which it is sent.
         domain: For which it is sent, with all below it; None for this very host.
-        secure: Whether only over https; None for "as the request came".
+        secure: Whether only over https; None for "as the request came", and for a name that wants it always.
         http_only: Whether scripts in the page cannot read it.
         same_site: `lax`, `strict`, `none` (which wants `secure`) or None.
         max_age: How long a browser keeps it; None until the browser is closed.
@@ -64,6 +86,8 @@ class CookieForm:
             value = getattr(self, attribute)
             object.__setattr__(self, attribute, value.decode("latin-1") if isinstance(value, bytes) else value)
         self._refuse_faults()
+        if self.secure is None and is_prefixed(self.name):
+            object.__setattr__(self, "secure", True)  # behind a proxy that does not tell of https, too
         # All but the value is the same each time.
         object.__setattr__(self, "_plain", self._attributes(is_secure=False))
         object.__setattr__(self, "_secure", self._attributes(is_secure=True))
@@ -91,6 +115,9 @@ class CookieForm:
                 raise ValueError(f"{attribute} = {value!r}: want ASCII text without semicolons")
         if self.domain is not None and (":" in self.domain or not self.domain):
             raise ValueError(f"domain = {self.domain!r}: want a host without a port; None for the host of the request")
+        for attribute, wanted in prefix_faults(self.name, is_secure=self.secure, domain=self.domain, path=self.path):
+            shown = f"{attribute} = {getattr(self, attribute)!r}"
+            raise ValueError(f"{shown}: want {wanted} with cookie_name = {self.name!r}, or browsers drop the cookie")
         if self.same_site is not None and str(self.same_site).lower() not in _SAME_SITE:
             raise ValueError(f"same_site = {self.same_site!r}: want lax, strict, none, or None to leave it out")
         if str(self.same_site).lower() == "none" and self.same_site is not None and not self.secure:

@@ -8,6 +8,7 @@ one that somebody else has chosen (session fixation).
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -19,6 +20,8 @@ from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.state import StateSessionStore
 from pulse.sessions.storage import AnySessionStorage, SessionStorage, StoreSessionStorage, is_storage
 from pulse.state.types import UserSession
+
+Change = Callable[[Session], Session]
 
 LONGEST_KEY: Final = 256  # characters of a key that a client may send; those made here have 43
 
@@ -75,8 +78,14 @@ class Keeper(ABC):
         """Keep a session that is new; the value of its cookie."""
 
     @abstractmethod
-    async def keep(self, sid: str, data: Session) -> str | None:
-        """Keep a session that was found; the value of its cookie, None if it has ended meanwhile."""
+    async def keep(self, sid: str, data: Session, change: Change) -> str | None:
+        """Keep a session that was found; the value of its cookie, None if it has ended meanwhile.
+
+        Args:
+            sid: Its id.
+            data: What it is to hold.
+            change: What makes that of what it held, and the same change in what it holds meanwhile.
+        """
 
     @abstractmethod
     async def move(self, old: str, new: str, data: Session) -> str:
@@ -123,9 +132,9 @@ class StoreKeeper(Keeper):
         await self._store.save(sid, {**initial, **data} if initial else data)
         return sid
 
-    async def keep(self, sid: str, data: Session) -> str | None:
+    async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
         """See `Keeper.keep`."""
-        return sid if await self._store.replace(sid, data) else None
+        return sid if await self._store.change(sid, change) else None
 
     async def move(self, old: str, new: str, data: Session) -> str:
         """See `Keeper.move`."""
@@ -161,7 +170,7 @@ class StorageKeeper(Keeper):
         await self._storage.save(sid, data)
         return sid
 
-    async def keep(self, sid: str, data: Session) -> str | None:
+    async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
         """See `Keeper.keep`."""
         return sid if await self._storage.replace(sid, data) else None
 
@@ -201,8 +210,8 @@ class CookieKeeper(Keeper):
         """See `Keeper.add`."""
         return self._store.encode(sid, data)
 
-    async def keep(self, sid: str, data: Session) -> str | None:
-        """See `Keeper.keep`."""
+    async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
+        """See `Keeper.keep`; the last of two cookies is the one that the client has."""
         return self._store.encode(sid, data)
 
     async def move(self, old: str, new: str, data: Session) -> str:  # noqa: ARG002

@@ -112,6 +112,10 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         else:
             self._visit = visit
 
+    def clear(self) -> None:
+        """End it: for logouts."""
+        self.visit().clear()
+
     def __getitem__(self, key: str) -> Any:
         return self._data()[key]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from pulse.clock import Clock, SystemClock
 from pulse.sessions.base import Session, SessionStore, seconds_of
-from pulse.sessions.snapshot import Loaded, copied, copied_as_far
+from pulse.sessions.snapshot import Loaded, change_of, copied
 from pulse.sessions.storage import SessionStorage
 from pulse.state.lock import ProcessLock
 from pulse.state.shelf import LIMIT, Shelf
@@ -152,6 +152,10 @@ class InMemorySessionStore(SessionStore):
         """See `SessionStore.replace`; in one step."""
         return self._drawer.put(sid, copied(session), only_known=True)
 
+    async def change(self, sid: str, change: Callable[[Session], Session]) -> bool:
+        """See `SessionStore.change`; in one step. What becomes empty is forgotten."""
+        return self._drawer.change(sid, lambda kept: copied(change(kept or {})), only_known=True)
+
     async def sweep(self) -> int:
         """See `SessionStore.sweep`."""
         return self._drawer.sweep()
@@ -186,28 +190,20 @@ class MemorySessionStorage(SessionStorage):
     async def save(self, key: str, session: Session) -> None:
         """See `SessionStorage.save`; what was not loaded as *key* takes the place of what is kept."""
         if session:
-            self._drawer.change(key, _change_of(key, session))
+            self._drawer.change(key, change_of(key, session))
         else:
             self._drawer.drop(key)
 
     async def replace(self, key: str, session: Session) -> bool:
         """See `SessionStorage.replace`; in one step."""
-        return self._drawer.change(key, _change_of(key, session), only_known=True)
+        return self._drawer.change(key, change_of(key, session), only_known=True)
 
     async def rename(self, old: str, new: str, session: Session) -> None:
         """See `SessionStorage.rename`; in one step."""
-        self._drawer.move(old, new, _change_of(old, session))
+        self._drawer.move(old, new, change_of(old, session))
         if isinstance(session, Loaded):
             session.key = new
 
     async def sweep(self) -> int:
         """See `SessionStorage.sweep`."""
         return self._drawer.sweep()
-
-
-def _change_of(key: str, session: Session) -> Callable[[Session | None], Session]:
-    """What makes of what is kept as *key* what is to be kept, which nobody can change later on."""
-    if isinstance(session, Loaded) and session.key == key:
-        return session.changes().merged_into
-    own = copied_as_far(session)
-    return lambda _kept: own

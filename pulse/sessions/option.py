@@ -12,6 +12,7 @@ from pulse.address import require_redis
 from pulse.errors import ConfigError, Fault
 from pulse.inifile import IniFile
 from pulse.option import option, options_of, read_options, shown
+from pulse.sessions.header import prefix_faults
 
 _ADDRESS: Final = re.compile(r"memory:|cookie:|(rediss?|unix)://[^\s\x00-\x1f]+")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")  # a token of RFC 9110
@@ -167,8 +168,22 @@ class SessionOptions:
                     "none", "want cookie_secure = true with it, or browsers drop the cookie"
                 )
             )
+        if not faults:
+            faults += self._prefix_faults()
         if faults:
             raise ConfigError(faults)
+
+    def _prefix_faults(self) -> list[Fault]:
+        named = options_of(SessionOptions)
+        is_secure = None if self.cookie_secure == "auto" else self.cookie_secure
+        wants = prefix_faults(self.cookie_name, is_secure=is_secure, domain=self.cookie_domain, path=self.cookie_path)
+        return [
+            named[f"cookie_{attribute}"].fault(
+                getattr(self, f"cookie_{attribute}"),
+                f"want {wanted} with cookie_name = {self.cookie_name}, or browsers drop the cookie",
+            )
+            for attribute, wanted in wants
+        ]
 
 
 def read_session_options(

@@ -1,5 +1,6 @@
 """What changed in session data: copies from before, and a comparison that is strict about types."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Final, NamedTuple
 
@@ -97,6 +98,20 @@ class Changes(NamedTuple):
             return now
         left = {name: value for name, value in kept.items() if name in now or name not in before}
         return left | {name: value for name, value in now.items() if name not in before or value is not before[name]}
+
+
+def changes_of(before: dict[str, Any], now: dict[str, Any]) -> Changes:
+    """What makes *now* of *before*."""
+    unchanged = {name: before[name] for name, value in now.items() if name in before and is_same(before[name], value)}
+    return Changes(before, now | unchanged)
+
+
+def change_of(key: str, session: dict[str, Any]) -> Callable[[dict[str, Any] | None], dict[str, Any]]:
+    """What makes of what is kept as *key* what is to be kept, which nobody can change later on."""
+    if isinstance(session, Loaded) and session.key == key:
+        return session.changes().merged_into
+    own = copied_as_far(session)
+    return lambda _kept: own
 
 
 def _copy(value: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from typing import Protocol, TypeGuard
 
 from pulse.sessions.base import Session, SessionStore
+from pulse.sessions.snapshot import Loaded, change_of
 
 
 class SessionStorage(ABC):
@@ -50,19 +51,19 @@ class StoreSessionStorage(SessionStorage):
 
     async def load(self, key: str) -> Session:
         """See `SessionStorage.load`."""
-        return await self.store.get(key) or {}
+        return Loaded(key, await self.store.get(key) or {})
 
     async def save(self, key: str, session: Session) -> None:
-        """See `SessionStorage.save`."""
+        """See `SessionStorage.save`; of what was loaded as *key*, what was changed since then."""
         if not session:
             await self.store.delete(key)
-        elif not await self.store.replace(key, session):
+        elif not await self.replace(key, session):
             await self.store.create(key)
             await self.store.save(key, session)
 
     async def replace(self, key: str, session: Session) -> bool:
         """See `SessionStorage.replace`."""
-        return await self.store.replace(key, session)
+        return await self.store.change(key, change_of(key, session))
 
     async def rename(self, old: str, new: str, session: Session) -> None:
         """See `SessionStorage.rename`."""

@@ -7,9 +7,11 @@ from typing import Final
 
 from pulse.sessions.base import Session, new_key
 from pulse.sessions.keeper import Found, Keeper, immediate
-from pulse.sessions.snapshot import copied, is_same_session
+from pulse.sessions.snapshot import changes_of, copied, is_same_session
 
 TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith
+
+_UNKNOWN: Final[Session] = {"": object()}  # equals nothing
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class Visit:
         "_before",
         "_found",
         "_is_abandoned",
+        "_is_cleared",
         "_is_kept",
         "_is_open",
         "_is_renewed",
@@ -43,6 +46,7 @@ class Visit:
         self._is_kept = False
         self._is_renewed = False
         self._is_abandoned = False
+        self._is_cleared = False
         self.is_used = False
 
     @property
@@ -83,6 +87,11 @@ class Visit:
         self.is_used = True
         self._is_renewed = True
 
+    def clear(self) -> None:
+        """Empty the session, which ends it; also one that held nothing, but whose user is known."""
+        self.data.clear()
+        self._is_cleared = True
+
     def abandon(self) -> None:
         """Keep nothing of what was changed: the request has failed."""
         self._is_abandoned = True
@@ -101,14 +110,13 @@ class Visit:
         """
         if not self.is_used or self._is_abandoned:
             return None
-        is_changed = not is_same_session(self._before, self._found.data)
-        if is_late and not is_changed:
+        is_ended = self._is_cleared and self._is_kept
+        is_changed = is_ended or not is_same_session(self._before, self._found.data)
+        is_to_move = self._is_renewed and self._is_kept
+        if is_late and not (is_changed or is_to_move):
             return None
-        if is_late and (not self._is_kept or not self._keeper.is_on_server):
-            log.warning(
-                "a session was changed after the headers of its response were sent, and is not kept",
-                extra={"pulse_event": "session_too_late"},
-            )
+        if is_late and (is_to_move or not self._is_kept or not self._keeper.is_on_server):
+            self._refuse_late(is_to_move=is_to_move)
             return None
         value = await self._settle(is_due=is_changed or not self._keeper.compares)
         if is_changed:
@@ -117,9 +125,11 @@ class Visit:
 
     async def _settle(self, *, is_due: bool) -> str | None:
         sid, data, is_ageing = self._found
-        if not data:
-            return await self._end() if self._is_kept and self._before else None
+        if not data and self._is_kept and (self._before or self._is_cleared):
+            return await self._end()
         if not self._is_kept:
+            if not data:
+                return None
             value = await self._keeper.add(sid, data)
             self._is_kept, self._is_renewed = True, False
             return value
@@ -131,11 +141,28 @@ class Visit:
         return await self._keep() if is_due or is_ageing else None
 
     async def _keep(self) -> str | None:
-        value = await self._keeper.keep(self._found.sid, self._found.data)
+        value = await self._keeper.keep(self._found.sid, self._found.data, self._change)
         if value is None:
+            # The client keeps its cookie, which is worth nothing: if the session has ended by a renewal, to
+            # make it forget the cookie would take away the new one, which it may have got meanwhile.
             self._is_kept = False
-            return ""
+            return None
         return None if self._keeper.is_on_server else value  # a key is there already
+
+    def _change(self, kept: Session) -> Session:
+        if self._before is _UNKNOWN:
+            return self._found.data
+        return changes_of(self._before, self._found.data).merged_into(kept)
+
+    def _refuse_late(self, *, is_to_move: bool) -> None:
+        # Of a session that was to be renewed nothing more is kept: what a login adds must not be found under
+        # the old id, nor all of it under a new one that nobody is told.
+        self._is_abandoned = self._is_abandoned or is_to_move
+        log.warning(
+            "a session was %s after the headers of its response were sent, and is not kept",
+            "renewed" if is_to_move else "changed",
+            extra={"pulse_event": "session_too_late"},
+        )
 
     async def _end(self) -> str:
         await self._keeper.end(self._found.sid)
@@ -159,4 +186,4 @@ class Visit:
             return copied(self._found.data)
         # A store in memory may hold what cannot be copied, and says so in its own way: then any use is a change.
         except Exception:  # noqa: BLE001 - see above
-            return {"": object()}
+            return _UNKNOWN

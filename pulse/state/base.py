@@ -7,7 +7,7 @@ forked child. What is stored and what is returned are copies. Values must be suc
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final
 
 from pulse.clock import SystemClock
@@ -264,6 +264,26 @@ class SessionStore(Sweepable, ABC):
         seconds: Any = ttl
         await self.create_session(session_id, session.user_id, session.roles, seconds, metadata)
         return True
+
+    async def change_data(
+        self, session_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], ttl: float | None = None
+    ) -> bool:
+        """Keep what *change* makes of what is kept; else as `keep_data`.
+
+        The stores here do it in one step: of two changes at once neither is lost. This default,
+        for others, does it in two.
+
+        Args:
+            session_id: The session.
+            change: Called with the data, which it must not change; perhaps several times.
+            ttl: As of `keep_data`.
+
+        Raises:
+            TypeError: the data hold something that cannot be kept.
+            ValueError: *ttl* is not more than 0.
+        """
+        session = await self.get_session(session_id)
+        return session is not None and await self.keep_data(session_id, change(session.data), ttl)
 
     @abstractmethod
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:

@@ -138,12 +138,16 @@ end
 return 1
 """)
 
-# KEYS: session; ARGV: member, data, span of a session without a user or '' for that of its creation.
+# KEYS: session; ARGV: member, data, span of a session without a user or '' for that of its creation, and maybe
+# what the data, or else the metadata, must still be; -1 if they are not.
 # The data have a field of their own: what else is in the metadata may be changed at the same time.
 DATA: Final = _script("""
-local session = redis.call('HMGET', KEYS[1], 'index', 'user', 'ttl')
+local session = redis.call('HMGET', KEYS[1], 'index', 'user', 'ttl', 'data', 'metadata')
 if not session[1] then
   return 0
+end
+if ARGV[4] and ARGV[4] ~= (session[4] or session[5]) then
+  return -1
 end
 redis.call('HSET', KEYS[1], 'data', ARGV[2])
 local span = ARGV[3]

@@ -1,5 +1,6 @@
 """Shared state in the memory of one process: for development, tests and single-process servers."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -296,14 +297,19 @@ class MemorySessionStore(SessionStore):
 
     async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
         """See `SessionStore.keep_data`."""
+        return await self.change_data(session_id, lambda _before: data, ttl)
+
+    async def change_data(
+        self, session_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], ttl: float | None = None
+    ) -> bool:
+        """See `SessionStore.change_data`."""
         checked_ttl(ttl)
-        copy = _kept(data)
         with self._lock:
             kept = self._sessions.get(session_id)
             if kept is None:
                 return False
             session = kept.session
-            session.metadata[SESSION_DATA] = copy
+            session.metadata[SESSION_DATA] = _kept(change(session.metadata.get(SESSION_DATA) or {}))
             if not session.user_id:
                 kept.ttl = kept.ttl if ttl is None else ttl
                 session.expires_at = _end(self._now(), kept.ttl)

@@ -4,7 +4,7 @@ A record is a hash with an expiry of its own, and is changed by scripts (`pulse.
 that do so in one atomic step.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from pulse.codec import dumps, loads
@@ -296,6 +296,22 @@ class RedisSessionStore(SessionStore):
         span = _microseconds(checked_ttl(ttl))
         key = self._keys.session(session_id)
         return bool(await self._link.run(DATA, [key], key, dumps(data), span))
+
+    async def change_data(
+        self, session_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], ttl: float | None = None
+    ) -> bool:
+        """See `SessionStore.change_data`."""
+        span = _microseconds(checked_ttl(ttl))
+        key = self._keys.session(session_id)
+        while True:  # each time round another change was kept
+            index, data, metadata = await self._link.ask("HMGET", key, "index", "data", "metadata")
+            if index is None:
+                return False
+            kept = loads(text(metadata)).get(SESSION_DATA) or {} if data is None else loads(text(data))
+            before = metadata if data is None else data
+            done = await self._link.run(DATA, [key], key, dumps(change(kept)), span, before)
+            if done >= 0:
+                return bool(done)
 
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
         """See `SessionStore.check_permission`."""

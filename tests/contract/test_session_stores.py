@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from datetime import UTC, date, datetime, timedelta
+from threading import Lock
 from uuid import uuid4
 
 import pytest
@@ -12,6 +13,7 @@ from pulse.sessions import (
     CookieSessionStore,
     InMemorySessionStore,
     MemorySessionStorage,
+    SessionFilter,
     SessionStorage,
     SessionStore,
     StateSessionStore,
@@ -109,7 +111,83 @@ def storage(request):
     return STORAGES[request.param](request)
 
 
+def setting(**values):
+    """A page that uses its session, waits for the rest of the world, and then sets *values*; None deletes."""
+
+    def app(environ, start_response):
+        session = environ["pulse.session"]
+        dict(session)
+        environ["meanwhile"]()
+        for name, value in values.items():
+            if value is None:
+                session.pop(name)
+            else:
+                session[name] = value
+        start_response("200 OK", [])
+        return [b""]
+
+    return app
+
+
+def visit(store, sid, app, meanwhile=lambda: None):
+    environ = {"HTTP_COOKIE": f"pulse-session={sid}", "wsgi.url_scheme": "http", "meanwhile": meanwhile}
+    SessionFilter(app, store)(environ, lambda *head: None)
+
+
 # A dict for each session id
+
+
+def test_requests_of_one_session_that_overlap_lose_nothing_of_each_other(store):
+    asyncio.run(store.save("sid", {"user": "anna", "cart": [1], "count": 1}))
+
+    # While a slow page is made, anna logs out, and something else is put into her cart.
+    visit(store, "sid", setting(seen=True, count=2), lambda: visit(store, "sid", setting(user=None, cart=[1, 2])))
+
+    assert asyncio.run(store.get("sid")) == {"cart": [1, 2], "count": 2, "seen": True}
+
+
+def test_the_same_for_users_whose_roles_change_meanwhile(records):
+    asyncio.run(records.create_session("sid", "anna", ["viewer"], metadata={"pulse.data": {"a": 1}}))
+    store = StateSessionStore(records)
+
+    def promote():
+        asyncio.run(records.create_session("sid", "anna", ["admin"], metadata={"pulse.data": {"b": 1}}))
+
+    visit(store, "sid", setting(c=1), promote)
+
+    record = asyncio.run(records.get_session("sid"))
+    assert (record.roles, record.data) == (["admin"], {"b": 1, "c": 1})
+
+
+@asynchronous
+async def test_changes_at_once_are_all_kept(records):
+    store = StateSessionStore(records)
+    await store.save("sid", {"start": 1})
+
+    kept = await asyncio.gather(
+        *(store.change("sid", lambda before, name=name: {**before, name: 1}) for name in map(str, range(20)))
+    )
+
+    assert all(kept)
+    assert (await store.get("sid")).keys() == {"start", *map(str, range(20))}
+
+
+@asynchronous
+async def test_a_change_brings_no_session_back(store):
+    assert not await store.change("nobody", lambda before: {**before, "a": 1})
+    assert await store.get("nobody") is None
+
+
+@asynchronous
+async def test_what_cannot_be_kept_of_a_change_leaves_the_session_as_it_was(store):
+    if isinstance(store, SimpleStore):
+        pytest.skip("it keeps anything")
+    await store.save("sid", {"a": 1})
+
+    with pytest.raises(TypeError):
+        await store.change("sid", lambda before: {**before, "odd": Lock()})
+
+    assert await store.get("sid") == {"a": 1}
 
 
 @asynchronous
@@ -270,6 +348,25 @@ async def test_keys_are_isolated(storage):
 
 
 @asynchronous
+async def test_two_that_are_loaded_at_once_keep_what_either_has_changed(storage):
+    if isinstance(storage, SimpleStorage):
+        pytest.skip("it keeps the last one")
+    await storage.save("key", {"user": "anna", "a": 1, "list": [1]})
+    one, other = await storage.load("key"), await storage.load("key")
+
+    one["b"] = 2
+    one["list"].append(2)
+    await storage.save("key", one)
+    del other["user"]
+    other["c"] = 3
+    await storage.save("key", other)
+    one["d"] = 4
+    await storage.save("key", one)
+
+    assert await storage.load("key") == {"a": 1, "b": 2, "c": 3, "d": 4, "list": [1, 2]}
+
+
+@asynchronous
 async def test_saving_an_empty_dict_ends_a_session(storage):
     await storage.save("key", {"a": 1})
     await storage.save("key", {})
@@ -367,6 +464,7 @@ class OthersStore(MemorySessionStore):
     """One that knows no more than it must."""
 
     keep_data = state.SessionStore.keep_data
+    change_data = state.SessionStore.change_data
 
 
 @asynchronous
@@ -400,6 +498,27 @@ async def test_a_session_with_a_user_ends_when_its_maker_has_said():
         await store.save("sid", {"at": clock.now()})
         assert await store.get("sid")
     clock.advance(10)
+
+    assert await store.get("sid") is None
+
+
+def states(*, ttl, clock):
+    return StateSessionStore(MemorySessionStore(clock=clock), ttl=ttl, clock=clock)
+
+
+@pytest.mark.parametrize("used", [1, 20, 45, 60, 99])
+@pytest.mark.parametrize("make", [InMemorySessionStore, states])
+@asynchronous
+async def test_a_session_rests_for_its_time_whenever_it_was_used_last(make, used):
+    clock = ManualClock()
+    store = make(ttl=100, clock=clock)
+    await store.save("sid", {"a": 1})
+
+    clock.advance(used)
+    await store.get("sid")
+    clock.advance(89)
+    assert await store.get("sid") == {"a": 1}
+    clock.advance(100)
 
     assert await store.get("sid") is None
 

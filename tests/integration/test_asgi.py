@@ -134,6 +134,14 @@ def test_what_runs_at_the_end_comes_to_its_end_before_the_application_is_shut_do
     assert site.said()[-1] == "down"
 
 
+def test_the_reloading_parent_of_hypercorn_leaves_the_tasks_to_its_child(serve):
+    with serve("hypercorn", "bare", "--reload") as site:
+        wait_until(lambda: len(site.said("tick")) >= 8)  # each process would run them all: each has its own store
+
+        assert len(site.pids("tick")) == 1
+        assert site.server.pid not in site.pids("tick")
+
+
 def test_a_server_without_lifespan_runs_tasks_too(serve):
     with serve("uvicorn", "bare", "--lifespan", "off") as site:
         wait_until(lambda: site.said("tick"))

@@ -477,6 +477,78 @@ def test_an_asynchronous_body_is_read_and_closed_in_the_context():
     assert seen == [APP] * 2
 
 
+class Deferred:
+    """To be awaited, and no coroutine: such as other libraries make."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        return self._make()
+
+
+def who() -> bytes:
+    return str(PulseContext.get().session).encode()
+
+
+async def who_later() -> bytes:
+    await asyncio.sleep(0)
+    return who()
+
+
+def chunks_for_ann():
+    """The same as a plain body: what is entered between two chunks is left between two others."""
+    with PulseContext.update(session="ann"):
+        yield b"begun"
+        yield who()
+        yield who_later()
+        yield Deferred(who)
+    yield who()
+
+
+async def asynchronous_chunks_for_ann():
+    for chunk in (inner := chunks_for_ann()):
+        yield chunk
+        await asyncio.sleep(0)
+    inner.close()
+
+
+@pytest.mark.parametrize("body", [chunks_for_ann, asynchronous_chunks_for_ann])
+def test_what_one_chunk_enters_is_active_in_the_next_ones_until_it_is_left(body):
+    async def main():
+        got = []
+        pieces = call(lambda *_: body())
+        async for chunk in pieces if hasattr(pieces, "__aiter__") else one_by_one(pieces):
+            assert PULSE_CONTEXT.get() is None
+            got.append(chunk if isinstance(chunk, bytes) else await chunk)
+            assert PULSE_CONTEXT.get() is None
+        return got
+
+    async def one_by_one(pieces):
+        for piece in pieces:
+            yield piece
+
+    assert asyncio.run(main()) == [b"begun", b"ann", b"ann", b"ann", b"None"]
+
+
+def test_two_asynchronous_bodies_that_one_task_reads_in_turn_do_not_see_each_other():
+    async def body(name):
+        with PulseContext.update(session=name):
+            for _ in range(3):
+                yield who()
+
+    async def main():
+        ann, bob = call(lambda *_: body("ann")), call(lambda *_: body("bob"))
+        got = [await anext(one) for one in (ann, bob, bob, ann, ann, bob)]
+        await bob.aclose()
+        await ann.aclose()
+        assert PULSE_CONTEXT.get() is None
+        return got
+
+    assert asyncio.run(main()) == [b"ann", b"bob", b"bob", b"ann", b"ann", b"bob"]
+
+
 def test_a_whole_answer_of_an_asynchronous_application_is_given_as_it_is():
     body = [b"x"]
 

@@ -17,6 +17,8 @@ from pulse.sessions.header import CookieForm, cookie_values
         ("sid=a; sid=b", ["a", "b"]),
         ("mysid=a; sidx=b; x=sid=c", []),
         ("sid=a=b==", ["a=b=="]),
+        ("\tsid=a ;sid\t=b", ["a", "b"]),
+        ("\x85sid=a; sid\xa0=b; \x1fsid=c; sid=\xa0d", []),
         ("sid=\xfc; sid=a\x00b; sid=a b; sid=a,b; sid=ok", ["ok"]),
     ],
 )
@@ -35,3 +37,28 @@ def test_a_cookie_is_forgotten_with_the_attributes_that_it_was_set_with():
 
 def test_attributes_may_be_left_out():
     assert CookieForm(name="sid", path=None, http_only=False, same_site=None).set_cookie("a", is_https=False) == "sid=a"
+
+
+@pytest.mark.parametrize("name", ["__Host-sid", "__Secure-sid", "__host-sid"])
+def test_a_name_that_wants_https_is_always_sent_with_it(name):
+    assert CookieForm(name=name).set_cookie("a", is_https=False).endswith("; Secure")
+    assert "; Secure" in CookieForm(name=name).set_cookie("", is_https=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value"),
+    [
+        ("__Host-sid", "secure", False),
+        ("__Host-sid", "domain", "example.org"),
+        ("__Host-sid", "path", "/app"),
+        ("__hOST-sid", "path", None),
+        ("__Secure-sid", "secure", False),
+    ],
+)
+def test_what_browsers_refuse_for_the_name_of_a_cookie_is_refused_here(name, attribute, value):
+    with pytest.raises(ValueError, match=f"^{attribute} = .*{name}.*browsers drop"):
+        CookieForm(name=name, **{attribute: value})
+
+
+def test_other_attributes_are_free_for_a_name_that_wants_https_alone():
+    assert CookieForm(name="__Secure-sid", domain="example.org", path="/app").set_cookie("a", is_https=True)

@@ -46,6 +46,14 @@ def test_a_value_that_cannot_be_read_is_refused_with_key_value_and_remedy(name, 
         session_filter_app_factory(app, {}, **{name: value})
 
 
+def test_what_browsers_refuse_for_the_name_of_a_cookie_is_refused_with_all_its_faults():
+    with pytest.raises(ConfigError) as refused:
+        SessionOptions(cookie_name="__Host-sid", cookie_secure="no", cookie_domain="example.org", cookie_path="/app")
+
+    assert [fault.key for fault in refused.value.faults] == ["cookie_secure", "cookie_domain", "cookie_path"]
+    assert SessionOptions(cookie_name="__Host-sid").cookie_secure == "auto"
+
+
 def test_an_unknown_option_is_refused_with_the_nearest_right_name():
     with pytest.raises(ConfigError, match=r"^cookie_nam = 'a': unknown option; did you mean 'cookie_name'\?"):
         session_filter_app_factory(app, {}, cookie_nam="a")

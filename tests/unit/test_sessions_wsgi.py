@@ -1,6 +1,7 @@
 import asyncio
 import io
 import re
+import threading
 import wsgiref.util
 from datetime import UTC, datetime, timedelta
 from wsgiref.validate import validator
@@ -235,6 +236,42 @@ def test_a_login_without_a_session_before_makes_one(store):
     assert browser.get("/who").text == "anna"
 
 
+def user_site(environ, start_response):
+    """Pages for a user about whom the application keeps nothing else."""
+    session = environ["pulse.session"]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/renew":
+        session.renew()
+    if environ["PATH_INFO"] == "/logout":
+        session.clear()
+    return [f"{session.user_id} {dict(session)}".encode()]
+
+
+def site_of_anna(sid):
+    records = MemorySessionStore()
+    asyncio.run(records.create_session(sid, "anna", ["editor"], ttl=3600))
+    return webtest.TestApp(SessionFilter(user_site, StateSessionStore(records)))
+
+
+def test_a_session_with_a_user_and_without_data_is_renewed_too():
+    browser = site_of_anna("planted")
+
+    browser.get("/renew", headers={"Cookie": "pulse-session=planted"})
+
+    assert browser.get("/").text == "anna {}"
+    intruder = webtest.TestApp(browser.app)
+    assert intruder.get("/", headers={"Cookie": "pulse-session=planted"}).text == " {}"
+
+
+def test_clearing_ends_a_session_with_a_user_and_without_data_too():
+    browser = site_of_anna("known")
+
+    ended = browser.get("/logout", headers={"Cookie": "pulse-session=known"})
+
+    assert "Max-Age=0" in cookies(ended)[0]
+    assert browser.get("/", headers={"Cookie": "pulse-session=known"}).text == " {}"
+
+
 def test_changes_deep_inside_are_kept(store):
     browser = client(store)
 
@@ -264,9 +301,9 @@ class Counting(InMemorySessionStore):
         self.calls.append("get")
         return await super().get(sid)
 
-    async def replace(self, sid, session):
-        self.calls.append("replace")
-        return await super().replace(sid, session)
+    async def change(self, sid, change):
+        self.calls.append("change")
+        return await super().change(sid, change)
 
 
 def test_a_session_that_was_only_read_is_not_saved_and_one_that_was_not_used_not_even_read():
@@ -280,7 +317,7 @@ def test_a_session_that_was_only_read_is_not_saved_and_one_that_was_not_used_not
     browser.get("/read")
     assert store.calls == ["get"]
     browser.get("/count")
-    assert store.calls == ["get", "get", "replace"]
+    assert store.calls == ["get", "get", "change"]
 
 
 def test_a_session_that_ended_meanwhile_is_not_brought_back():
@@ -299,7 +336,7 @@ def test_a_session_that_ended_meanwhile_is_not_brought_back():
     )
 
     assert len(store) == 0
-    assert "Max-Age=0" in response.headers["Set-Cookie"]
+    assert "Set-Cookie" not in response.headers  # it would take a cookie away that a login has set meanwhile
 
 
 def test_a_failing_application_keeps_nothing(store):
@@ -404,6 +441,71 @@ def test_what_is_changed_too_late_for_a_cookie_is_said(caplog):
     list(SessionFilter(iterating, CookieSessionStore(SECRET))({"wsgi.url_scheme": "http"}, lambda *head: None))
 
     assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
+
+
+def test_of_a_session_that_cannot_be_compared_all_is_kept():
+    class Odd(SessionStore):
+        """One in memory, that copies nothing."""
+
+        def __init__(self):
+            self.kept = {"sid": {"lock": threading.Lock(), "a": 1}}
+
+        async def get(self, sid):
+            return dict(self.kept[sid])
+
+        async def create(self, sid):
+            return self.kept.setdefault(sid, {})
+
+        async def save(self, sid, session):
+            self.kept[sid] = dict(session)
+
+        async def delete(self, sid):
+            del self.kept[sid]
+
+    def app(environ, start_response):
+        del environ["pulse.session"]["a"]
+        environ["pulse.session"]["b"] = 2
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b""]
+
+    store = Odd()
+    webtest.TestApp(SessionFilter(app, store)).get("/", headers={"Cookie": "pulse-session=sid"})
+
+    assert store.kept["sid"].keys() == {"lock", "b"}
+
+
+@pytest.mark.parametrize("change", [lambda session: None, lambda session: session.update(user="ann")])
+def test_a_session_that_is_renewed_too_late_for_its_cookie_stays_what_it_was_and_that_is_said(caplog, change):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"begun"
+        environ["pulse.session"].renew()
+        change(environ["pulse.session"])
+
+    store = InMemorySessionStore()
+    asyncio.run(store.save("known", {"cart": 1}))
+
+    webtest.TestApp(SessionFilter(app, store)).get("/", headers={"Cookie": "pulse-session=known"})
+
+    # Under a new id nobody would find it, and what a login adds must not be found under the old one.
+    assert asyncio.run(store.get("known")) == {"cart": 1}
+    assert len(store) == 1
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
+
+
+def test_a_user_is_logged_out_also_behind_the_headers():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("known", "anna"))
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"goodbye"
+        environ["pulse.session"].clear()
+
+    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+    browser.get("/", headers={"Cookie": "pulse-session=known"})
+
+    assert asyncio.run(records.get_session("known")) is None
 
 
 def test_chunks_are_passed_on_one_by_one():

@@ -306,6 +306,26 @@ def test_werkzeug_shows_whether_it_is_the_reloaders_parent(monkeypatch, modules,
     assert probes.is_reloader_parent() is answer
 
 
+@pytest.mark.parametrize(
+    ("modules", "answer"),
+    [
+        (["hypercorn.run"], True),
+        (["hypercorn.__main__", "hypercorn.run", "importlib"], True),
+        (["hypercorn.run", "hypercorn.asyncio.run", "asyncio"], False),
+        (["hypercorn.run", "hypercorn.trio.run"], False),
+        (["hypercorn.asyncio.run"], False),
+        ([], False),
+    ],
+)
+def test_hypercorn_shows_whether_it_only_makes_the_processes_that_serve(monkeypatch, modules, answer):
+    monkeypatch.setitem(probes.sys.modules, "hypercorn.run", SimpleNamespace())
+    call = probes.is_reloader_parent
+    for name in reversed(modules):
+        call = eval("lambda: inner()", {"__name__": name, "inner": call})
+
+    assert call() is answer
+
+
 # Requests
 
 
