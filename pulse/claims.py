@@ -5,6 +5,7 @@ together, some only reserved for a queue, and some are further attempts, which w
 store and are adopted.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -22,6 +23,8 @@ from pulse.recorder import Recorder
 from pulse.runstores.base import Bid, Passed, RunStore
 from pulse.schedule import Schedule
 from pulse.underway import Active, UnderWay
+
+log = logging.getLogger(__name__)
 
 QUEUED: Final = timedelta(days=1)  # that a run may wait in a queue if its task knows no limit
 
@@ -211,6 +214,10 @@ class Claims:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
         if claimed.answer is Claim.WAIT:
             self._postponed.put(fire)
+        if claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
+            facts = {"pulse_event": "attempt_taken", "pulse_task": fire.task, "pulse_run": fire.run_id}
+            said = "task=%s run=%s is not tried again here: somebody else has made attempt %d of it"
+            log.info(said, fire.task, fire.run_id, fire.attempt, extra=facts)
         return self._unless_late(fire, claimed)
 
     def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:

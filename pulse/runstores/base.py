@@ -82,7 +82,8 @@ class RunStore(ABC):
             limits: What is to be observed beside the schedule.
 
         Returns:
-            `WON` with the run; `TAKEN` without a record, there is one already; `BUSY`,
+            `WON` with the run; `TAKEN` without a record, there is one already, or will be (of all
+            that claim the same further attempt of a run by hand one makes it); `BUSY`,
             `PAUSED` or `STALE` with the record that was made instead of a run; `WAIT` if
             it is to be asked for again: the task is running (or another one that has its
             lock) and *limits* has it wait, perhaps after it has asked the running ones to

@@ -262,6 +262,10 @@ class MemoryRunStore(LedgerStore):
         account = self._accounts.get(task)
         return account.history[0] if account and account.history else None
 
+    def _last_attempt(self, task: str, run_id: str) -> int:
+        account = self._accounts.get(task)
+        return max((run.attempt for run in account.history if run.id == run_id), default=0) if account else 0
+
     def _extend(self, newest: Run, record: Run) -> None:
         account = self._account(record.task)
         account.history[0] = newest

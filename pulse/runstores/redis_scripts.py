@@ -392,6 +392,22 @@ local function refuse(bid)
     return answer('refused', bid, {run = record})
 end
 
+-- Whether the further attempt that a fire is has begun, or has a record: then nobody makes it again
+local function is_made(fire)
+    local held = held_as(fire.id)
+    if held and (held.attempt > fire.attempt or (held.started and held.attempt == fire.attempt)) then
+        return true
+    end
+    local mine = '"id":' .. cjson.encode(fire.id)
+    for _, record in ipairs(call('LRANGE', HISTORY, 0, -1)) do
+        record = string.find(record, mine, 1, true) and cjson.decode(record)
+        if record and record.id == fire.id and record.attempt >= fire.attempt then
+            return true
+        end
+    end
+    return false
+end
+
 -- The answer to whoever cannot have the fire at all; nil if it is to be had. `again` asks
 -- the caller to come back with what lies between that cursor and the fire.
 local function judge(bid)
@@ -405,7 +421,7 @@ local function judge(bid)
         return refuse(bid)
     end
     if is_manual(bid) then
-        return nil
+        return fire.attempt > 1 and is_made(fire) and answer('taken', bid) or nil
     end
     if due <= tonumber(cursor) then
         return answer('taken', bid)
@@ -469,6 +485,16 @@ local function is_early(bid)
     return terms.tolerance and not is_manual(bid) and tonumber(bid.fire.due) > now + terms.tolerance
 end
 
+-- What is held of the track of a bid and, at whatever place, of the run of which it is another attempt
+local function beside(bid)
+    local held = held_at(bid.track)
+    local same = bid.fire.attempt > 1 and held_as(bid.fire.id)
+    if same and track_of(same) ~= bid.track then
+        held[#held + 1] = same
+    end
+    return held
+end
+
 local function claim(bid)
     if is_early(bid) then
         return answer('wait', bid)
@@ -480,7 +506,7 @@ local function claim(bid)
     if bid.latest and now > tonumber(bid.latest) then
         return dismiss('stale', bid, 'missed', string.format(LATE, (now - tonumber(bid.fire.due)) / 1000000))
     end
-    local held, running, doubtful, reasons = held_at(bid.track), {}, false, {}
+    local held, running, doubtful, reasons = beside(bid), {}, false, {}
     for _, run in ipairs(held) do
         reasons[run] = run.started and why_lost(run)
         if run.started and not reasons[run] then
@@ -512,7 +538,7 @@ local function claim(bid)
         return changed(dismiss('busy', bid, 'skipped', reason), {lost = lost})
     end
     for _, run in ipairs(held) do
-        if not run.started and run.trigger == 'retry' then
+        if not run.started and (run.trigger == 'retry' or run.id == bid.fire.id) then
             release(run)
         end
     end

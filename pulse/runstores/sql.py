@@ -602,6 +602,13 @@ class SqlStore(LedgerStore):
         ).fetchone()  # fmt: skip
         return record_of(row) if row else None
 
+    def _last_attempt(self, task: str, run_id: str) -> int:
+        (attempt,) = self._run(
+            "SELECT coalesce(max(attempt), 0) FROM records WHERE app = ? AND task = ? AND id = ?",
+            self._app, task, run_id,
+        ).fetchone()  # fmt: skip
+        return int(attempt)
+
     def _extend(self, newest: Run, record: Run) -> None:
         self._run(
             "UPDATE records SET due = ?, finished = ?, first_due = ?, count = ? WHERE number = "

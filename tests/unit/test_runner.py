@@ -92,6 +92,22 @@ def test_a_fire_that_somebody_has_taken_is_not_dispatched():
     assert bench.runner.run(fire) is None
 
 
+def test_an_attempt_by_hand_that_somebody_else_has_made_is_not_dispatched_and_the_log_says_so(caplog):
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    bench.reply = Reply(outcome=Outcome.FAILED, status=500)
+    failed = bench.runner.run(bench.fire())
+    again = Fire(task="a", due=failed.due, trigger=Trigger.MANUAL, run_id=failed.id, attempt=2)
+    bench.runner.run(again)
+    bench.during = lambda run, cancelled: pytest.fail("dispatched twice")
+
+    assert bench.runner.run(again) is None
+
+    assert [run.attempt for run in bench.store.history("a")] == [2, 1]
+    assert caplog.records[-1].pulse_event == "attempt_taken"
+    assert "somebody else has made attempt 2 of it" in caplog.text
+
+
 def test_the_reply_of_a_failure_is_in_the_record_and_its_traceback_in_the_log(caplog):
     bench = Bench()
     bench.reply = Reply(outcome=Outcome.FAILED, reason="ValueError: x", errors=b"Trace", traceback="Traceback...\n")
