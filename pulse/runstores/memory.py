@@ -116,6 +116,7 @@ class MemoryRunStore(LedgerStore):
                 del self._cursors[track]
                 for run in self._by_track.pop(track, ()):
                     del self._by_id[run.id]
+                    self._unlock(run)
             for task in gone:
                 self._accounts.pop(task, None)
                 self._pauses.pop(task, None)
@@ -197,6 +198,7 @@ class MemoryRunStore(LedgerStore):
         self._cursors: dict[str, datetime] = {}
         self._by_id: dict[str, Run] = {}
         self._by_track: dict[str, tuple[Run, ...]] = {}  # most have one: a dict for each would be as large as the run
+        self._by_lock: dict[str, dict[str, Run]] = {}  # what is held with a lock, by its id
         self._accounts: dict[str, _Account] = {}
         self._pauses: dict[str, Pause] = {}
         self._instances: dict[str, Instance] = {}
@@ -228,7 +230,7 @@ class MemoryRunStore(LedgerStore):
         return [held] if held else []
 
     def _holder(self, lock: str) -> Run | None:
-        return next((run for run in self._by_id.values() if run.lock == lock and run.started), None)
+        return next((run for run in self._by_lock.get(lock, {}).values() if run.started), None)
 
     def _stops(self, owner: str) -> Mapping[str, str]:
         return {run.id: run.stop for run in self._by_id.values() if run.stop and run.owner == owner}
@@ -240,6 +242,8 @@ class MemoryRunStore(LedgerStore):
     def _hold(self, run: Run) -> None:
         self._by_id[run.id] = run
         self._by_track[run.track] = (*self._others(run), run)
+        if run.lock:
+            self._by_lock.setdefault(run.lock, {})[run.id] = run
 
     def _release(self, run: Run) -> bool:
         held = self._by_id.get(run.id)
@@ -247,7 +251,12 @@ class MemoryRunStore(LedgerStore):
             return False
         del self._by_id[run.id]
         self._by_track[held.track] = self._others(held)
+        self._unlock(held)
         return True
+
+    def _unlock(self, run: Run) -> None:
+        if run.lock:
+            del self._by_lock[run.lock][run.id]
 
     def _others(self, run: Run) -> tuple[Run, ...]:
         """What is held beside *run* of its track."""

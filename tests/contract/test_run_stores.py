@@ -647,6 +647,15 @@ def test_a_further_attempt_waits_for_its_lock(store):
     assert adopt(store, waiting, 2, lock="files") is not None
 
 
+def test_a_task_that_is_forgotten_has_no_lock_any_more(store):
+    store.register(["other"], NOON)
+    claim(store, fire(1), lock="files")
+
+    store.purge(["other"])
+
+    assert claim(store, fire(1, task="other"), lock="files").answer is Claim.WON
+
+
 # Runs that are asked to stop
 
 
