@@ -21,6 +21,7 @@ from pulse.outage import Outage
 from pulse.postponed import Postponed, attempt_of
 from pulse.recorder import Recorder
 from pulse.runstores.base import Bid, Passed, RunStore
+from pulse.runstores.ledger import RECOVERIES
 from pulse.schedule import Schedule
 from pulse.underway import Active, UnderWay
 
@@ -128,11 +129,18 @@ class Claims:
         return self._claim(fire, owner=QUEUE, lease=(until or now + QUEUED) - now).run
 
     def withdraw(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
-        """Record that nobody has taken the reserved *run* from its queue; None if somebody has."""
+        """Record that nobody has taken the reserved *run* from its queue; None if somebody has.
+
+        If it was missed and recovers, its next attempt waits in the store for whoever is there.
+        """
         with self._outage.endured("what waits in a queue stays there"):
             now = self._clock.now()
             taken = self._store.adopt(run, owner=self._owner, now=now, lease=self._lease, limits=_OBSERVED)
-            return taken and self.give_back(taken, outcome, reason)
+            if taken is None:
+                return None
+            is_recovered = outcome is Outcome.MISSED and taken.recovers and taken.attempt < RECOVERIES
+            ended = replace(not_begun(taken, now, outcome, reason), again_at=now if is_recovered else None)
+            return self._recorder.settle(ended)
         return None
 
     def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:

@@ -12,11 +12,12 @@ from itertools import islice, takewhile
 from typing import Final, Protocol
 
 from pulse.aftermath import Aftermath
-from pulse.model import Claimed, Pause, Run, Trigger
+from pulse.model import Claimed, Pause, Run
 from pulse.outage import Outage
 from pulse.postponed import Postponed, attempt_of
 from pulse.runlog import log_run, say
 from pulse.runstores.base import RunStore
+from pulse.runstores.ledger import again_by
 
 UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
 TOGETHER: Final = 32  # of them in one step of the store: one by one, leases would wait for seconds to be renewed
@@ -115,7 +116,7 @@ class Recorder:
             return None
         if ended.again_at is not None and ended.finished is not None:
             self._postponed.put(
-                attempt_of(replace(ended, trigger=Trigger.RETRY, attempt=ended.attempt + 1)),
+                attempt_of(replace(ended, trigger=again_by(ended), attempt=ended.attempt + 1)),
                 (ended.again_at - ended.finished).total_seconds(),
             )
         with self._outage.endured("its task is not paused"):

@@ -130,8 +130,8 @@ class RunStore(ABC):
 
         Args:
             run: With its outcome.
-            again_at: When the same run is to be tried once more; it waits in the store
-                from then on, whatever becomes of this process.
+            again_at: When the same run is to be tried once more, or recovered if it has not
+                even begun; it waits in the store from then on, whatever becomes of this process.
         """
 
     def finish_all(self, runs: Sequence[Run]) -> list[bool]:

@@ -98,7 +98,7 @@ class LedgerStore(RunStore):
         with self._step(run.task):
             is_ours = self._finish(run)
             if is_ours and again_at is not None:
-                self._hold(another_attempt(run, Trigger.RETRY, again_at))
+                self._hold(another_attempt(run, again_by(run), again_at))
             return is_ours
 
     def reap(self, now: datetime) -> list[Run]:
@@ -460,6 +460,11 @@ def another_attempt(run: Run, trigger: Trigger, at: datetime) -> Run:
         recovers=run.recovers,
         lock=run.lock,
     )
+
+
+def again_by(run: Run) -> Trigger:
+    """What another attempt of the ended *run* is: what has not even begun is not tried again, but made up for."""
+    return Trigger.RETRY if run.started else Trigger.RECOVER
 
 
 def ended_without_a_word(run: Run, now: datetime, reason: str) -> Run:

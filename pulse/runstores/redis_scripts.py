@@ -566,7 +566,7 @@ local function finish(ended, record)
     release(run)
     append(ended, record)
     if terms.again_at then
-        hold(another_attempt(run, 'retry', terms.again_at))
+        hold(another_attempt(run, ended.started and 'retry' or 'recover', terms.again_at))
     end
     return '1'
 end

@@ -598,6 +598,18 @@ def test_a_failed_run_can_wait_for_another_attempt(store):
     assert store.reap(NOON + 60 * MINUTE) == []
 
 
+def test_what_ends_before_it_has_begun_can_wait_to_be_recovered(store):
+    run = claim(store, fire(1), recovers=True).run
+    missed = replace(run, started=None, finished=fire(1).due, outcome=Outcome.MISSED)
+
+    assert store.finish(missed, again_at=fire(1).due)
+
+    (waiting,) = store.waiting()
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+    assert claim(store, fire(2), recovers=True).answer is Claim.BUSY  # it goes first
+    assert store.totals("cleanup").last_finished is None
+
+
 def test_a_retry_ends_when_the_next_instant_is_claimed(store):
     run = claim(store, fire(1)).run
     store.finish(ended(run, Outcome.FAILED), again_at=NOON + 5 * MINUTE)
