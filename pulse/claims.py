@@ -129,18 +129,11 @@ class Claims:
         return self._claim(fire, owner=QUEUE, lease=(until or now + QUEUED) - now).run
 
     def withdraw(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
-        """Record that nobody has taken the reserved *run* from its queue; None if somebody has.
-
-        If it was missed and recovers, its next attempt waits in the store for whoever is there.
-        """
+        """Record that nobody has taken the reserved *run* from its queue; None if somebody has."""
         with self._outage.endured("what waits in a queue stays there"):
             now = self._clock.now()
             taken = self._store.adopt(run, owner=self._owner, now=now, lease=self._lease, limits=_OBSERVED)
-            if taken is None:
-                return None
-            is_recovered = outcome is Outcome.MISSED and taken.recovers and taken.attempt < RECOVERIES
-            ended = replace(not_begun(taken, now, outcome, reason), again_at=now if is_recovered else None)
-            return self._recorder.settle(ended)
+            return taken and self.give_back(taken, outcome, reason)
         return None
 
     def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
@@ -239,7 +232,7 @@ class Claims:
         if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
             return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
         run = self._store.adopt(_held_as(fire), limits=limits, **terms)
-        return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
+        return self._unless_late(fire, Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run))
 
     def _take_over(self, fire: Fire, terms: _Terms) -> Claimed:
         """Begin what was claimed for a queue, unless that is of no use any more."""
@@ -254,14 +247,20 @@ class Claims:
         if fire.latest and now > fire.latest:
             reason = f"taken from the queue {(now - fire.latest).total_seconds():.1f} s after its grace was over"
             return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, reason))
-        return Claimed(answer=Claim.WON, run=run)
+        return self._unless_late(fire, Claimed(answer=Claim.WON, run=run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
         """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
         run, now = claimed.run, self._clock.now()
-        if claimed.answer is not Claim.WON or run is None or not is_past(now, fire.latest):
+        if claimed.answer is not Claim.WON or run is None:
             return claimed
-        return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, "the claim came back too late"))
+        if is_past(now, fire.latest):
+            reason = "the claim came back too late"
+        elif is_past(now, run.expires):  # whoever has seen that may have recorded it as lost, and run it again
+            reason = "its lease ended before it could begin"
+        else:
+            return claimed
+        return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, reason))
 
     def _limits_of(self, fire: Fire) -> Limits:
         """Those of its task; they are the same for all that the schedule makes due."""
@@ -292,8 +291,13 @@ def is_past(now: datetime, last: datetime | None) -> bool:
 
 
 def not_begun(run: Run, now: datetime, outcome: Outcome, reason: str) -> Run:
-    """The record of a claimed *run* that is not begun."""
-    return replace(run, started=None, finished=now, outcome=outcome, reason=reason)
+    """The record of a claimed *run* that is not begun.
+
+    If it was missed and recovers, its next attempt waits from now on, as that of a lost one does.
+    """
+    is_recovered = outcome is Outcome.MISSED and run.recovers and run.attempt < RECOVERIES
+    again_at = now if is_recovered else None
+    return replace(run, started=None, finished=now, outcome=outcome, reason=reason, again_at=again_at)
 
 
 def _held_as(fire: Fire) -> Run:

@@ -188,6 +188,23 @@ def test_a_message_that_comes_after_its_grace_is_missed():
     assert bench.recorded == [(Outcome.MISSED, "taken from the queue 2.0 s after its grace was over")]
 
 
+def test_a_worker_that_froze_while_it_took_a_run_over_does_not_begin_it():
+    bench = Bench()
+    fire = bench.fire(grace=600)
+    bench.ring(fire)
+    adopt = bench.store.adopt
+
+    def freeze(*args, **kwargs):
+        taken = adopt(*args, **kwargs)
+        bench.clock.advance(LEASE + SECOND)
+        return taken
+
+    bench.store.adopt = freeze
+
+    assert bench.take(fire).started is None
+    assert bench.recorded == [(Outcome.MISSED, "its lease ended before it could begin")]
+
+
 def test_a_task_that_was_paused_meanwhile_is_skipped_but_not_when_it_was_called_by_hand():
     bench = Bench(max_instances=2)
     fire, by_hand = bench.fire(), bench.fire(trigger=Trigger.MANUAL, run_id="hand")

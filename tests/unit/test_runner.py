@@ -159,6 +159,82 @@ def test_lateness_is_judged_again_after_a_claim_that_blocked():
     assert bench.store.history("a") == [run]
 
 
+def freeze_behind(bench: Bench, step: str, seconds: float = 31, meanwhile=lambda: None) -> None:
+    """Have the process freeze when the store has taken that step, and before it is told so."""
+    taken = getattr(bench.store, step)
+
+    def freeze(*args, **kwargs):
+        answer = taken(*args, **kwargs)
+        bench.clock.advance(seconds)
+        meanwhile()
+        return answer
+
+    setattr(bench.store, step, freeze)
+
+
+def test_a_run_whose_lease_ended_before_its_claim_came_back_is_not_begun():
+    bench = Bench()
+    freeze_behind(bench, "claim")
+    bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
+
+    run = bench.runner.run(bench.fire())
+
+    assert (run.outcome, run.started, run.reason) == (Outcome.MISSED, None, "its lease ended before it could begin")
+    assert bench.store.history("a") == [run] == bench.records
+    assert bench.store.running() == bench.store.waiting() == []
+
+
+def test_a_run_that_was_found_lost_before_its_claim_came_back_is_not_begun():
+    bench = Bench()
+    freeze_behind(bench, "claim", meanwhile=lambda: bench.store.reap(bench.clock.now()))
+    bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
+
+    assert bench.runner.run(bench.fire()) is None
+
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.LOST]
+
+
+def test_a_further_attempt_whose_lease_ended_before_it_was_ours_is_not_begun():
+    bench = Bench(recover=True)
+    claim = {"owner": "gone:1", "lease": timedelta(seconds=30), "passed": lambda cursor: None}
+    bench.store.claim(bench.fire(), now=bench.clock.now(), limits=Limits(recovers=True), **claim)
+    bench.clock.advance(31)
+    bench.runner.renew()
+    (again,) = bench.runner.due_again()
+    freeze_behind(bench, "adopt")
+    bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
+
+    assert bench.runner.run(again).outcome is Outcome.MISSED
+
+    assert [run.attempt for run in bench.store.waiting()] == [3]
+
+
+@pytest.mark.parametrize("latest", [None, NOON + timedelta(seconds=65)])
+def test_what_recovers_and_could_not_begin_in_time_waits_for_another_process(latest):
+    bench = Bench(recover=True)
+    freeze_behind(bench, "claim")
+    bench.during = lambda run, cancelled: pytest.fail("dispatched too late")
+
+    run = bench.runner.run(bench.fire(latest=latest))
+
+    (waiting,) = bench.store.waiting()
+    assert run.outcome is Outcome.MISSED
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+
+
+def test_what_recovers_and_has_not_begun_when_the_process_ends_waits_for_another_one():
+    bench = Bench(recover=True)
+    freeze_behind(bench, "claim", seconds=0, meanwhile=bench.runner.cancel)
+    bench.during = lambda run, cancelled: pytest.fail("dispatched at the end")
+
+    bench.runner.run(bench.fire())
+
+    assert [(run.outcome, run.reason) for run in bench.store.history("a")] == [
+        (Outcome.MISSED, "it had not begun: the process ends"),
+    ]  # fmt: skip
+    assert [(run.attempt, run.trigger) for run in bench.store.waiting()] == [(2, Trigger.RECOVER)]
+
+
 def test_leases_are_renewed_while_a_run_lasts():
     bench = Bench()
 
