@@ -84,7 +84,8 @@ class RunStore(ABC):
         Returns:
             `WON` with the run; `TAKEN` without a record, there is one already, or will be (of all
             that claim the same further attempt of a run by hand one makes it); `BUSY`,
-            `PAUSED` or `STALE` with the record that was made instead of a run; `WAIT` if
+            `PAUSED` or `STALE` with the record that was made instead of a run (of an attempt by
+            hand it is not kept where the same one waits for its time, and will have it); `WAIT` if
             it is to be asked for again: the task is running (or another one that has its
             lock) and *limits* has it wait, perhaps after it has asked the running ones to
             stop; or it is not due yet by the clock of the store; `REFUSED` if the task is unknown:

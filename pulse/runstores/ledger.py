@@ -352,6 +352,10 @@ class LedgerStore(RunStore):
         later = any(run.attempt >= fire.attempt + run.is_waiting for run in self._named(fire.run_id))
         return later or self._last_attempt(fire.task, fire.run_id) >= fire.attempt
 
+    def _waits(self, fire: Fire) -> bool:
+        """Whether the attempt that *fire* is waits to be made without anybody's hand: its record is still to come."""
+        return fire.attempt > 1 and any(run.attempt == fire.attempt for run in self._named(fire.run_id))
+
     def _refuse(self, fire: Fire, now: datetime) -> Claimed:
         self._known(fire.track, max(now, fire.due))
         record = unclaimed(fire, Outcome.MISSED, FORGOTTEN, now)
@@ -382,7 +386,8 @@ class LedgerStore(RunStore):
         if case.fire.trigger is not Trigger.MANUAL:
             self._move_cursor(case.track, case.fire.due)
         record = unclaimed(case.fire, outcome, reason, case.now)
-        self._note(record, missed.due if missed else case.standing.cursor)
+        if not self._waits(case.fire):
+            self._note(record, missed.due if missed else case.standing.cursor)
         return Claimed(answer=answer, run=record, missed=missed)
 
     def _pass_over(self, case: "_Case") -> Run | None:

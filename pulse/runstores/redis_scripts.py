@@ -377,11 +377,19 @@ local function pass_over(bid)
     return record
 end
 
+-- Whether the attempt that a fire is waits to be made without anybody's hand: its record is still to come
+local function waits(fire)
+    local held = fire.attempt > 1 and held_as(fire.id)
+    return held and held.attempt == fire.attempt
+end
+
 local function dismiss(word, bid, outcome, reason)
     local cursor = bid.cursor
     local missed = pass_over(bid)
     local record = unclaimed(bid, outcome, reason)
-    note(record, missed and missed.due or cursor)
+    if not waits(bid.fire) then
+        note(record, missed and missed.due or cursor)
+    end
     return answer(word, bid, {run = record, missed = missed})
 end
 

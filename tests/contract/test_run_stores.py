@@ -1057,6 +1057,27 @@ def test_of_all_that_try_a_run_again_at_once_one_does(store):
     assert [run.attempt for run in store.find("cleanup", failed.id)] == [2, 1]
 
 
+def test_another_attempt_by_hand_that_cannot_be_made_now_leaves_its_number_to_the_one_that_waits(store):
+    store.register(["other"], NOON)
+    failed = ended(claim(store, fire(1), lock="files").run, Outcome.FAILED)
+    store.finish(failed, again_at=NOON + 2 * MINUTE)
+    holder = claim(store, fire(1, task="other"), lock="files").run
+
+    busy = claim(store, by_hand(failed), lock="files")
+    missed = dismiss(store, by_hand(failed), Outcome.MISSED)
+    store.finish(ended(holder))
+    (waiting,) = store.waiting()
+    store.finish(ended(adopt(store, waiting, 2, lock="files")))
+
+    assert (busy.answer, busy.run.outcome, busy.run.attempt) == (Claim.BUSY, Outcome.SKIPPED, 2)
+    assert busy.run.reason == "other is running, and has the lock 'files', too"
+    assert (missed.answer, missed.run.outcome) == (Claim.STALE, Outcome.MISSED)
+    assert [(run.attempt, run.outcome) for run in store.find("cleanup", failed.id)] == [
+        (2, Outcome.SUCCESS), (1, Outcome.FAILED),
+    ]  # fmt: skip
+    assert store.totals("cleanup").counts == {Outcome.SUCCESS: 1, Outcome.FAILED: 1}
+
+
 def test_another_attempt_by_hand_takes_the_place_of_the_one_that_waits(store):
     failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
     store.finish(failed, again_at=NOON + 5 * MINUTE)
