@@ -213,13 +213,15 @@ class Claims:
             # that wait would take a thousand claims a thousand looks.
             if run.recovers and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
+        if claimed.answer is Claim.WON:
+            return self._unless_late(fire, claimed)
         if claimed.answer is Claim.WAIT:
             self._postponed.put(fire)
-        if claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
+        elif claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
             facts = {"pulse_event": "attempt_taken", "pulse_task": fire.task, "pulse_run": fire.run_id}
             said = "task=%s run=%s is not tried again here: somebody else has made attempt %d of it"
             log.info(said, fire.task, fire.run_id, fire.attempt, extra=facts)
-        return self._unless_late(fire, claimed)
+        return claimed
 
     def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:
         if claimed.answer is not Claim.WON or claimed.run is None:
@@ -232,7 +234,7 @@ class Claims:
         if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
             return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
         run = self._store.adopt(_held_as(fire), limits=limits, **terms)
-        return self._unless_late(fire, Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run))
+        return self._unless_late(fire, Claimed(answer=Claim.WON, run=run)) if run else Claimed(answer=Claim.TAKEN)
 
     def _take_over(self, fire: Fire, terms: _Terms) -> Claimed:
         """Begin what was claimed for a queue, unless that is of no use any more."""
@@ -250,13 +252,13 @@ class Claims:
         return self._unless_late(fire, Claimed(answer=Claim.WON, run=run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
-        """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
-        run, now = claimed.run, self._clock.now()
-        if claimed.answer is not Claim.WON or run is None:
-            return claimed
-        if is_past(now, fire.latest):
+        """*claimed*, which was won, judged again: the claim itself may block, or the process may freeze in it."""
+        run, latest, now = claimed.run, fire.latest, self._clock.now()
+        assert run is not None
+        assert run.expires is not None
+        if latest and now > latest:
             reason = "the claim came back too late"
-        elif is_past(now, run.expires):  # whoever has seen that may have recorded it as lost, and run it again
+        elif now > run.expires:  # whoever has seen that may have recorded it as lost, and run it again
             reason = "its lease ended before it could begin"
         else:
             return claimed

@@ -147,7 +147,9 @@ class LedgerStore(RunStore):
                 return None
             if self._why_busy([one for one in self._held(run.track) if one.started], limits):
                 return None
-            begun = replace(held, owner=owner, started=now, expires=now + lease)
+            # What was claimed for a queue keeps the lock that it has: whoever takes it over asks for none.
+            lock = limits.lock if held.is_waiting else held.lock
+            begun = replace(held, owner=owner, started=now, expires=now + lease, lock=lock)
             self._hold(begun)
             return begun
 

@@ -114,9 +114,9 @@ class MemoryRunStore(LedgerStore):
             gone = ({_task_of(track) for track in self._cursors} | set(self._pauses)) - set(keep)
             for track in [track for track in self._cursors if _task_of(track) in gone]:
                 del self._cursors[track]
-                for run in self._by_track.pop(track, ()):
-                    del self._by_id[run.id]
-                    self._unlock(run)
+                for run in self._by_track.get(track, ()):
+                    self._release(run)
+                self._by_track.pop(track, None)
             for task in gone:
                 self._accounts.pop(task, None)
                 self._pauses.pop(task, None)
@@ -240,6 +240,9 @@ class MemoryRunStore(LedgerStore):
         return held if held and held.attempt == run.attempt else None
 
     def _hold(self, run: Run) -> None:
+        before = self._by_id.get(run.id)
+        if before and before.lock:
+            self._unlock(before)
         self._by_id[run.id] = run
         self._by_track[run.track] = (*self._others(run), run)
         if run.lock:
@@ -251,12 +254,15 @@ class MemoryRunStore(LedgerStore):
             return False
         del self._by_id[run.id]
         self._by_track[held.track] = self._others(held)
-        self._unlock(held)
+        if held.lock:
+            self._unlock(held)
         return True
 
     def _unlock(self, run: Run) -> None:
-        if run.lock:
-            del self._by_lock[run.lock][run.id]
+        others = self._by_lock[run.lock]
+        del others[run.id]
+        if not others:
+            del self._by_lock[run.lock]
 
     def _others(self, run: Run) -> tuple[Run, ...]:
         """What is held beside *run* of its track."""

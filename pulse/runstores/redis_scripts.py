@@ -628,6 +628,9 @@ end
 local begun = changed(run, {
     owner = terms.owner, started = NOW, expires = text(now + terms.lease), lease = terms.lease,
 })
+if not run.started then
+    begun.lock = terms.lock  -- what was claimed for a queue keeps the one that it has
+end
 hold(begun)
 return cjson.encode(begun)
 """

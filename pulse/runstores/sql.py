@@ -210,7 +210,7 @@ def _marks(count: int) -> str:
 _HOLD: Final = (
     f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, task, id) DO UPDATE SET "  # noqa: S608
     "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, started = excluded.started, "
-    "expires = excluded.expires, stop = excluded.stop, progress = excluded.progress"
+    "expires = excluded.expires, lock = excluded.lock, stop = excluded.stop, progress = excluded.progress"
 )
 _RENEW: Final = "UPDATE held SET expires = ? WHERE app = ? AND task = ? AND id = ? AND attempt = ?"
 _TRACKS: Final = "SELECT name FROM tasks WHERE app = ? AND cursor IS NOT NULL"

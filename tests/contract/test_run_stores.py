@@ -659,6 +659,21 @@ def test_a_further_attempt_waits_for_its_lock(store):
     assert adopt(store, waiting, 2, lock="files") is not None
 
 
+def test_a_further_attempt_has_the_lock_that_its_task_has_now(store):
+    store.register(["other", "third"], NOON)
+    claim(store, fire(1), recovers=True, lock="before")
+    store.reap(fire(2).due)
+    (waiting,) = store.waiting()
+
+    again = adopt(store, waiting, 2, lock="now")
+    others = [claim(store, fire(2, task="other"), lock="now"), claim(store, fire(2, task="third"), lock="before")]
+    store.finish(ended(again))
+
+    assert again.lock == "now"
+    assert [one.answer for one in others] == [Claim.BUSY, Claim.WON]
+    assert claim(store, fire(3, task="other"), lock="now").answer is Claim.WON
+
+
 def test_a_task_that_is_forgotten_has_no_lock_any_more(store):
     store.register(["other"], NOON)
     claim(store, fire(1), lock="files")

@@ -1,6 +1,7 @@
 """What a look at all that runs costs: the rules of the ledger, counted in steps and looks instead of seconds."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -130,6 +131,21 @@ def test_a_claim_with_a_lock_looks_at_no_run_without_one(store):
 
     assert won.outcome is None
     assert busy.reason == "first is running, and has the lock 'files', too"
+
+
+def test_of_locks_that_nobody_has_any_more_nothing_is_kept(store):
+    store.register(["first", "second"], NOON - LEASE)
+    for task in ("first", "second"):
+        claim(store, task, lock=f"of {task}")
+    store.purge([task for task in store.tasks() if task != "second"])
+    store.reap(LATER)
+    (waiting,) = [run for run in store.waiting() if run.task == "first"]
+    limits = Limits(lock="another")
+
+    begun = store.adopt(waiting, owner="here:1", now=LATER, lease=LEASE, limits=limits)
+    store.finish(replace(begun, outcome=Outcome.SUCCESS, finished=LATER))
+
+    assert store._by_lock == {}
 
 
 def test_to_ask_one_run_to_stop_reads_no_other(store):
