@@ -795,6 +795,63 @@ def test_what_could_not_be_recorded_is_as_soon_as_others_are_answered(flaky):
     assert not flaky.runner.is_awaited
 
 
+def deaf_for_once(bench: Bench, step: str):
+    """Have the store take that step, and its answer be lost."""
+    take = getattr(bench.store, step)
+
+    def lose_the_answer(*args, **kwargs):
+        take(*args, **kwargs)
+        setattr(bench.store, step, take)
+        raise StoreUnavailableError("the answer was lost")
+
+    setattr(bench.store, step, lose_the_answer)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_record_that_was_made_though_the_answer_was_lost_is_told_like_any_other(caplog, retries):
+    bench = Bench(retries=retries, retry_delay=5)
+    bench.reply = Reply(outcome=Outcome.FAILED, status=500)
+    deaf_for_once(bench, "finish")
+
+    bench.runner.run(bench.fire())
+    bench.runner.record_late()
+    bench.clock.advance(5)
+
+    (record,) = bench.store.history("a")
+    assert [(run.id, run.outcome) for run in bench.records] == [(record.id, Outcome.FAILED)]
+    assert "lease_lost" not in {one.pulse_event for one in caplog.records}
+    assert [fire.attempt for fire in bench.runner.due_again()] == [2] * retries
+
+
+def test_several_records_that_were_made_though_the_answer_was_lost_are_told(caplog):
+    bench = Bench(max_instances=3)
+    active = [bench.runner.claim(bench.fire(trigger=Trigger.MANUAL, run_id=run_id)) for run_id in ("x", "y")]
+    deaf_for_once(bench, "finish_all")
+
+    bench.runner.finish_all([(one, bench.reply) for one in active])
+    bench.runner.record_late()
+
+    assert bench.records == bench.store.history("a")[::-1]
+    assert len(bench.records) == 2
+    assert "lease_lost" not in {one.pulse_event for one in caplog.records}
+
+
+def test_a_run_that_was_found_lost_in_an_outage_is_not_told_as_if_it_were_ours(flaky, caplog):
+    def lose(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    flaky.runner.run(flaky.fire())
+    flaky.store.is_down = False
+    flaky.store.reap(flaky.clock.now() + timedelta(seconds=31))
+
+    flaky.runner.record_late()
+
+    assert flaky.records == []
+    assert caplog.records[-1].pulse_event == "store_back"
+    assert "lease_lost" in {one.pulse_event for one in caplog.records}
+
+
 def test_an_outage_is_said_once_a_minute_and_when_it_is_over(flaky, caplog):
     flaky.store.is_down = True
     for minute in range(1, 4):
