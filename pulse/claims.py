@@ -5,6 +5,7 @@ together, some only reserved for a queue, and some are further attempts, which w
 store and are adopted.
 """
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,8 +21,11 @@ from pulse.outage import Outage
 from pulse.postponed import Postponed, attempt_of
 from pulse.recorder import Recorder
 from pulse.runstores.base import Bid, Passed, RunStore
+from pulse.runstores.ledger import RECOVERIES
 from pulse.schedule import Schedule
 from pulse.underway import Active, UnderWay
+
+log = logging.getLogger(__name__)
 
 QUEUED: Final = timedelta(days=1)  # that a run may wait in a queue if its task knows no limit
 
@@ -209,9 +213,15 @@ class Claims:
             # that wait would take a thousand claims a thousand looks.
             if run.recovers and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
+        if claimed.answer is Claim.WON:
+            return self._unless_late(fire, claimed)
         if claimed.answer is Claim.WAIT:
             self._postponed.put(fire)
-        return self._unless_late(fire, claimed)
+        elif claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
+            facts = {"pulse_event": "attempt_taken", "pulse_task": fire.task, "pulse_run": fire.run_id}
+            said = "task=%s run=%s is not tried again here: somebody else has made attempt %d of it"
+            log.info(said, fire.task, fire.run_id, fire.attempt, extra=facts)
+        return claimed
 
     def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:
         if claimed.answer is not Claim.WON or claimed.run is None:
@@ -224,7 +234,7 @@ class Claims:
         if fire.trigger is Trigger.RETRY and following is not None and following <= self._clock.now():
             return Claimed(answer=Claim.TAKEN)  # its time was until the next instant; the next claim drops it
         run = self._store.adopt(_held_as(fire), limits=limits, **terms)
-        return Claimed(answer=Claim.WON if run else Claim.TAKEN, run=run)
+        return self._unless_late(fire, Claimed(answer=Claim.WON, run=run)) if run else Claimed(answer=Claim.TAKEN)
 
     def _take_over(self, fire: Fire, terms: _Terms) -> Claimed:
         """Begin what was claimed for a queue, unless that is of no use any more."""
@@ -239,14 +249,20 @@ class Claims:
         if fire.latest and now > fire.latest:
             reason = f"taken from the queue {(now - fire.latest).total_seconds():.1f} s after its grace was over"
             return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, reason))
-        return Claimed(answer=Claim.WON, run=run)
+        return self._unless_late(fire, Claimed(answer=Claim.WON, run=run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
-        """*claimed*, judged again: the claim itself may block, or the process may freeze in it."""
-        run, now = claimed.run, self._clock.now()
-        if claimed.answer is not Claim.WON or run is None or not is_past(now, fire.latest):
+        """*claimed*, which was won, judged again: the claim itself may block, or the process may freeze in it."""
+        run, latest, now = claimed.run, fire.latest, self._clock.now()
+        assert run is not None
+        assert run.expires is not None
+        if latest and now > latest:
+            reason = "the claim came back too late"
+        elif now > run.expires:  # whoever has seen that may have recorded it as lost, and run it again
+            reason = "its lease ended before it could begin"
+        else:
             return claimed
-        return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, "the claim came back too late"))
+        return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, reason))
 
     def _limits_of(self, fire: Fire) -> Limits:
         """Those of its task; they are the same for all that the schedule makes due."""
@@ -277,8 +293,13 @@ def is_past(now: datetime, last: datetime | None) -> bool:
 
 
 def not_begun(run: Run, now: datetime, outcome: Outcome, reason: str) -> Run:
-    """The record of a claimed *run* that is not begun."""
-    return replace(run, started=None, finished=now, outcome=outcome, reason=reason)
+    """The record of a claimed *run* that is not begun.
+
+    If it was missed and recovers, its next attempt waits from now on, as that of a lost one does.
+    """
+    is_recovered = outcome is Outcome.MISSED and run.recovers and run.attempt < RECOVERIES
+    again_at = now if is_recovered else None
+    return replace(run, started=None, finished=now, outcome=outcome, reason=reason, again_at=again_at)
 
 
 def _held_as(fire: Fire) -> Run:

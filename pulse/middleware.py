@@ -170,7 +170,8 @@ class PulseMiddleware:
 
         Returns:
             The record, `SKIPPED` if the task was running; None if the run store did not
-            answer, or has given the run up for lost.
+            answer, or has given the run up for lost, or if somebody else has made that
+            attempt meanwhile.
 
         Raises:
             UnknownTaskError: (a LookupError) there is no such task.

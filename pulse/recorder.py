@@ -12,11 +12,12 @@ from itertools import islice, takewhile
 from typing import Final, Protocol
 
 from pulse.aftermath import Aftermath
-from pulse.model import Claimed, Pause, Run, Trigger
+from pulse.model import Claimed, Pause, Run
 from pulse.outage import Outage
 from pulse.postponed import Postponed, attempt_of
 from pulse.runlog import log_run, say
 from pulse.runstores.base import RunStore
+from pulse.runstores.ledger import again_by
 
 UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
 TOGETHER: Final = 32  # of them in one step of the store: one by one, leases would wait for seconds to be renewed
@@ -106,8 +107,17 @@ class Recorder:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
+        return self._completed(ended, self._finish(ended))
+
+    def _finish(self, ended: Run) -> bool:
         record = ended if ended.again_at is None else replace(ended, again_at=None)
-        return self._completed(ended, self._store.finish(record, again_at=ended.again_at))
+        return self._store.finish(record, again_at=ended.again_at)
+
+    def _is_on_record(self, ended: Run) -> bool:
+        """Whether *ended* was recorded before, and the answer was lost: nobody has been told of it."""
+        known = self._store.find(ended.task, ended.id)
+        said = (ended.attempt, ended.outcome, ended.finished, ended.owner)
+        return any((run.attempt, run.outcome, run.finished, run.owner) == said for run in known)
 
     def _completed(self, ended: Run, is_ours: bool) -> Run | None:  # noqa: FBT001 - what the store has answered
         if not is_ours:
@@ -115,7 +125,7 @@ class Recorder:
             return None
         if ended.again_at is not None and ended.finished is not None:
             self._postponed.put(
-                attempt_of(replace(ended, trigger=Trigger.RETRY, attempt=ended.attempt + 1)),
+                attempt_of(replace(ended, trigger=again_by(ended), attempt=ended.attempt + 1)),
                 (ended.again_at - ended.finished).total_seconds(),
             )
         with self._outage.endured("its task is not paused"):
@@ -130,11 +140,11 @@ class Recorder:
         with self._recording, self._outage.endured("what has ended is recorded later"):
             while self._unrecorded:
                 some = self._first_few()
-                if len(some) == 1:
-                    self.complete(some[0])
-                else:
-                    for run, is_ours in zip(some, self._store.finish_all(some), strict=True):
-                        self._completed(run, is_ours)
+                answers = [self._finish(some[0])] if len(some) == 1 else self._store.finish_all(some)
+                # All are looked for before any is told: what is told is not to be told again.
+                ours = [is_ours or self._is_on_record(run) for run, is_ours in zip(some, answers, strict=True)]
+                for run, is_ours in zip(some, ours, strict=True):
+                    self._completed(run, is_ours)
                 for run in some:
                     # Else it has made room for what has ended meanwhile.
                     if self._unrecorded and self._unrecorded[0] is run:

@@ -13,6 +13,7 @@ from pulse.commands.pause import note_press
 from pulse.commands.record import rough_seconds, show_captured, text_of
 from pulse.commands.screen import Screen
 from pulse.commands.source import NO_FILTER, IniSource, Source, find_task, manual_start
+from pulse.instance import this_instance
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome, Run, Task
 
@@ -56,7 +57,7 @@ def run(
         note_press(middleware.run_store, clock.now(), press[0], name, press[1])
         record = middleware.run_now(name, force=is_forced, again=before)
     if record is None or record.outcome is None:
-        raise CommandError(f"{name}: its lease was lost, somebody else has recorded the run", Exit.FAILED)
+        raise _unrecorded(middleware, name, before)
     if screen.is_json:
         screen.document(_document(task, record))
     else:
@@ -116,6 +117,26 @@ def _run_to_try_again(middleware: PulseMiddleware, name: str, prefix: str) -> Ru
     if kept[0].outcome is Outcome.SUCCESS:
         raise CommandError(f"{name}: {kept[0].id} succeeded; without --again the task is run anew")
     return kept[0]
+
+
+def _unrecorded(middleware: PulseMiddleware, name: str, before: Run | None) -> CommandError:
+    """Why there is no record of ours: another process was first, or thinks that this one is dead."""
+    made = _made_elsewhere(middleware, before) if before else None
+    if made is None:
+        return CommandError(f"{name}: its lease was lost, somebody else has recorded the run", Exit.FAILED)
+    state = made.outcome.value if made.outcome else "it is under way"
+    said = f"attempt {made.attempt} of {made.id} is made by {made.owner} already: {state}"
+    return CommandError(f"{name}: {said}", Exit.ALREADY_RUNNING)
+
+
+def _made_elsewhere(middleware: PulseMiddleware, before: Run) -> Run | None:
+    """The attempt after *before*, if it is not our own one that was given up for lost."""
+    store = middleware.run_store
+    for run in (*store.running(), *store.find(before.task, before.id)):
+        is_next = (run.id, run.attempt) == (before.id, before.attempt + 1)
+        if is_next and not (run.owner == this_instance() and run.outcome is Outcome.LOST):
+            return run
+    return None
 
 
 def _show(run: Run, screen: Screen, capture: int) -> None:

@@ -82,8 +82,10 @@ class RunStore(ABC):
             limits: What is to be observed beside the schedule.
 
         Returns:
-            `WON` with the run; `TAKEN` without a record, there is one already; `BUSY`,
-            `PAUSED` or `STALE` with the record that was made instead of a run; `WAIT` if
+            `WON` with the run; `TAKEN` without a record, there is one already, or will be (of all
+            that claim the same further attempt of a run by hand one makes it); `BUSY`,
+            `PAUSED` or `STALE` with the record that was made instead of a run (of an attempt by
+            hand it is not kept where the same one waits for its time, and will have it); `WAIT` if
             it is to be asked for again: the task is running (or another one that has its
             lock) and *limits* has it wait, perhaps after it has asked the running ones to
             stop; or it is not due yet by the clock of the store; `REFUSED` if the task is unknown:
@@ -129,8 +131,8 @@ class RunStore(ABC):
 
         Args:
             run: With its outcome.
-            again_at: When the same run is to be tried once more; it waits in the store
-                from then on, whatever becomes of this process.
+            again_at: When the same run is to be tried once more, or recovered if it has not
+                even begun; it waits in the store from then on, whatever becomes of this process.
         """
 
     def finish_all(self, runs: Sequence[Run]) -> list[bool]:

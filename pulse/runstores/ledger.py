@@ -98,7 +98,7 @@ class LedgerStore(RunStore):
         with self._step(run.task):
             is_ours = self._finish(run)
             if is_ours and again_at is not None:
-                self._hold(another_attempt(run, Trigger.RETRY, again_at))
+                self._hold(another_attempt(run, again_by(run), again_at))
             return is_ours
 
     def reap(self, now: datetime) -> list[Run]:
@@ -147,7 +147,9 @@ class LedgerStore(RunStore):
                 return None
             if self._why_busy([one for one in self._held(run.track) if one.started], limits):
                 return None
-            begun = replace(held, owner=owner, started=now, expires=now + lease)
+            # What was claimed for a queue keeps the lock that it has: whoever takes it over asks for none.
+            lock = limits.lock if held.is_waiting else held.lock
+            begun = replace(held, owner=owner, started=now, expires=now + lease, lock=lock)
             self._hold(begun)
             return begun
 
@@ -249,6 +251,10 @@ class LedgerStore(RunStore):
         """The record of *task* that was appended last."""
 
     @abstractmethod
+    def _last_attempt(self, task: str, run_id: str) -> int:
+        """The highest attempt of a run of *task* that is on record; 0 if there is none."""
+
+    @abstractmethod
     def _extend(self, newest: Run, record: Run) -> None:
         """Put *newest* in place of the record that was appended last, and add *record* to the totals."""
 
@@ -276,7 +282,7 @@ class LedgerStore(RunStore):
         if fire.latest and now > fire.latest:
             return self._dismiss(case, Claim.STALE, Outcome.MISSED, _late(fire, now))
         lost: tuple[Run, ...] = ()
-        if case.standing.is_held or limits.lock:
+        if case.standing.is_held or limits.lock or fire.attempt > 1:
             reason, lost = self._make_way(case, limits)
             if reason:
                 return replace(self._busy(case, limits, reason), lost=lost)
@@ -288,10 +294,10 @@ class LedgerStore(RunStore):
     def _make_way(self, case: "_Case", limits: Limits) -> tuple[str, tuple[Run, ...]]:
         """Why the fire may not be run beside what is held, empty if it may; and the records of what was lost."""
         fire = case.fire
-        held = self._held(case.track)
+        held = self._beside(case)
         lost = tuple(self._reap(held, case.now))
         if lost:
-            held = self._held(case.track)
+            held = self._beside(case)
         # A lost run that recovers goes first: behind the next instant it would be out of order.
         # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
         goes_first = fire.trigger is not Trigger.MANUAL
@@ -300,8 +306,15 @@ class LedgerStore(RunStore):
         if any(run.started and run.id == fire.run_id for run in held):
             reason = RUNNING  # two attempts of one run are never under way, whatever the limits
         if not reason:
-            self._drop_retries(held)
+            self._drop_waiting(held, fire)
         return reason, lost
+
+    def _beside(self, case: "_Case") -> list[Run]:
+        """What is held of its track and, at whatever place, of the run of which it is another attempt."""
+        held = self._held(case.track)
+        if case.fire.attempt > 1:
+            held += [run for run in self._named(case.fire.run_id) if run.track != case.track]
+        return held
 
     def _finish(self, run: Run) -> bool:
         if not self._release(run):
@@ -325,8 +338,8 @@ class LedgerStore(RunStore):
         if standing is None:
             return self._refuse(fire, now)
         case = _Case(fire, track, now, passed, standing)
-        if fire.trigger is Trigger.MANUAL:
-            return case  # a call by hand stands beside the schedule
+        if fire.trigger is Trigger.MANUAL:  # a call by hand stands beside the schedule
+            return Claimed(answer=Claim.TAKEN) if fire.attempt > 1 and self._is_made(fire) else case
         if fire.due <= standing.cursor:
             return Claimed(answer=Claim.TAKEN)
         born = self._born()
@@ -335,6 +348,15 @@ class LedgerStore(RunStore):
         if standing.pause and standing.pause.holds(now):
             return self._dismiss(case, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason)
         return case
+
+    def _is_made(self, fire: Fire) -> bool:
+        """Whether the further attempt that *fire* is has begun, or has a record: then nobody makes it again."""
+        later = any(run.attempt >= fire.attempt + run.is_waiting for run in self._named(fire.run_id))
+        return later or self._last_attempt(fire.task, fire.run_id) >= fire.attempt
+
+    def _waits(self, fire: Fire) -> bool:
+        """Whether the attempt that *fire* is waits to be made without anybody's hand: its record is still to come."""
+        return fire.attempt > 1 and any(run.attempt == fire.attempt for run in self._named(fire.run_id))
 
     def _refuse(self, fire: Fire, now: datetime) -> Claimed:
         self._known(fire.track, max(now, fire.due))
@@ -366,7 +388,8 @@ class LedgerStore(RunStore):
         if case.fire.trigger is not Trigger.MANUAL:
             self._move_cursor(case.track, case.fire.due)
         record = unclaimed(case.fire, outcome, reason, case.now)
-        self._note(record, missed.due if missed else case.standing.cursor)
+        if not self._waits(case.fire):
+            self._note(record, missed.due if missed else case.standing.cursor)
         return Claimed(answer=answer, run=record, missed=missed)
 
     def _pass_over(self, case: "_Case") -> Run | None:
@@ -404,10 +427,13 @@ class LedgerStore(RunStore):
                 self._hold(another_attempt(run, Trigger.RECOVER, now))
         return lost
 
-    def _drop_retries(self, held: Iterable[Run]) -> None:
-        """A retry that has not begun by the next instant is not tried any more; its failure is on record."""
+    def _drop_waiting(self, held: Iterable[Run], fire: Fire) -> None:
+        """Drop the retries that have not begun by the next instant, and the attempt in whose place *fire* is made.
+
+        The failure before is on record.
+        """
         for run in held:
-            if run.is_waiting and run.trigger is Trigger.RETRY:
+            if run.is_waiting and (run.trigger is Trigger.RETRY or run.id == fire.run_id):
                 self._release(run)
 
 
@@ -441,6 +467,11 @@ def another_attempt(run: Run, trigger: Trigger, at: datetime) -> Run:
         recovers=run.recovers,
         lock=run.lock,
     )
+
+
+def again_by(run: Run) -> Trigger:
+    """What another attempt of the ended *run* is: what has not even begun is not tried again, but made up for."""
+    return Trigger.RETRY if run.started else Trigger.RECOVER
 
 
 def ended_without_a_word(run: Run, now: datetime, reason: str) -> Run:

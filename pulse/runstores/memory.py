@@ -114,8 +114,9 @@ class MemoryRunStore(LedgerStore):
             gone = ({_task_of(track) for track in self._cursors} | set(self._pauses)) - set(keep)
             for track in [track for track in self._cursors if _task_of(track) in gone]:
                 del self._cursors[track]
-                for run in self._by_track.pop(track, ()):
-                    del self._by_id[run.id]
+                for run in self._by_track.get(track, ()):
+                    self._release(run)
+                self._by_track.pop(track, None)
             for task in gone:
                 self._accounts.pop(task, None)
                 self._pauses.pop(task, None)
@@ -197,6 +198,7 @@ class MemoryRunStore(LedgerStore):
         self._cursors: dict[str, datetime] = {}
         self._by_id: dict[str, Run] = {}
         self._by_track: dict[str, tuple[Run, ...]] = {}  # most have one: a dict for each would be as large as the run
+        self._by_lock: dict[str, dict[str, Run]] = {}  # what is held with a lock, by its id
         self._accounts: dict[str, _Account] = {}
         self._pauses: dict[str, Pause] = {}
         self._instances: dict[str, Instance] = {}
@@ -228,7 +230,7 @@ class MemoryRunStore(LedgerStore):
         return [held] if held else []
 
     def _holder(self, lock: str) -> Run | None:
-        return next((run for run in self._by_id.values() if run.lock == lock and run.started), None)
+        return next((run for run in self._by_lock.get(lock, {}).values() if run.started), None)
 
     def _stops(self, owner: str) -> Mapping[str, str]:
         return {run.id: run.stop for run in self._by_id.values() if run.stop and run.owner == owner}
@@ -238,8 +240,13 @@ class MemoryRunStore(LedgerStore):
         return held if held and held.attempt == run.attempt else None
 
     def _hold(self, run: Run) -> None:
+        before = self._by_id.get(run.id)
+        if before and before.lock:
+            self._unlock(before)
         self._by_id[run.id] = run
         self._by_track[run.track] = (*self._others(run), run)
+        if run.lock:
+            self._by_lock.setdefault(run.lock, {})[run.id] = run
 
     def _release(self, run: Run) -> bool:
         held = self._by_id.get(run.id)
@@ -247,7 +254,15 @@ class MemoryRunStore(LedgerStore):
             return False
         del self._by_id[run.id]
         self._by_track[held.track] = self._others(held)
+        if held.lock:
+            self._unlock(held)
         return True
+
+    def _unlock(self, run: Run) -> None:
+        others = self._by_lock[run.lock]
+        del others[run.id]
+        if not others:
+            del self._by_lock[run.lock]
 
     def _others(self, run: Run) -> tuple[Run, ...]:
         """What is held beside *run* of its track."""
@@ -261,6 +276,10 @@ class MemoryRunStore(LedgerStore):
     def _newest(self, task: str) -> Run | None:
         account = self._accounts.get(task)
         return account.history[0] if account and account.history else None
+
+    def _last_attempt(self, task: str, run_id: str) -> int:
+        account = self._accounts.get(task)
+        return max((run.attempt for run in account.history if run.id == run_id), default=0) if account else 0
 
     def _extend(self, newest: Run, record: Run) -> None:
         account = self._account(record.task)

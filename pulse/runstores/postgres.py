@@ -28,6 +28,7 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
 from pulse.runstores.sql import (
     BRIEF,
+    LOCKS,
     MICROSECOND,
     SECRETS,
     TABLES,
@@ -77,6 +78,7 @@ _UPGRADES: Final = (
     TRACES.format(counter=_COUNTER, bytes="BYTEA"),
     _HELD,
     TALLIES + _SAME_GENERATION,
+    LOCKS,
 )
 
 _SETTINGS: Final = {

@@ -377,11 +377,19 @@ local function pass_over(bid)
     return record
 end
 
+-- Whether the attempt that a fire is waits to be made without anybody's hand: its record is still to come
+local function waits(fire)
+    local held = fire.attempt > 1 and held_as(fire.id)
+    return held and held.attempt == fire.attempt
+end
+
 local function dismiss(word, bid, outcome, reason)
     local cursor = bid.cursor
     local missed = pass_over(bid)
     local record = unclaimed(bid, outcome, reason)
-    note(record, missed and missed.due or cursor)
+    if not waits(bid.fire) then
+        note(record, missed and missed.due or cursor)
+    end
     return answer(word, bid, {run = record, missed = missed})
 end
 
@@ -390,6 +398,22 @@ local function refuse(bid)
     local record = unclaimed(bid, 'missed', FORGOTTEN)
     append(record, cjson.encode(record))
     return answer('refused', bid, {run = record})
+end
+
+-- Whether the further attempt that a fire is has begun, or has a record: then nobody makes it again
+local function is_made(fire)
+    local held = held_as(fire.id)
+    if held and (held.attempt > fire.attempt or (held.started and held.attempt == fire.attempt)) then
+        return true
+    end
+    local mine = '"id":' .. cjson.encode(fire.id)
+    for _, record in ipairs(call('LRANGE', HISTORY, 0, -1)) do
+        record = string.find(record, mine, 1, true) and cjson.decode(record)
+        if record and record.id == fire.id and record.attempt >= fire.attempt then
+            return true
+        end
+    end
+    return false
 end
 
 -- The answer to whoever cannot have the fire at all; nil if it is to be had. `again` asks
@@ -405,7 +429,7 @@ local function judge(bid)
         return refuse(bid)
     end
     if is_manual(bid) then
-        return nil
+        return fire.attempt > 1 and is_made(fire) and answer('taken', bid) or nil
     end
     if due <= tonumber(cursor) then
         return answer('taken', bid)
@@ -469,6 +493,16 @@ local function is_early(bid)
     return terms.tolerance and not is_manual(bid) and tonumber(bid.fire.due) > now + terms.tolerance
 end
 
+-- What is held of the track of a bid and, at whatever place, of the run of which it is another attempt
+local function beside(bid)
+    local held = held_at(bid.track)
+    local same = bid.fire.attempt > 1 and held_as(bid.fire.id)
+    if same and track_of(same) ~= bid.track then
+        held[#held + 1] = same
+    end
+    return held
+end
+
 local function claim(bid)
     if is_early(bid) then
         return answer('wait', bid)
@@ -480,7 +514,7 @@ local function claim(bid)
     if bid.latest and now > tonumber(bid.latest) then
         return dismiss('stale', bid, 'missed', string.format(LATE, (now - tonumber(bid.fire.due)) / 1000000))
     end
-    local held, running, doubtful, reasons = held_at(bid.track), {}, false, {}
+    local held, running, doubtful, reasons = beside(bid), {}, false, {}
     for _, run in ipairs(held) do
         reasons[run] = run.started and why_lost(run)
         if run.started and not reasons[run] then
@@ -512,7 +546,7 @@ local function claim(bid)
         return changed(dismiss('busy', bid, 'skipped', reason), {lost = lost})
     end
     for _, run in ipairs(held) do
-        if not run.started and run.trigger == 'retry' then
+        if not run.started and (run.trigger == 'retry' or run.id == bid.fire.id) then
             release(run)
         end
     end
@@ -540,7 +574,7 @@ local function finish(ended, record)
     release(run)
     append(ended, record)
     if terms.again_at then
-        hold(another_attempt(run, 'retry', terms.again_at))
+        hold(another_attempt(run, ended.started and 'retry' or 'recover', terms.again_at))
     end
     return '1'
 end
@@ -594,6 +628,9 @@ end
 local begun = changed(run, {
     owner = terms.owner, started = NOW, expires = text(now + terms.lease), lease = terms.lease,
 })
+if not run.started then
+    begun.lock = terms.lock  -- what was claimed for a queue keeps the one that it has
+end
 hold(begun)
 return cjson.encode(begun)
 """

@@ -13,7 +13,7 @@ from typing import Final
 from pulse.clock import Clock, Every
 from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.fleet import Fleet
-from pulse.model import Fire, Run
+from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.workers.courier import Post
 
@@ -104,9 +104,16 @@ class Attendant:
         for fire in self._runner.due_again():
             try:
                 self._post.knock()
-                run = self._runner.claims.reserve(fire)
-                if run is not None and run.is_reserved:
-                    self._post.send(run, run.expires or run.due)
             except BrokerUnavailableError as error:  # it waits in the store for a process that rings
                 facts = {"pulse_event": "broker_unavailable", "pulse_task": fire.task, "pulse_run": fire.run_id}
                 log.warning("%s: run %s waits", error, fire.run_id, extra=facts)
+                continue
+            run = self._runner.claims.reserve(fire)
+            if run is not None and run.is_reserved:
+                self._hand_over(run)
+
+    def _hand_over(self, run: Run) -> None:
+        try:
+            self._post.send(run, run.expires or run.due)
+        except BrokerUnavailableError as error:  # nobody would send it until its time is over
+            self._runner.claims.withdraw(run, Outcome.MISSED, str(error))

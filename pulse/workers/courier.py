@@ -21,7 +21,8 @@ from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableEr
 from pulse.model import Fire, Outcome, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
-from pulse.workers.base import Workers, keep_promise
+from pulse.within import within
+from pulse.workers.base import LAST_RECORD, Workers, keep_promise
 from pulse.workers.queue import FireQueue
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ REPORT: Final = 1.0  # seconds between two looks at what waits in the queue
 TRY_AGAIN: Final = 1.0  # seconds until a broker that did not answer is asked again
 SILENCE: Final = 60.0  # seconds between two lines about the same outage
 JOIN: Final = 1.0  # seconds; a sender that waits for the broker longer is a daemon
+ENDED: Final = "the process ended while it was being sent to Celery"
 
 
 class Post(Protocol):
@@ -73,6 +75,7 @@ class Courier(Workers):
         self._clock = clock
         self._queue = FireQueue()
         self._held_back: dict[str, deque[Fire]] = {}
+        self._in_hand: dict[str, Run] = {}  # claimed, and being sent
         self._unsent: dict[str, Run] = {}  # claimed when the broker ceased to answer
         self._sent: set[str] = set()  # what was in the queue when it was last looked at, or was sent since
         self._promises: dict[str, tuple[Run, Future[Run | None]]] = {}
@@ -81,6 +84,7 @@ class Courier(Workers):
         self._lock = threading.Lock()
         self._begun = threading.Event()  # there is something to look after
         self._ended = threading.Event()
+        self._is_cleared = False  # what is claimed from now on, nobody gives back but who has claimed it
         self._senders: list[threading.Thread] = []
         self._sending = 0
 
@@ -114,14 +118,21 @@ class Courier(Workers):
             sender.join(max(0.0, end - self._clock.monotonic()))
         with self._lock:
             waiting += sum(map(len, self._held_back.values()))
-            unsent, self._unsent = self._unsent, {}
+            self._is_cleared = True
+            left = [*self._unsent.values(), *self._in_hand.values()]
+            self._unsent, self._in_hand = {}, {}
             promises, self._promises = self._promises, {}
-        for run in unsent.values():
-            self._runner.claims.withdraw(run, Outcome.MISSED, self._problem)
+        if left or self._runner.is_awaited:
+            within(LAST_RECORD, lambda: self._give_back(left), self._clock)
         for run, promise in promises.values():
             keep_promise(promise, _not_awaited(run))
-        self._runner.record_late()
         return waiting
+
+    def _give_back(self, left: Iterable[Run]) -> None:
+        """Record what nobody will send; what has come to a worker even so is the worker's."""
+        for run in left:
+            self._runner.claims.withdraw(run, Outcome.MISSED, self._problem or ENDED)
+        self._runner.record_late()
 
     @property
     def busy(self) -> int:
@@ -133,8 +144,11 @@ class Courier(Workers):
 
         Raises:
             BrokerUnavailableError: nothing was claimed.
+            ClosedError: likewise; the process ends.
         """
         self._must_answer()
+        if self._ended.is_set():  # while the broker was asked
+            raise ClosedError("the workers were closed")
         run = self._runner.claims.reserve(fire)
         if run is not None and run.is_reserved:
             self._send(run)
@@ -174,21 +188,42 @@ class Courier(Workers):
             log.warning("Celery's broker answers again", extra={"pulse_event": "broker_back"})
 
     def _send(self, run: Run) -> None:
+        if not self._take_in_hand(run):
+            self._give_back([run])
+            return
         try:
             self._post.send(run, run.expires or run.due)
         except BrokerUnavailableError as error:
             self._note_silence(error)
-            if run.trigger is Trigger.MANUAL:  # whoever calls by hand would wait for the broker, too
-                self._runner.claims.withdraw(run, Outcome.MISSED, str(error))
-                return
-            with self._lock:
-                self._unsent[run.id] = run
+            self._note_unsent(run, str(error))
         else:
-            with self._lock:
-                self._sent.add(run.id)
-            facts = {"pulse_event": "handed_over", "pulse_task": run.task, "pulse_run": run.id}
-            log.debug("task=%s run=%s waits for a worker of Celery", run.task, run.id, extra=facts)
+            self._note_sent(run)
         self._begun.set()
+
+    def _take_in_hand(self, run: Run) -> bool:
+        """Whether *run* may be sent; what is in hand when the process ends is given back by `close`."""
+        with self._lock:
+            if not self._is_cleared:
+                self._in_hand[run.id] = run
+            return not self._is_cleared
+
+    def _note_sent(self, run: Run) -> None:
+        with self._lock:
+            if self._in_hand.pop(run.id, None) is None:
+                return  # it was given back: its message is about nothing
+            self._sent.add(run.id)
+        facts = {"pulse_event": "handed_over", "pulse_task": run.task, "pulse_run": run.id}
+        log.debug("task=%s run=%s waits for a worker of Celery", run.task, run.id, extra=facts)
+
+    def _note_unsent(self, run: Run, problem: str) -> None:
+        by_hand = run.trigger is Trigger.MANUAL  # whoever calls would wait for the broker, too
+        with self._lock:
+            if self._in_hand.pop(run.id, None) is None:
+                return
+            if not by_hand:
+                self._unsent[run.id] = run
+        if by_hand:
+            self._runner.claims.withdraw(run, Outcome.MISSED, problem)
 
     # The senders
 
@@ -207,6 +242,8 @@ class Courier(Workers):
             self.hand_over(fire)
         except BrokerUnavailableError as error:
             self._hold_back(fire, str(error))
+        except ClosedError:
+            return  # what is not claimed belongs to whichever process asks next
         # A fault of Pulse or of the store: the fire stays unrecorded until the next claim passes over it.
         except Exception:
             facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
@@ -288,6 +325,7 @@ class Courier(Workers):
             return
         with self._lock:
             unsent, self._unsent = self._unsent, {}
+            self._in_hand |= unsent  # while one is sent, the process may end
             held_back, self._held_back = self._held_back, {}
         for run in unsent.values():
             self._send(run)
@@ -336,4 +374,4 @@ class Courier(Workers):
 
 
 def _not_awaited(run: Run) -> ClosedError:
-    return ClosedError(f"this process ends; run {run.id} of {run.task} goes on without it")
+    return ClosedError(f"this process ends; what becomes of run {run.id} of {run.task} stands in its record")

@@ -36,8 +36,9 @@ def nothing(cursor: datetime) -> None:
 
 
 def claim_at(store: PostgresRunStore, due: datetime, now: datetime | None = None, passed=nothing, **more):
+    limits = Limits(instances=None, lock=more.pop("lock", ""))
     fire = Fire(task=more.pop("task", "a"), due=due, **more)
-    terms = {"owner": "me", "lease": 30 * SECOND, "passed": passed, "limits": Limits(instances=None)}
+    terms = {"owner": "me", "lease": 30 * SECOND, "passed": passed, "limits": limits}
     return store.claim(fire, now=now or due, **terms)
 
 
@@ -547,6 +548,40 @@ def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_databa
         (held,) = later.running()
         assert (held.id, held.task, held.attempt) == ("r1", "a", 1)
         assert later.finish(replace(held, finished=NOON, outcome=Outcome.SUCCESS))
+
+
+def test_a_lock_that_an_earlier_version_has_given_is_kept(own_database, now):
+    values = "'name', 'r1', 'a', 0, 'schedule', 1, 'me', 0, 4000000000000000, '', 0, 'files', '', NULL"
+    make_as_of(own_database, 5, f"INSERT INTO held VALUES ({values})")
+
+    with opened(own_database, name="name") as store:
+        store.register(["b"], now)
+        assert claim_at(store, now + SECOND, task="b", lock="files").answer is Claim.BUSY
+        assert store.finish(replace(store.running()[0], finished=now, outcome=Outcome.SUCCESS))
+        assert claim_at(store, now + 2 * SECOND, task="b", lock="files").answer is Claim.WON
+
+
+def test_who_has_a_lock_is_found_without_a_look_at_runs_without_one(own_database):
+    with opened(own_database, name="name") as store:
+        store.register(["a"], NOON)
+        claim(store, 1, lock="files")
+        row = "'name', 't' || n, 'r' || n, 0, 'schedule', 1, 'me', 0, 0, '', 0, '', '', NULL"
+        columns = "app, task, id, due, trigger, attempt, owner, started, expires, place, recovers, lock, stop, progress"
+        many = f"INSERT INTO held ({columns}) SELECT {row} FROM generate_series(1, 8000) AS n"
+        for statement in (many, "ANALYZE held"):
+            execute(own_database, f"SET search_path = pulse; {statement}")
+        asked: list[tuple[str, tuple]] = []
+        run = store._run
+        store._run = lambda *said: asked.append(said) or run(*said)
+
+        with store._step("a"):
+            assert store._holder("files").task == "a"
+
+        store._run = run
+        statement, *values = next(said for said in asked if "held" in said[0])
+        with store._reading():
+            plan = store._run(f"EXPLAIN {statement}", *values).fetchall()
+    assert "held_by_lock" in str(plan)
 
 
 def test_a_schema_of_a_later_release_is_not_touched(own_database):

@@ -605,6 +605,18 @@ def test_a_failed_run_can_wait_for_another_attempt(store):
     assert store.reap(NOON + 60 * MINUTE) == []
 
 
+def test_what_ends_before_it_has_begun_can_wait_to_be_recovered(store):
+    run = claim(store, fire(1), recovers=True).run
+    missed = replace(run, started=None, finished=fire(1).due, outcome=Outcome.MISSED)
+
+    assert store.finish(missed, again_at=fire(1).due)
+
+    (waiting,) = store.waiting()
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+    assert claim(store, fire(2), recovers=True).answer is Claim.BUSY  # it goes first
+    assert store.totals("cleanup").last_finished is None
+
+
 def test_a_retry_ends_when_the_next_instant_is_claimed(store):
     run = claim(store, fire(1)).run
     store.finish(ended(run, Outcome.FAILED), again_at=NOON + 5 * MINUTE)
@@ -652,6 +664,30 @@ def test_a_further_attempt_waits_for_its_lock(store):
 
     store.finish(ended(holder))
     assert adopt(store, waiting, 2, lock="files") is not None
+
+
+def test_a_further_attempt_has_the_lock_that_its_task_has_now(store):
+    store.register(["other", "third"], NOON)
+    claim(store, fire(1), recovers=True, lock="before")
+    store.reap(fire(2).due)
+    (waiting,) = store.waiting()
+
+    again = adopt(store, waiting, 2, lock="now")
+    others = [claim(store, fire(2, task="other"), lock="now"), claim(store, fire(2, task="third"), lock="before")]
+    store.finish(ended(again))
+
+    assert again.lock == "now"
+    assert [one.answer for one in others] == [Claim.BUSY, Claim.WON]
+    assert claim(store, fire(3, task="other"), lock="now").answer is Claim.WON
+
+
+def test_a_task_that_is_forgotten_has_no_lock_any_more(store):
+    store.register(["other"], NOON)
+    claim(store, fire(1), lock="files")
+
+    store.purge(["other"])
+
+    assert claim(store, fire(1, task="other"), lock="files").answer is Claim.WON
 
 
 # Runs that are asked to stop
@@ -929,16 +965,139 @@ def test_another_attempt_by_hand_is_the_same_run_with_the_next_number(store):
     assert claim(store, fire(3)).answer is Claim.WON
 
 
-def test_another_attempt_by_hand_never_begins_beside_itself_whatever_the_limits(store):
+def test_another_attempt_by_hand_never_begins_beside_the_one_before_whatever_the_limits(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed)
+    first = claim(store, by_hand(failed), instances=None)
+
+    third = claim(store, by_hand(first.run), owner="two", instances=None)
+
+    assert first.answer is Claim.WON
+    assert (third.answer, third.run.outcome, third.run.attempt) == (Claim.BUSY, Outcome.SKIPPED, 3)
+    assert store.finish(ended(first.run))
+
+
+def test_an_attempt_by_hand_that_is_under_way_is_taken(store):
     failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
     store.finish(failed)
     first = claim(store, by_hand(failed), instances=None)
 
     second = claim(store, by_hand(failed), owner="two", instances=None)
 
-    assert first.answer is Claim.WON
-    assert (second.answer, second.run.outcome, second.run.attempt) == (Claim.BUSY, Outcome.SKIPPED, 2)
+    assert second == Claimed(answer=Claim.TAKEN)
+    assert store.running() == [first.run]
+    assert store.history("cleanup") == [failed]
     assert store.finish(ended(first.run))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILED])
+def test_an_attempt_by_hand_that_has_ended_is_taken(store, outcome):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed)
+    first = ended(claim(store, by_hand(failed)).run, outcome)
+    store.finish(first)
+    following = ended(claim(store, fire(2)).run)
+    store.finish(following)
+
+    second = claim(store, by_hand(failed), owner="two", late=600)
+
+    assert second == Claimed(answer=Claim.TAKEN)
+    assert store.running() == []
+    assert store.history("cleanup") == [following, first, failed]
+
+
+def test_an_attempt_that_was_made_without_anybodys_hand_is_taken(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed, again_at=NOON + 2 * MINUTE)
+    (waiting,) = store.waiting()
+    second = ended(adopt(store, waiting, 2), Outcome.FAILED)
+
+    while_it_runs = claim(store, by_hand(failed), instances=None)
+    store.finish(second, again_at=NOON + 9 * MINUTE)
+    store.clear("cleanup")
+    while_the_third_waits = claim(store, by_hand(failed), instances=None)
+
+    assert while_it_runs == while_the_third_waits == Claimed(answer=Claim.TAKEN)
+    assert [run.attempt for run in store.waiting()] == [3]
+    assert claim(store, by_hand(second)).run.attempt == 3
+
+
+def test_an_attempt_of_which_nobody_is_heard_any_more_is_followed_by_the_next(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed)
+    gone = claim(store, by_hand(failed)).run
+
+    same = claim(store, by_hand(failed), owner="two", late=600)
+    following = claim(store, by_hand(gone), owner="two", late=600)
+
+    assert same.answer is Claim.TAKEN
+    assert following.run.attempt == 3
+    assert [run.outcome for run in store.find("cleanup", failed.id)] == [Outcome.LOST, Outcome.FAILED]
+
+
+@pytest.mark.parametrize("trigger", [Trigger.RETRY, Trigger.RECOVER])
+def test_of_two_places_that_try_a_run_again_one_does(store, trigger):
+    store.register([fire(1, place=place).track for place in ("a", "b")], NOON)
+    first = claim(store, fire(1, place="a"), recovers=True).run
+    if trigger is Trigger.RETRY:
+        store.finish(ended(first, Outcome.FAILED), again_at=NOON + 5 * MINUTE)
+    else:
+        store.reap(first.expires + MINUTE)
+    assert [run.trigger for run in store.waiting()] == [trigger]
+
+    answers = [claim(store, replace(by_hand(first), place=place)) for place in ("b", "a")]
+    again = answers[0].run
+    beside = [claim(store, fire(2, place=place), late=-40).answer for place in ("a", "b")]
+
+    assert [one.answer for one in answers] == [Claim.WON, Claim.TAKEN]
+    assert again.place == "b"
+    assert store.waiting() == []
+    assert again in store.running()
+    assert beside == [Claim.WON, Claim.BUSY]
+    assert store.finish(ended(again))
+
+
+def test_of_all_that_try_a_run_again_at_once_one_does(store):
+    failed = ended(claim(store, fire(1)).run, Outcome.FAILED)
+    store.finish(failed)
+    answers: list[Claimed] = []
+    begin = threading.Barrier(4)
+
+    def retry(owner: str) -> None:
+        begin.wait()
+        answers.append(claim(store, by_hand(failed), owner=owner, instances=None))
+        if answers[-1].run:
+            store.finish(ended(answers[-1].run))
+
+    threads = [threading.Thread(target=retry, args=(f"host:{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(one.answer.value for one in answers) == ["taken", "taken", "taken", "won"]
+    assert [run.attempt for run in store.find("cleanup", failed.id)] == [2, 1]
+
+
+def test_another_attempt_by_hand_that_cannot_be_made_now_leaves_its_number_to_the_one_that_waits(store):
+    store.register(["other"], NOON)
+    failed = ended(claim(store, fire(1), lock="files").run, Outcome.FAILED)
+    store.finish(failed, again_at=NOON + 2 * MINUTE)
+    holder = claim(store, fire(1, task="other"), lock="files").run
+
+    busy = claim(store, by_hand(failed), lock="files")
+    missed = dismiss(store, by_hand(failed), Outcome.MISSED)
+    store.finish(ended(holder))
+    (waiting,) = store.waiting()
+    store.finish(ended(adopt(store, waiting, 2, lock="files")))
+
+    assert (busy.answer, busy.run.outcome, busy.run.attempt) == (Claim.BUSY, Outcome.SKIPPED, 2)
+    assert busy.run.reason == "other is running, and has the lock 'files', too"
+    assert (missed.answer, missed.run.outcome) == (Claim.STALE, Outcome.MISSED)
+    assert [(run.attempt, run.outcome) for run in store.find("cleanup", failed.id)] == [
+        (2, Outcome.SUCCESS), (1, Outcome.FAILED),
+    ]  # fmt: skip
+    assert store.totals("cleanup").counts == {Outcome.SUCCESS: 1, Outcome.FAILED: 1}
 
 
 def test_another_attempt_by_hand_takes_the_place_of_the_one_that_waits(store):

@@ -31,9 +31,10 @@ SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
 
 
-def claim(store: SqliteRunStore, second: int, task: str = "a"):
+def claim(store: SqliteRunStore, second: int, task: str = "a", lock: str = ""):
     fire = Fire(task=task, due=NOON + second * SECOND)
-    terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": Limits(instances=None)}
+    limits = Limits(instances=None, lock=lock)
+    terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": limits}
     return store.claim(fire, now=fire.due, **terms)
 
 
@@ -258,6 +259,42 @@ def make_as_of(path: Path, version: int, *statements: str) -> None:
             file.execute(statement)
         file.execute(f"PRAGMA user_version = {version}")
         file.commit()
+
+
+def test_a_lock_that_an_earlier_version_has_given_is_kept(path):
+    later = number_of(NOON + DAY)
+    make_as_of(
+        path,
+        6,
+        "INSERT INTO tasks (app, name, appended, cursor) VALUES ('', 'a', 0, 0), ('', 'b', 0, 0)",
+        f"INSERT INTO held VALUES ('', 'a', 'r1', 0, 'schedule', 1, 'me', 0, {later}, '', 0, 'files', '', NULL)",
+    )
+    store = SqliteRunStore(path)
+
+    assert claim(store, 1, "b", lock="files").run.reason == "a is running, and has the lock 'files', too"
+    assert store.finish(replace(store.running()[0], finished=NOON, outcome=Outcome.SUCCESS))
+    assert claim(store, 2, "b", lock="files").answer is Claim.WON
+    store.close()
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_claim_with_a_lock_looks_at_no_run_without_one(store, is_free):
+    claim(store, 1, lock="" if is_free else "files")
+    asked: list[str] = []
+    with store._reading() as file:
+        file.set_trace_callback(asked.append)
+
+    answer = claim(store, 1, "b", lock="files").answer
+
+    with store._reading() as file:
+        file.set_trace_callback(None)
+        plans = [file.execute(f"EXPLAIN QUERY PLAN {one}").fetchall() for one in asked if " held " in one]
+    steps = [detail for plan in plans for *_, detail in plan if " held " in detail]
+    assert answer is (Claim.WON if is_free else Claim.BUSY)
+    assert [step for step in steps if "held_by_lock" in step] == [
+        "SEARCH held USING INDEX held_by_lock (lock=? AND app=?)"
+    ]
+    assert [step for step in steps if "SCAN" in step or "(app=?)" in step] == []
 
 
 def _hold_as_before(path: Path, *, task: str, run_id: str) -> None:

@@ -387,6 +387,23 @@ def while_the_broker_is_away_what_is_due_is_recorded_and_afterwards_it_goes_on(f
 
 
 @story
+def what_a_frozen_broker_keeps_a_process_from_sending_has_its_record_when_that_process_ends(folder):
+    with own_server(folder) as server:
+        fleet = fleet_of(folder, tasks={"once": {**GENEROUS, "interval": 3600, "run_at_startup": True}}, url=server.url)
+        server.freeze()
+        try:
+            with bell(fleet) as one:
+                (claimed,) = wait_until(fleet.running)
+                assert one.terminate() == 0
+            (missed,) = fleet.records("once")
+        finally:
+            server.thaw()
+
+    assert (missed.id, missed.outcome, missed.started) == (claimed.id, Outcome.MISSED, None)
+    assert fleet.running() == []
+
+
+@story
 def a_frozen_broker_holds_nobody_up_for_long(folder):
     with own_server(folder) as server:
         fleet = fleet_of(folder, tasks={"often": {"interval": 1}}, url=server.url)

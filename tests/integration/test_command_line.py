@@ -544,6 +544,45 @@ def test_a_task_that_is_running_is_not_run_again(write, pulse, tmp_path):
     assert (done.code, done.out.splitlines()[-1]) == (4, "skipped: the task is still running")
 
 
+def test_an_attempt_that_somebody_else_makes_is_not_made_again(write, pulse, tmp_path):
+    write()
+    tmp_path.joinpath("some_site.py").write_text(
+        dedent("""
+            import threading
+            from pulse import PulseMiddleware
+
+            begun, end = threading.Event(), threading.Event()
+            seen = []
+
+            def endpoint(environ, start_response):
+                attempt = environ["pulse.info"]["attempt"]
+                seen.append(attempt)
+                if attempt > 1:
+                    begun.set()
+                    end.wait(60)
+                start_response("200 OK" if attempt > 1 else "500 Oops", [])
+                return []
+
+            app = PulseMiddleware(endpoint, task={"hold": {"cron": "@manually"}})
+            failed = app.run_now("hold")
+            first = threading.Thread(target=app.run_now, args=["hold"], kwargs={"again": failed})
+            first.start()
+            begun.wait(60)
+            """)
+    )
+
+    pulse("list", "some_site:app")  # loads it
+    site = sys.modules["some_site"]
+    done = pulse("run", "some_site:app", "hold", "--again", site.failed.id)
+    site.end.set()
+    site.first.join()
+
+    assert done.code == 4
+    assert f"attempt 2 of {site.failed.id} is made by" in done.err
+    assert done.err.rstrip().endswith("already: it is under way")
+    assert site.seen == [1, 2]
+
+
 def test_the_record_is_one_json_document_whatever_the_application_prints(write, pulse):
     write("pulse.task.chatty.action = chatty?x=1")
 

@@ -1,5 +1,6 @@
 """What is handed over to Celery, once, and what becomes of it while the broker is silent."""
 
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from pulse.dispatch import Reply
 from pulse.errors import BrokerUnavailableError, ClosedError
 from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
-from pulse.runstores.ledger import NOT_TAKEN
+from pulse.runstores.ledger import NOT_TAKEN, RECOVERIES
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
 from pulse.testing import ManualClock
@@ -31,13 +32,16 @@ class FakePost:
         self.recalled: list[Run] = []
         self.knocks = 0
         self.is_there = self.takes = True
+        self.during = lambda: None  # called while it is asked for something
 
     def knock(self) -> None:
         self.knocks += 1
+        self.during()
         if not self.is_there:
             raise BrokerUnavailableError("the broker is away")
 
     def send(self, run: Run, until: datetime) -> None:
+        self.during()
         if not (self.is_there and self.takes):
             raise BrokerUnavailableError("the broker is away")
         self.sent.append((run, until))
@@ -182,6 +186,23 @@ def test_a_message_that_comes_after_its_grace_is_missed():
 
     assert bench.take(fire).started is None
     assert bench.recorded == [(Outcome.MISSED, "taken from the queue 2.0 s after its grace was over")]
+
+
+def test_a_worker_that_froze_while_it_took_a_run_over_does_not_begin_it():
+    bench = Bench()
+    fire = bench.fire(grace=600)
+    bench.ring(fire)
+    adopt = bench.store.adopt
+
+    def freeze(*args, **kwargs):
+        taken = adopt(*args, **kwargs)
+        bench.clock.advance(LEASE + SECOND)
+        return taken
+
+    bench.store.adopt = freeze
+
+    assert bench.take(fire).started is None
+    assert bench.recorded == [(Outcome.MISSED, "its lease ended before it could begin")]
 
 
 def test_a_task_that_was_paused_meanwhile_is_skipped_but_not_when_it_was_called_by_hand():
@@ -358,6 +379,34 @@ def test_what_is_cancelled_while_it_waits_is_ended_and_its_message_recalled():
     assert bench.take(fire) is None
 
 
+def test_what_is_cancelled_while_it_waits_is_not_recovered():
+    bench = Bench(recover=True)
+    fire = bench.fire()
+    bench.ring(fire)
+    bench.store.ask_to_stop(fire.run_id, "enough")
+
+    bench.courier._look_at_the_queue()
+
+    assert bench.store.running() == bench.store.waiting() == []
+
+
+def test_what_recovers_and_could_not_be_sent_in_time_is_sent_when_the_broker_answers_again():
+    bench = Bench(recover=True)
+    bench.post.is_there = False
+    fire = bench.fire(1, grace=5)
+    bench.ring(fire)
+    bench.clock.advance(60 * SECOND)
+    bench.courier._offer_again()
+    bench.post.is_there = True
+    bench.clock.advance(TRY_AGAIN)
+
+    (again,) = bench.courier._runner.due_again()
+    bench.ring(again)
+
+    assert bench.recorded == [(Outcome.MISSED, "the broker is away")]
+    assert [(run.id, run.attempt, run.trigger) for run, _ in bench.post.sent] == [(fire.run_id, 2, Trigger.RECOVER)]
+
+
 def test_what_a_worker_has_taken_is_not_ended_in_the_queue():
     bench = Bench()
     fire = bench.fire()
@@ -420,3 +469,166 @@ def test_what_is_held_back_at_the_end_belongs_to_whoever_asks_next():
         bench.courier.submit([bench.fire(3)])
     with pytest.raises(ClosedError):
         bench.courier.run_apart(bench.fire(3))
+
+
+def test_what_is_being_sent_at_the_end_of_the_process_is_missed_and_its_message_is_nothing():
+    bench = Bench()
+    bench.post.during = lambda: bench.courier.close(0)
+    fire = bench.fire()
+
+    bench.ring(fire)
+
+    assert bench.recorded == [(Outcome.MISSED, "the process ended while it was being sent to Celery")]
+    assert bench.store.running() == bench.store.waiting() == []
+    assert [run.id for run, _ in bench.post.sent] == [fire.run_id]
+    assert bench.take(fire) is None
+    assert bench.store.history("a")[0].started is None
+
+
+def test_what_was_taken_while_the_process_that_sends_it_ended_is_run_once():
+    bench = Bench()
+    fire = bench.fire()
+
+    def arrive_and_end() -> None:
+        bench.take(fire)
+        bench.courier.close(0)
+
+    bench.post.during = arrive_and_end
+    bench.ring(fire)
+
+    assert bench.recorded == [(Outcome.SUCCESS, "")]
+    assert bench.take(fire) is None
+
+
+def test_what_the_broker_refuses_while_the_process_ends_has_one_record():
+    bench = Bench()
+    bench.post.takes = False
+    bench.post.during = lambda: bench.courier.close(0)
+
+    bench.ring(bench.fire())
+
+    assert bench.courier._unsent == {}
+    assert bench.courier.close(0) == 0
+    assert bench.recorded == [(Outcome.MISSED, "the process ended while it was being sent to Celery")]
+
+
+def test_what_waits_for_its_turn_to_be_sent_when_the_process_ends_is_missed_too():
+    bench = Bench(max_instances=2)
+    bench.post.takes = False
+    for minute in (1, 2):
+        bench.ring(bench.fire(minute, grace=600))
+    assert len(bench.courier._unsent) == 2
+    bench.post.takes = True
+    bench.clock.advance(TRY_AGAIN)
+
+    def end_with_the_first_message() -> None:
+        bench.post.during = lambda: None
+        bench.courier.close(0)
+        at_the_end.extend(bench.recorded)
+
+    at_the_end: list[tuple[Outcome | None, str]] = []
+    bench.courier._must_answer()
+    bench.post.during = end_with_the_first_message
+    bench.courier._offer_again()
+
+    assert [outcome for outcome, _ in at_the_end] == [Outcome.MISSED, Outcome.MISSED]
+    assert bench.recorded == at_the_end
+    assert bench.store.running() == []
+
+
+def test_what_is_claimed_while_the_process_ends_is_not_sent():
+    bench = Bench()
+    reserve = bench.courier._runner.claims.reserve
+
+    def end_and_reserve(fire: Fire) -> Run | None:
+        bench.courier.close(0)
+        return reserve(fire)
+
+    bench.courier._runner.claims.reserve = end_and_reserve
+    bench.ring(bench.fire())
+
+    assert bench.post.sent == []
+    assert bench.recorded == [(Outcome.MISSED, "the process ended while it was being sent to Celery")]
+    assert bench.store.running() == []
+
+
+def test_what_is_not_claimed_when_the_process_ends_belongs_to_whoever_asks_next():
+    bench = Bench()
+    bench.post.is_there = False
+    bench.ring(bench.fire(1, grace=600))
+    bench.post.is_there = True
+    bench.clock.advance(TRY_AGAIN)
+    bench.post.during = lambda: bench.courier.close(0)
+    fire = bench.fire(2)
+
+    bench.ring(fire)
+
+    assert bench.store.register(["a"], NOON)["a"] == NOON + 60 * SECOND
+    with pytest.raises(ClosedError):
+        bench.courier.hand_over(fire)
+    heir = Courier(bench.runner("web:2"), FakePost(), store=bench.store, clock=bench.clock)
+    assert heir.hand_over(fire).is_reserved
+
+
+def test_what_is_being_sent_at_the_end_is_handed_over_by_another_process_if_it_recovers():
+    bench = Bench(recover=True)
+    bench.post.during = lambda: bench.courier.close(0)
+    fire = bench.fire()
+    bench.ring(fire)
+    bench.post.during = lambda: None
+    heir = Courier(bench.runner("web:2"), bench.post, store=bench.store, clock=bench.clock)
+
+    heir._runner.renew()
+    (again,) = heir._runner.due_again()
+    heir.hand_over(again)
+
+    assert bench.recorded == [(Outcome.MISSED, "the process ended while it was being sent to Celery")]
+    run, _ = bench.post.sent[1]
+    assert (run.id, run.attempt, run.trigger) == (fire.run_id, 2, Trigger.RECOVER)
+    assert bench.take(fire) is None
+    assert bench.take(fire, attempt=2, trigger=Trigger.RECOVER).outcome is Outcome.SUCCESS
+
+
+def test_what_recovers_is_not_handed_over_without_end():
+    bench = Bench(recover=True)
+    bench.post.is_there = False
+    bench.ring(bench.fire(1, grace=600))
+    attempts = 1
+    for number in range(5):
+        bench.courier.close(0)
+        bench.courier = Courier(bench.runner(f"web:{number}"), bench.post, store=bench.store, clock=bench.clock)
+        bench.courier._runner.renew()
+        for again in bench.courier._runner.due_again():
+            attempts += 1
+            bench.ring(again)
+
+    assert attempts == RECOVERIES
+    assert bench.store.running() == bench.store.waiting() == []
+
+
+def test_a_call_by_hand_that_is_being_sent_at_the_end_is_told_so():
+    bench = Bench()
+    bench.post.during = lambda: bench.courier.close(0)
+    promise: Future[Run | None] = Future()
+
+    bench.courier._send_apart(bench.fire(trigger=Trigger.MANUAL, run_id="hand"), promise)
+
+    with pytest.raises(ClosedError, match="run hand of a"):
+        promise.result(0)
+    assert bench.recorded == [(Outcome.MISSED, "the process ended while it was being sent to Celery")]
+
+
+def test_a_further_attempt_that_the_broker_does_not_take_is_missed_at_once():
+    bench = Bench(retries=1, retry_delay=5)
+    fire = bench.fire()
+    bench.ring(fire)
+    bench.reply = Reply(outcome=Outcome.FAILED, status=500)
+    attendant = Attendant(bench.taker, bench.post, fleet=None, clock=bench.clock, at_end=lambda: None)
+    bench.take(fire)
+    bench.post.takes = False
+
+    bench.clock.advance(5 * SECOND)
+    attendant._hand_over_attempts()
+
+    assert bench.recorded[0] == (Outcome.MISSED, "the broker is away")
+    assert bench.store.running() == bench.store.waiting() == []

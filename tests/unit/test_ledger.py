@@ -1,6 +1,7 @@
 """What a look at all that runs costs: the rules of the ledger, counted in steps and looks instead of seconds."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -54,11 +55,10 @@ def store() -> CountingStore:
     return store
 
 
-def claim(store: CountingStore, task: str, owner: str = "there:1") -> Run:
+def claim(store: CountingStore, task: str, owner: str = "there:1", lock: str = "") -> Run:
+    limits = Limits(recovers=True, lock=lock)
     fire = Fire(task=task, due=NOON)
-    run = store.claim(
-        fire, owner=owner, now=NOON, lease=LEASE, passed=lambda cursor: None, limits=Limits(recovers=True)
-    ).run
+    run = store.claim(fire, owner=owner, now=NOON, lease=LEASE, passed=lambda cursor: None, limits=limits).run
     assert run is not None
     return run
 
@@ -114,6 +114,38 @@ def test_a_process_is_looked_at_once_however_many_runs_it_has(store, monkeypatch
     assert store.reap(NOON) == []
 
     assert looked_at == ["there:1"]
+
+
+class NotLookedThrough(dict):
+    """All that is held, of which one is asked for by its id."""
+
+    def values(self):
+        pytest.fail("every run was looked at")
+
+
+def test_a_claim_with_a_lock_looks_at_no_run_without_one(store):
+    store.register(["first", "second"], NOON - LEASE)
+    store._by_id = NotLookedThrough(store._by_id)
+
+    won, busy = (claim(store, task, lock="files") for task in ("first", "second"))
+
+    assert won.outcome is None
+    assert busy.reason == "first is running, and has the lock 'files', too"
+
+
+def test_of_locks_that_nobody_has_any_more_nothing_is_kept(store):
+    store.register(["first", "second"], NOON - LEASE)
+    for task in ("first", "second"):
+        claim(store, task, lock=f"of {task}")
+    store.purge([task for task in store.tasks() if task != "second"])
+    store.reap(LATER)
+    (waiting,) = [run for run in store.waiting() if run.task == "first"]
+    limits = Limits(lock="another")
+
+    begun = store.adopt(waiting, owner="here:1", now=LATER, lease=LEASE, limits=limits)
+    store.finish(replace(begun, outcome=Outcome.SUCCESS, finished=LATER))
+
+    assert store._by_lock == {}
 
 
 def test_to_ask_one_run_to_stop_reads_no_other(store):

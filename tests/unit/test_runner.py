@@ -92,6 +92,22 @@ def test_a_fire_that_somebody_has_taken_is_not_dispatched():
     assert bench.runner.run(fire) is None
 
 
+def test_an_attempt_by_hand_that_somebody_else_has_made_is_not_dispatched_and_the_log_says_so(caplog):
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    bench.reply = Reply(outcome=Outcome.FAILED, status=500)
+    failed = bench.runner.run(bench.fire())
+    again = Fire(task="a", due=failed.due, trigger=Trigger.MANUAL, run_id=failed.id, attempt=2)
+    bench.runner.run(again)
+    bench.during = lambda run, cancelled: pytest.fail("dispatched twice")
+
+    assert bench.runner.run(again) is None
+
+    assert [run.attempt for run in bench.store.history("a")] == [2, 1]
+    assert caplog.records[-1].pulse_event == "attempt_taken"
+    assert "somebody else has made attempt 2 of it" in caplog.text
+
+
 def test_the_reply_of_a_failure_is_in_the_record_and_its_traceback_in_the_log(caplog):
     bench = Bench()
     bench.reply = Reply(outcome=Outcome.FAILED, reason="ValueError: x", errors=b"Trace", traceback="Traceback...\n")
@@ -141,6 +157,82 @@ def test_lateness_is_judged_again_after_a_claim_that_blocked():
 
     assert (run.outcome, run.reason) == (Outcome.MISSED, "the claim came back too late")
     assert bench.store.history("a") == [run]
+
+
+def freeze_behind(bench: Bench, step: str, seconds: float = 31, meanwhile=lambda: None) -> None:
+    """Have the process freeze when the store has taken that step, and before it is told so."""
+    taken = getattr(bench.store, step)
+
+    def freeze(*args, **kwargs):
+        answer = taken(*args, **kwargs)
+        bench.clock.advance(seconds)
+        meanwhile()
+        return answer
+
+    setattr(bench.store, step, freeze)
+
+
+def test_a_run_whose_lease_ended_before_its_claim_came_back_is_not_begun():
+    bench = Bench()
+    freeze_behind(bench, "claim")
+    bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
+
+    run = bench.runner.run(bench.fire())
+
+    assert (run.outcome, run.started, run.reason) == (Outcome.MISSED, None, "its lease ended before it could begin")
+    assert bench.store.history("a") == [run] == bench.records
+    assert bench.store.running() == bench.store.waiting() == []
+
+
+def test_a_run_that_was_found_lost_before_its_claim_came_back_is_not_begun():
+    bench = Bench()
+    freeze_behind(bench, "claim", meanwhile=lambda: bench.store.reap(bench.clock.now()))
+    bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
+
+    assert bench.runner.run(bench.fire()) is None
+
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.LOST]
+
+
+def test_a_further_attempt_whose_lease_ended_before_it_was_ours_is_not_begun():
+    bench = Bench(recover=True)
+    claim = {"owner": "gone:1", "lease": timedelta(seconds=30), "passed": lambda cursor: None}
+    bench.store.claim(bench.fire(), now=bench.clock.now(), limits=Limits(recovers=True), **claim)
+    bench.clock.advance(31)
+    bench.runner.renew()
+    (again,) = bench.runner.due_again()
+    freeze_behind(bench, "adopt")
+    bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
+
+    assert bench.runner.run(again).outcome is Outcome.MISSED
+
+    assert [run.attempt for run in bench.store.waiting()] == [3]
+
+
+@pytest.mark.parametrize("latest", [None, NOON + timedelta(seconds=65)])
+def test_what_recovers_and_could_not_begin_in_time_waits_for_another_process(latest):
+    bench = Bench(recover=True)
+    freeze_behind(bench, "claim")
+    bench.during = lambda run, cancelled: pytest.fail("dispatched too late")
+
+    run = bench.runner.run(bench.fire(latest=latest))
+
+    (waiting,) = bench.store.waiting()
+    assert run.outcome is Outcome.MISSED
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+
+
+def test_what_recovers_and_has_not_begun_when_the_process_ends_waits_for_another_one():
+    bench = Bench(recover=True)
+    freeze_behind(bench, "claim", seconds=0, meanwhile=bench.runner.cancel)
+    bench.during = lambda run, cancelled: pytest.fail("dispatched at the end")
+
+    bench.runner.run(bench.fire())
+
+    assert [(run.outcome, run.reason) for run in bench.store.history("a")] == [
+        (Outcome.MISSED, "it had not begun: the process ends"),
+    ]  # fmt: skip
+    assert [(run.attempt, run.trigger) for run in bench.store.waiting()] == [(2, Trigger.RECOVER)]
 
 
 def test_leases_are_renewed_while_a_run_lasts():
@@ -701,6 +793,63 @@ def test_what_could_not_be_recorded_is_as_soon_as_others_are_answered(flaky):
     assert first in flaky.store.history("a")
     assert flaky.store.running() == []
     assert not flaky.runner.is_awaited
+
+
+def deaf_for_once(bench: Bench, step: str):
+    """Have the store take that step, and its answer be lost."""
+    take = getattr(bench.store, step)
+
+    def lose_the_answer(*args, **kwargs):
+        take(*args, **kwargs)
+        setattr(bench.store, step, take)
+        raise StoreUnavailableError("the answer was lost")
+
+    setattr(bench.store, step, lose_the_answer)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_record_that_was_made_though_the_answer_was_lost_is_told_like_any_other(caplog, retries):
+    bench = Bench(retries=retries, retry_delay=5)
+    bench.reply = Reply(outcome=Outcome.FAILED, status=500)
+    deaf_for_once(bench, "finish")
+
+    bench.runner.run(bench.fire())
+    bench.runner.record_late()
+    bench.clock.advance(5)
+
+    (record,) = bench.store.history("a")
+    assert [(run.id, run.outcome) for run in bench.records] == [(record.id, Outcome.FAILED)]
+    assert "lease_lost" not in {one.pulse_event for one in caplog.records}
+    assert [fire.attempt for fire in bench.runner.due_again()] == [2] * retries
+
+
+def test_several_records_that_were_made_though_the_answer_was_lost_are_told(caplog):
+    bench = Bench(max_instances=3)
+    active = [bench.runner.claim(bench.fire(trigger=Trigger.MANUAL, run_id=run_id)) for run_id in ("x", "y")]
+    deaf_for_once(bench, "finish_all")
+
+    bench.runner.finish_all([(one, bench.reply) for one in active])
+    bench.runner.record_late()
+
+    assert bench.records == bench.store.history("a")[::-1]
+    assert len(bench.records) == 2
+    assert "lease_lost" not in {one.pulse_event for one in caplog.records}
+
+
+def test_a_run_that_was_found_lost_in_an_outage_is_not_told_as_if_it_were_ours(flaky, caplog):
+    def lose(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    flaky.runner.run(flaky.fire())
+    flaky.store.is_down = False
+    flaky.store.reap(flaky.clock.now() + timedelta(seconds=31))
+
+    flaky.runner.record_late()
+
+    assert flaky.records == []
+    assert caplog.records[-1].pulse_event == "store_back"
+    assert "lease_lost" in {one.pulse_event for one in caplog.records}
 
 
 def test_an_outage_is_said_once_a_minute_and_when_it_is_over(flaky, caplog):
