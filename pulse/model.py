@@ -215,6 +215,11 @@ class Task:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
 
     @property
+    def backlog(self) -> int:
+        """How many of its instants may wait for a free worker, or be caught up; older ones are missed."""
+        return 1 if self.coalesce else self.catchup_limit
+
+    @property
     def path(self) -> str:
         """The path of the request, percent-encoded as it was written."""
         return self.action.partition("?")[0]
@@ -529,6 +534,8 @@ class Fire:
             unless somebody has asked for it by hand.
         is_forced: A call by hand that observes no limits.
         is_reserved: It was claimed for a queue (`Run.is_reserved`), and is taken from there.
+        is_in_turn: Its instant was missed, as were others that are all to be run: it waits for
+            the end of the one before, wherever that is run, whatever the task says of overlaps.
     """
 
     task: str
@@ -540,6 +547,7 @@ class Fire:
     attempt: int = 1
     is_forced: bool = False
     is_reserved: bool = False
+    is_in_turn: bool = False
 
     def __post_init__(self) -> None:
         if not self.run_id:
@@ -700,8 +708,8 @@ class Limits:
         """What *task* says about the run of *fire*."""
         return cls(
             instances=None if task.overlap == "allow" or fire.is_forced else task.max_instances,
-            waits=task.overlap in ("queue", "replace"),
-            replaces=task.overlap == "replace" and not fire.is_forced,
+            waits=fire.is_in_turn or task.overlap in ("queue", "replace"),
+            replaces=task.overlap == "replace" and not (fire.is_forced or fire.is_in_turn),
             recovers=task.recover and fire.trigger is not Trigger.MANUAL,
             lock="" if fire.is_forced else task.lock or "",
         )

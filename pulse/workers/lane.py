@@ -1,0 +1,99 @@
+"""What waits of one task, and in which order tasks wait."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+
+from pulse.missed import Missed
+from pulse.model import Fire
+
+
+class Line:
+    """What waits of one task, the oldest first.
+
+    Attributes:
+        fires: Of single instants.
+        missed: Behind them, what is to be caught up, if there is any. As long as it is known here,
+            also when its last one is run, what becomes due joins it.
+        holder: The run for whose end all of them wait, if its turn is not over.
+    """
+
+    __slots__ = ("fires", "holder", "missed")
+
+    def __init__(self) -> None:
+        """Nothing waits."""
+        self.fires: deque[Fire] = deque()
+        self.missed: Missed | None = None
+        self.holder = ""
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return len(self.fires) + (len(self.missed) if self.missed is not None else 0)
+
+    def put(self, fires: Iterable[Fire] | Missed, *, keep: int) -> None:
+        """Append *fires*, of which at most *keep* stay."""
+        if isinstance(fires, Missed):
+            if self.missed is None:
+                self.missed = fires
+            else:
+                self.missed.reach(fires.last)
+        elif self.missed is None:
+            self.fires.extend(fires)
+        else:
+            for fire in fires:
+                self.missed.reach(fire.due)
+        while self.fires and self.count > keep:
+            self.fires.popleft()
+        if self.missed is not None and len(self.missed) > keep:
+            self.missed.drop(len(self.missed) - keep)
+
+    def pop(self) -> Fire:
+        """The oldest one."""
+        if self.fires or self.missed is None:
+            return self.fires.popleft()
+        return self.missed.pop()
+
+
+class Lane:
+    """Tasks that wait; first come is first served, but who catches up takes turns with who does not.
+
+    Attributes:
+        prompt: By task, the lines of those that do not.
+        late: Those of the others.
+    """
+
+    def __init__(self) -> None:
+        """No task waits."""
+        # Ordered: a plain dict that is emptied from its front looks at all that has gone each time.
+        self.prompt: OrderedDict[str, Line] = OrderedDict()
+        self.late: OrderedDict[str, Line] = OrderedDict()
+        self._was_prompt = False
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.late)
+
+    def find(self, task: str) -> Line | None:
+        """What waits of *task*; None if nothing does."""
+        return self.prompt.get(task) or self.late.get(task)
+
+    def put(self, task: str, line: Line) -> None:
+        """Have *task* wait; where it does already, it keeps its place."""
+        if line.missed is None:
+            self.prompt[task] = line
+        else:
+            self.prompt.pop(task, None)
+            self.late[task] = line
+
+    def remove(self, task: str) -> Line | None:
+        """The same; it does not wait here any more."""
+        return self.prompt.pop(task, None) or self.late.pop(task, None)
+
+    def lines(self) -> list[Line]:
+        """All that waits here."""
+        return [*self.prompt.values(), *self.late.values()]
+
+    def next(self) -> tuple[str, Line]:
+        """The one whose turn it is; there is one."""
+        is_late = bool(self.late) and (self._was_prompt or not self.prompt)
+        self._was_prompt = not is_late
+        return (self.late if is_late else self.prompt).popitem(last=False)
