@@ -9,12 +9,17 @@ import pytest
 from servers import wait_until
 
 from pulse.clock import SystemClock
+from pulse.config import read_config
+from pulse.dispatch import Reply
 from pulse.errors import StoreUnavailableError
 from pulse.middleware import PulseMiddleware
-from pulse.model import Outcome, Pause, Run, Trigger
+from pulse.model import Fire, Outcome, Pause, Run, Trigger
+from pulse.runner import Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.sqlite import SqliteRunStore
 from pulse.schedule import schedule_of
+from pulse.scheduler import Scheduler
+from pulse.workers.courier import Courier
 
 MISSED = 12  # instants
 LIMIT = 8  # of them that are run
@@ -165,6 +170,20 @@ def test_what_one_process_leaves_is_caught_up_by_the_next(begin, site, store):
     assert site.dues == expected(second)
 
 
+def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(begin, site, store):
+    site.hold(LIMIT)
+    middleware = begin()
+    wait_until(lambda: len(site.dues) == LIMIT)
+    following = schedule_of(middleware.config.tasks["a"]).next_due(site.dues[-1])
+
+    middleware._engine.workers.submit([Fire(task="a", due=following)], keep=LIMIT)
+
+    wait_until(lambda: records(store) and records(store)[-1].outcome is Outcome.SKIPPED)
+    assert records(store)[-1].due == following
+    site.go_on.set()
+    wait_until(lambda: ended(store) == LIMIT)
+
+
 def test_a_pause_ends_it_with_records(begin, site, store):
     site.hold(3)
     begin()
@@ -195,3 +214,51 @@ def test_an_outage_of_the_store_ends_it_no_more_than_it_ends_a_run(begin, site, 
 
     assert site.dues == expected(middleware)
     assert refused == [expected(middleware)[3]] * 2
+
+
+class Broker:
+    """Brings what it is given to a runner of its own, as a worker of Celery would be."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def knock(self) -> None:
+        """It is there."""
+
+    def send(self, run: Run, until: datetime) -> None:
+        fire = Fire(task=run.task, due=run.due, trigger=run.trigger, run_id=run.id, is_reserved=True)
+        threading.Thread(target=self.runner.run, args=(fire,)).start()
+
+    def recall(self, run: Run) -> None:
+        """It cannot be."""
+
+
+def test_they_are_handed_over_to_a_queue_one_after_the_other(store):
+    tasks = read_config(tasks={"a": {**TASK, "catchup_limit": 3}}).tasks
+    schedules = {"a": schedule_of(tasks["a"])}
+    asked: list[datetime] = []
+
+    def reply(_task, run, _control) -> Reply:
+        asked.append(run.due)
+        return Reply(outcome=Outcome.SUCCESS, status=200)
+
+    def runner(owner: str) -> Runner:
+        lease = timedelta(seconds=30)
+        return Runner(
+            tasks, schedules, store=store, dispatch=reply, clock=SystemClock(), owner=owner, lease=lease
+        )  # fmt: skip
+
+    courier = Courier(runner("web"), Broker(runner("celery")), store=store, clock=SystemClock())
+    scheduler = Scheduler(
+        tasks, schedules, submit=lambda fires, keep: courier.submit(fires, keep=keep), clock=SystemClock()
+    )
+    scheduler.plan(store.register(["a"], SystemClock().now()))
+    courier.start()
+    try:
+        scheduler.ring()
+        wait_until(lambda: ended(store) == 3)
+    finally:
+        courier.close(1)
+
+    assert asked == [run.due for run in records(store)[1:]]
+    assert {run.outcome for run in records(store)[1:]} == {Outcome.SUCCESS}
