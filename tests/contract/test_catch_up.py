@@ -11,7 +11,7 @@ from servers import wait_until
 from pulse.clock import SystemClock
 from pulse.config import read_config
 from pulse.dispatch import Reply
-from pulse.errors import StoreUnavailableError
+from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.middleware import PulseMiddleware
 from pulse.model import Fire, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
@@ -89,7 +89,12 @@ def begin(request, site, store) -> Iterator[Callable[..., PulseMiddleware]]:
     def begin(**task) -> PulseMiddleware:
         app = site.asynchronous if request.param == "asyncio" else site
         known = {"a": {**TASK, **task}}
-        made.append(PulseMiddleware(app, task=known, mode=request.param, start="manual", run_store=store))
+        options = {
+            "mode": request.param,
+            "lease": "10m",
+            "shutdown_timeout": "30s",
+        }  # what waits is seen to all the same
+        made.append(PulseMiddleware(app, task=known, start="manual", run_store=store, **options))
         made[-1].start()
         return made[-1]
 
@@ -152,22 +157,27 @@ def test_who_comes_second_waits_for_the_run_of_the_other_and_skips_nothing(begin
     assert sum(run.count for run in records(store)) == MISSED
 
 
-def test_what_one_process_leaves_is_caught_up_by_the_next(begin, site, store):
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_what_one_process_leaves_is_caught_up_by_another_one(begin, site, store, comes):
     site.hold(3)
     first = begin()
     wait_until(lambda: len(site.dues) == 3)
+    if comes == "before":
+        other = begin()
+        wait_until(lambda: is_resting(other))
     queue = first._engine.workers._queue
     ends = threading.Thread(target=first.close)
     ends.start()
     wait_until(lambda: queue._is_closed)
     site.go_on.set()
     ends.join()
-    assert len(site.dues) == 3
 
-    second = begin()
+    if comes == "after":
+        begin()
     wait_until(lambda: ended(store) == LIMIT)
 
-    assert site.dues == expected(second)
+    assert site.dues == expected(first)
+    assert {run.outcome for run in records(store)[1:]} == {Outcome.SUCCESS}
 
 
 def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(begin, site, store):
@@ -233,17 +243,20 @@ class Broker:
         """It cannot be."""
 
 
-def test_they_are_handed_over_to_a_queue_one_after_the_other(store):
+@pytest.mark.parametrize("was_away", [False, True])
+def test_they_are_handed_over_to_a_queue_one_after_the_other(store, was_away):
     tasks = read_config(tasks={"a": {**TASK, "catchup_limit": 3}}).tasks
     schedules = {"a": schedule_of(tasks["a"])}
     asked: list[datetime] = []
 
     def reply(_task, run, _control) -> Reply:
         asked.append(run.due)
+        if len(asked) < 3:
+            wait_until(lambda: courier._queue.is_resting)
         return Reply(outcome=Outcome.SUCCESS, status=200)
 
     def runner(owner: str) -> Runner:
-        lease = timedelta(seconds=30)
+        lease = timedelta(minutes=10)
         return Runner(
             tasks, schedules, store=store, dispatch=reply, clock=SystemClock(), owner=owner, lease=lease
         )  # fmt: skip
@@ -253,6 +266,8 @@ def test_they_are_handed_over_to_a_queue_one_after_the_other(store):
         tasks, schedules, submit=lambda fires, keep: courier.submit(fires, keep=keep), clock=SystemClock()
     )
     scheduler.plan(store.register(["a"], SystemClock().now()))
+    if was_away:
+        courier._note_silence(BrokerUnavailableError("the broker was away a moment ago"))
     courier.start()
     try:
         scheduler.ring()

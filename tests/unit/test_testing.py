@@ -184,6 +184,19 @@ def test_what_becomes_due_while_others_are_caught_up_joins_them(site, overlap):
     assert {run.outcome for run in runs} == {Outcome.SUCCESS}
 
 
+def test_what_is_due_while_the_last_of_them_takes_its_time_is_skipped(site):
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "timeout": "2h"}}))
+    spans = iter([0, 0, 5400])
+    site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
+
+    rehearsal.clock.advance("3h")
+    runs = rehearsal.run_due()
+
+    assert [(run.outcome, hour) for run, hour in zip(runs, due_hours(runs), strict=True)] == [
+        (Outcome.SUCCESS, 1), (Outcome.SUCCESS, 2), (Outcome.SKIPPED, 4), (Outcome.SUCCESS, 3),
+    ]  # fmt: skip
+
+
 def test_a_grace_is_judged_when_the_turn_has_come(site):
     rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "misfire_grace_time": "2h10m", "timeout": "2h"}}))
     spans = iter([6000])
