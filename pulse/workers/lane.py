@@ -32,26 +32,29 @@ class Line:
 
     def put(self, fires: Iterable[Fire] | Missed, *, keep: int) -> None:
         """Append *fires*, of which at most *keep* stay."""
-        if isinstance(fires, Missed):
-            if self.missed is None:
-                self.missed = fires
-            else:
-                self.missed.reach(fires.last)
-        elif self.missed is None:
-            self.fires.extend(fires)
+        if self.missed is not None:
+            self.missed.reach(fires.last if isinstance(fires, Missed) else max(fire.due for fire in fires))
+        elif isinstance(fires, Missed):
+            self.missed = fires
         else:
-            for fire in fires:
-                self.missed.reach(fire.due)
-        while self.fires and self.count > keep:
-            self.fires.popleft()
-        if self.missed is not None and len(self.missed) > keep:
-            self.missed.drop(len(self.missed) - keep)
+            self.fires.extend(fires)
+        surplus = self.count - keep
+        if surplus > 0:
+            self._drop(surplus)
 
     def pop(self) -> Fire:
         """The oldest one."""
         if self.fires or self.missed is None:
             return self.fires.popleft()
         return self.missed.pop()
+
+    def _drop(self, count: int) -> None:
+        """The oldest *count* are not run; so the claim of the next one will record it."""
+        while self.fires and count:
+            self.fires.popleft()
+            count -= 1
+        if self.missed is not None:
+            self.missed.drop(count)
 
 
 class Lane:
@@ -74,7 +77,7 @@ class Lane:
 
     def find(self, task: str) -> Line | None:
         """What waits of *task*; None if nothing does."""
-        return self.prompt.get(task) or self.late.get(task)
+        return self.prompt.get(task) or (self.late.get(task) if self.late else None)
 
     def put(self, task: str, line: Line) -> None:
         """Have *task* wait; where it does already, it keeps its place."""

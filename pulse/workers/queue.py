@@ -91,17 +91,18 @@ class FireQueue:
                 self._put(fires.task, fires, keep)
             else:
                 for fire in fires:
-                    self._put(fire.task, (fire,), keep)
+                    self._put(fire.task, [fire], keep)
             self._call()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
         """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
         with self._changed:
-            line = self._line_of(fire.task)
+            line = self._line_of(fire.task) or Line()
             if self._is_closed or line.count >= keep:
                 return
             line.fires.appendleft(fire)
-            self._have_wait(fire.task, line)
+            if fire.task not in self._held:
+                self._lane_of(fire.task).put(fire.task, line)
             self._call()
 
     def begun(self, task: str, run_id: str) -> None:
@@ -126,7 +127,7 @@ class FireQueue:
                 return
             del self._held[task]
             if line.count:
-                self._have_wait(task, line)
+                self._lane_of(task).put(task, line)
                 self._call()
 
     def rest(self, fire: Fire) -> None:
@@ -151,7 +152,7 @@ class FireQueue:
         with self._changed:
             resting, self._resting = self._resting, []
             for task in resting:
-                self._have_wait(task, self._held.pop(task))
+                self._lane_of(task).put(task, self._held.pop(task))
             self._changed.notify_all()
 
     def give_back(self, handful: Handful) -> None:
@@ -257,16 +258,13 @@ class FireQueue:
         self._changed.notify()
 
     def _put(self, task: str, fires: Iterable[Fire] | Missed, keep: int) -> None:
-        line = self._line_of(task)
+        line = self._line_of(task) or Line()
         line.put(fires, keep=keep)
-        self._have_wait(task, line)
-
-    def _line_of(self, task: str) -> Line:
-        return self._held.get(task) or self._lane_of(task).find(task) or Line()
-
-    def _have_wait(self, task: str, line: Line) -> None:
         if task not in self._held:
             self._lane_of(task).put(task, line)
+
+    def _line_of(self, task: str) -> Line | None:
+        return self._held.get(task) or self._lane_of(task).find(task)
 
     def _lane_of(self, task: str) -> Lane:
         return self._lanes[_LANES[self.manner_of(task)]]
