@@ -88,10 +88,12 @@ class Claims:
         self._limits: dict[str, Limits] = {}  # by task, of what the schedule makes due
         # Claims without an answer, by run, the oldest first: until when it may show that they were won.
         self._unheard: dict[str, float] = {}
+        self._to_repeat: set[str] = set()  # by run; without a lock, as each fire is in one hand
         self._noting = threading.Lock()
 
     def claim(self, fire: Fire) -> Active | Run | None:
         """Ask for *fire*; what was won, which has not begun, or the record that was made instead."""
+        self._to_repeat.discard(fire.run_id)
         return None if self._is_left_to_others(fire) else self._taken(fire, self._claim(fire))
 
     def claim_all(self, fires: Iterable[Fire]) -> list[tuple[Fire, Active]]:
@@ -115,12 +117,20 @@ class Claims:
         task = self._tasks[fire.task]
         return fire.trigger is Trigger.SCHEDULE and not (task.lock or task.recover)
 
+    def is_to_repeat(self, fire: Fire) -> bool:
+        """Whether *fire*, which is in turn, has to be asked for again before those behind it; see `Fire.is_in_turn`.
+
+        Since the one before is still being run, here or elsewhere, or since the store did not answer.
+        """
+        return fire.run_id in self._to_repeat
+
     def reserve(self, fire: Fire) -> Run | None:
         """Claim *fire* for a queue, for as long as it is useful to begin it.
 
         From there any process takes it over, as the fire with `is_reserved`. Returns the
         record instead if one was made, or None, as `claim`.
         """
+        self._to_repeat.discard(fire.run_id)
         if self._is_left_to_others(fire):
             return None
         now, until = self._clock.now(), fire.latest
@@ -203,6 +213,7 @@ class Claims:
                 return self._adopt(fire, limits, terms)
             return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
         self._note_unheard([fire])
+        self._repeat(fire)
         return Claimed(answer=Claim.REFUSED)
 
     def _looked_at(self, fire: Fire, claimed: Claimed) -> Claimed:
@@ -216,12 +227,19 @@ class Claims:
         if claimed.answer is Claim.WON:
             return self._unless_late(fire, claimed)
         if claimed.answer is Claim.WAIT:
-            self._postponed.put(fire)
+            if not self._repeat(fire):
+                self._postponed.put(fire)
         elif claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
             facts = {"pulse_event": "attempt_taken", "pulse_task": fire.task, "pulse_run": fire.run_id}
             said = "task=%s run=%s is not tried again here: somebody else has made attempt %d of it"
             log.info(said, fire.task, fire.run_id, fire.attempt, extra=facts)
         return claimed
+
+    def _repeat(self, fire: Fire) -> bool:
+        """Have whoever has *fire* in hand ask again, and hold back what is behind it; False if that may go first."""
+        if fire.is_in_turn:
+            self._to_repeat.add(fire.run_id)
+        return fire.is_in_turn
 
     def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:
         if claimed.answer is not Claim.WON or claimed.run is None:
@@ -266,7 +284,7 @@ class Claims:
 
     def _limits_of(self, fire: Fire) -> Limits:
         """Those of its task; they are the same for all that the schedule makes due."""
-        if fire.trigger is not Trigger.SCHEDULE:
+        if fire.trigger is not Trigger.SCHEDULE or fire.is_in_turn:
             return Limits.of(self._tasks[fire.task], fire)
         limits = self._limits.get(fire.task)
         if limits is None:

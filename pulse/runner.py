@@ -189,7 +189,7 @@ class Runner:
 
     def keeps(self, task: str) -> int:
         """How many instants of *task* may wait for a free worker."""
-        return 1 if self._tasks[task].coalesce else self._tasks[task].catchup_limit
+        return self._tasks[task].backlog
 
     def lasting(self, seconds: float) -> set[str]:
         """The ids of the runs that have been under way for longer than that."""

@@ -5,14 +5,21 @@ asked for what is due, it rings for every task that is due by then, and what it 
 next is the head of the heap. So ten thousand tasks start in milliseconds, and a fire costs a
 heap operation instead of a job. The instants themselves come from `pulse.schedule` alone, so
 every process of a fleet finds the same.
+
+A task whose instants have passed unrun rings once, for the last of them or, without `coalesce`,
+for all: then it hands over from where to where they are (`Missed`), and the workers make each
+fire when its turn has come. After an outage every task may be late: these ring behind those
+that are on time, `AT_ONCE` of them at a time.
 """
 
 import heapq
 import logging
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from apscheduler.executors.debug import DebugExecutor
@@ -21,6 +28,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from pulse.clock import Clock
 from pulse.errors import ClosedError
+from pulse.missed import Missed
 from pulse.model import Fire, Task, Trigger, track_of
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule, delay_of, latest_start
@@ -39,10 +47,12 @@ INSTANT: Final = timedelta(microseconds=1)
 LEAST_REST: Final = timedelta(milliseconds=2)
 MOST_REST: Final = timedelta(milliseconds=5)
 REST_A_FIRE: Final = timedelta(milliseconds=1)
+LATE: Final = timedelta(seconds=1)  # who rings later than that can as well ring a rest later
+AT_ONCE: Final = 100  # tasks that are late; some 5 ms, for which what becomes due meanwhile has to wait
 
 JOIN: Final = 1.0  # seconds; a ring takes milliseconds, and does nothing once the workers are closed
 
-Submit = Callable[[Sequence[Fire], int], None]
+Submit = Callable[[list[Fire] | Missed, int], None]
 
 
 class _Planned(NamedTuple):
@@ -70,7 +80,7 @@ class Scheduler:
         Args:
             tasks: Those that are to ring, by name.
             schedules: Their schedules by name.
-            submit: Takes the fires of a task, oldest first, and how many may wait.
+            submit: Takes the fire of a task, or what it has to catch up, and how many may wait.
             clock: For what counts as due; APScheduler itself sleeps by the system's clock.
             places: `Fire.place` by task, of those that are not the fleet's.
         """
@@ -80,6 +90,7 @@ class Scheduler:
         self._clock = clock
         self._places = places or {}
         self._heap: list[_Planned] = []
+        self._late: deque[_Planned] = deque()  # taken from the heap, and not rung for yet
         self._first_dues: dict[str, datetime] = {}
         self._lock = threading.Lock()
         self._last_ring: datetime | None = None
@@ -119,10 +130,11 @@ class Scheduler:
     def next_ring(self) -> datetime | None:
         """When the next task is due; None if none ever is."""
         with self._lock:
-            return self._heap[0].when if self._heap else None
+            head = self._late or self._heap
+            return head[0].when if head else None
 
     def ring(self) -> int:
-        """Submit the fires of every task whose time has come; how many tasks these were."""
+        """Submit the fires of every task whose time has come, but not of all that are late; for how many tasks."""
         now = self._clock.now()
         self._watch_the_wall_clock(now)
         due = self._take(now)
@@ -141,36 +153,40 @@ class Scheduler:
 
     def _ring_for(self, planned: _Planned, now: datetime) -> None:
         task, schedule = self._tasks[planned.task], self._schedules[planned.task]
-        following = schedule.next_due(planned.due)
-        dues = [planned.due]
-        if following is not None and following <= now:  # late: more than one instant has passed
-            dues = self._missed(task, planned.due, now)
-            following = schedule.next_due(dues[-1])
-        fires = [self._fire(task, due, schedule.next_due(due), is_last=False) for due in dues[:-1]]
-        fires.append(self._fire(task, dues[-1], following, is_last=True))
-        self._submit(fires, 1 if task.coalesce else task.catchup_limit)
+        last, following = planned.due, schedule.next_due(planned.due)
+        is_late = planned.when < now - LATE
+        if following is not None and following <= now:  # more than one instant has passed
+            last, is_late = self._last_passed(task, planned.due, now), True
+            following = schedule.next_due(last)
+        if is_late and not task.coalesce:
+            missed = Missed(task.name, schedule, planned.due, last, partial(self._missed_fire, task))
+            self._submit(missed, task.backlog)
+        else:
+            self._submit([self._fire(task, last, following)], task.backlog)
         if following is not None:
             self._put(self._entry(task, following))
 
-    def _missed(self, task: Task, first: datetime, now: datetime) -> list[datetime]:
-        """Which of the instants from *first* until *now* are run: the last, or the last few."""
+    def _last_passed(self, task: Task, first: datetime, now: datetime) -> datetime:
+        """The last instant from *first* on whose time has come."""
         schedule = self._schedules[task.name]
         last = schedule.previous_due(now) or first
         if self._entry(task, last).when > now:  # its jitter has not passed yet
             last = schedule.previous_due(last - INSTANT) or first
-        dues = [last]
-        while not task.coalesce and dues[0] > first and len(dues) < task.catchup_limit:
-            dues.insert(0, schedule.previous_due(dues[0] - INSTANT) or first)
-        return dues
+        return last
 
-    def _fire(self, task: Task, due: datetime, following: datetime | None, *, is_last: bool) -> Fire:
+    def _missed_fire(self, task: Task, due: datetime, following: datetime | None, *, is_last: bool) -> Fire:
+        """That of an instant that is caught up; made in a thread of the workers."""
+        fire = self._fire(task, due, following)
+        trigger = fire.trigger if is_last or fire.trigger is Trigger.STARTUP else Trigger.CATCHUP
+        return replace(fire, trigger=trigger, is_in_turn=True)
+
+    def _fire(self, task: Task, due: datetime, following: datetime | None) -> Fire:
         if self._first_dues.get(task.name) == due:
             return Fire(task=task.name, due=due, trigger=Trigger.STARTUP, place=self._places.get(task.name, ""))
         return Fire(
             task=task.name,
             due=due,
             latest=latest_start(task, due, following),
-            trigger=Trigger.SCHEDULE if is_last else Trigger.CATCHUP,
             place=self._places.get(task.name, ""),
         )
 
@@ -183,12 +199,14 @@ class Scheduler:
     # The heap
 
     def _take(self, now: datetime) -> list[_Planned]:
-        """Everything whose time has come, earliest first."""
-        taken = []
+        """Everything whose time has come, earliest first, but of what is late only some, and last."""
+        taken: list[_Planned] = []
+        late = now - LATE
         with self._lock:
             while self._heap and self._heap[0].when <= now:
-                taken.append(heapq.heappop(self._heap))
-        return taken
+                planned = heapq.heappop(self._heap)
+                (self._late if planned.when < late else taken).append(planned)
+            return taken + [self._late.popleft() for _ in range(min(len(self._late), AT_ONCE))]
 
     def _put(self, planned: _Planned) -> None:
         with self._lock:

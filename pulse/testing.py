@@ -36,6 +36,7 @@ from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler, starting_points
 from pulse.underway import PATIENCE
 from pulse.workers.pool import STUCK_LIMIT
+from pulse.workers.queue import FireQueue
 from pulse.workers.threads import LOOK
 from pulse.wsgi.bridge.inward import Inward
 
@@ -174,7 +175,7 @@ class Rehearsal:
         self._workers = min(config.workers or WORKERS, WORKERS)  # each run inside a run takes a piece of the stack
         self._places = {name: this_place(task.scope) for name, task in config.tasks.items()}
         self._schedules = {name: schedule_of(task) for name, task in config.tasks.items()}
-        self._queue: deque[Fire] = deque()
+        self._queue = FireQueue()
         self._depth = 0  # of runs inside runs
         self._deadlines: dict[str, datetime] = {}  # of the runs that are under way; `_NEVER` where there is none
         self._stuck: dict[str, str] = {}  # the runs that were given up and have not come back, and their tasks
@@ -193,7 +194,7 @@ class Rehearsal:
         self._scheduler = Scheduler(
             {name: task for name, task in config.tasks.items() if task.enabled and config.enabled},
             self._schedules,
-            submit=lambda fires, _keep: self._queue.extend(fires),
+            submit=lambda fires, keep: self._queue.put(fires, keep=keep),
             clock=self.clock,
             places=self._places,
         )
@@ -282,14 +283,21 @@ class Rehearsal:
     def _work_until(self, end: datetime) -> None:
         """Do everything that is due now; not what becomes due when an endpoint moves the clock past *end*."""
         self._watch()
-        self._scheduler.ring()
-        self._queue.extend(self._runner.due_again())
-        while self._queue and self._depth < self._workers and self.clock.now() <= end:
-            self._run(self._queue.popleft())
+        while self._scheduler.ring():  # not for all that are late in one go
+            pass
+        self._wake()
+        while self._depth < self._workers and self.clock.now() <= end and (fire := self._queue.poll()):
+            self._run(fire)
             # Not at all times: an endpoint that asks to be tried again at once, for ever, would be.
             if self._has_to_wait and not self._depth:
                 self._has_to_wait = False
-                self._queue.extend(self._runner.due_again())
+                self._wake()
+
+    def _wake(self) -> None:
+        """Have what had to wait be asked for again."""
+        self._queue.wake()
+        for fire in self._runner.due_again():
+            self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
 
     def _watch(self) -> None:
         """What a thread does in production while runs are under way: here, when one moves the clock."""
@@ -308,6 +316,14 @@ class Rehearsal:
         return min((step for step in steps if step > now), default=_NEVER)
 
     def _run(self, fire: Fire) -> Run | None:
+        run = self._run_or_dismiss(fire)
+        if self._runner.claims.is_to_repeat(fire):
+            self._queue.rest(fire)
+        else:
+            self._queue.over(fire.task, fire.run_id)
+        return run
+
+    def _run_or_dismiss(self, fire: Fire) -> Run | None:
         stuck = sum(task == fire.task for task in self._stuck.values())
         if stuck >= STUCK_LIMIT:
             return self._runner.claims.dismiss(fire, Outcome.SKIPPED, f"{stuck} earlier runs have not come back")
@@ -325,6 +341,7 @@ class Rehearsal:
     def began(self, run: Run) -> None:
         """A run has begun; told by the runner."""
         self._retries.pop(run.id, None)
+        self._queue.begun(run.task, run.id)
         timeout = self._tasks[run.task].timeout
         self._deadlines[run.id] = self.clock.now() + timeout + _GIVEN_UP if timeout else _NEVER
 

@@ -40,8 +40,8 @@ class Limits:
         """What *task* says about the run of *fire*."""
         return cls(
             instances=None if task.overlap == "allow" or fire.is_forced else task.max_instances,
-            waits=task.overlap in ("queue", "replace"),
-            replaces=task.overlap == "replace" and not fire.is_forced,
+            waits=fire.is_in_turn or task.overlap in ("queue", "replace"),
+            replaces=task.overlap == "replace" and not (fire.is_forced or fire.is_in_turn),
             recovers=task.recover and fire.trigger is not Trigger.MANUAL,
             lock="" if fire.is_forced else task.lock or "",
         )

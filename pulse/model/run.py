@@ -56,6 +56,8 @@ class Fire:
             unless somebody has asked for it by hand.
         is_forced: A call by hand that observes no limits.
         is_reserved: It was claimed for a queue (`Run.is_reserved`), and is taken from there.
+        is_in_turn: Its instant was missed, as were others that are all to be run: it waits for
+            the end of the one before, wherever that is run, whatever the task says of overlaps.
     """
 
     task: str
@@ -67,6 +69,7 @@ class Fire:
     attempt: int = 1
     is_forced: bool = False
     is_reserved: bool = False
+    is_in_turn: bool = False
 
     def __post_init__(self) -> None:
         if not self.run_id:

@@ -210,6 +210,11 @@ class Task:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values)})"
 
     @property
+    def backlog(self) -> int:
+        """How many of its instants may wait for a free worker, or be caught up; older ones are missed."""
+        return 1 if self.coalesce else self.catchup_limit
+
+    @property
     def path(self) -> str:
         """The path of the request, percent-encoded as it was written."""
         return self.action.partition("?")[0]

@@ -19,6 +19,7 @@ from pulse.clock import Clock, Every
 from pulse.dispatch import Dispatcher, Reply
 from pulse.errors import ClosedError
 from pulse.loop import background_loop, give_up
+from pulse.missed import Missed
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
@@ -67,7 +68,7 @@ class AioWorkers(Workers):
         for _ in range(CLAIMERS):
             threading.Thread(target=self._claim, name="pulse-claim", daemon=True).start()
 
-    def submit(self, fires: Iterable[Fire], *, keep: int = 1) -> None:
+    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
         """See `Workers.submit`."""
         self._queue.put(fires, keep=keep)
 
@@ -118,21 +119,21 @@ class AioWorkers(Workers):
             if not fires:
                 self._room.release()
                 return
-            if fires[0].task != fires[-1].task:
+            if len(fires) > 1:
                 self._begin_all(fires)
-            else:
-                self._begin_in_turn(fires)
-
-    def _begin_in_turn(self, fires: list[Fire]) -> None:
-        """Claim *fires* of one task; there is room for the first one."""
-        for number, fire in enumerate(fires):
-            if number:
-                self._room.acquire()
-            if not self._begin(fire, None):
+            elif not self._begin(fires[0], None):
                 self._room.release()
+                self._end_turn(fires[0])
+
+    def _end_turn(self, fire: Fire) -> None:
+        """Nothing was begun: what is behind *fire* waits with it, or not for it."""
+        if self._runner.claims.is_to_repeat(fire):
+            self._queue.rest(fire)
+        else:
+            self._queue.over(fire.task, fire.run_id)
 
     def _queued(self) -> list[Fire]:
-        """What is to be begun next: fires of one task, or one each of several that are claimed together."""
+        """What is to be begun next: one fire, or one each of several tasks that are claimed together."""
         fires = self._queue.take(joins=self._joins)
         assert isinstance(fires, list)
         return fires
@@ -178,6 +179,8 @@ class AioWorkers(Workers):
             keep_promise(promise, error)
             _say_broke(fire, error)
         if isinstance(claimed, Active):
+            told = self._queue.over if claimed.task.overlap == "allow" else self._queue.begun
+            told(fire.task, fire.run_id)
             self._send([Flight(claimed, promise, self._landing)], of=1)
             return True
         keep_promise(promise, claimed)
@@ -309,6 +312,7 @@ class AioWorkers(Workers):
             was_over, flight.is_over = flight.is_over, True
         if not was_over and flight.promise is None:
             self._room.release()
+            self._queue.over(flight.run.task, flight.run.id)
         self._rest()
 
     def _rest(self) -> None:
@@ -327,6 +331,7 @@ class AioWorkers(Workers):
                 for fire in self._runner.due_again():
                     self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
                 if report.has_come():
+                    self._queue.wake()
                     self._runner.report()
                     self._cancel_asked()
                 if renewal.has_come():

@@ -11,6 +11,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, Final
 
+from pulse.missed import Missed
 from pulse.model import Fire, Run
 
 REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
@@ -26,7 +27,7 @@ class Workers(ABC):
         """Begin to take fires."""
 
     @abstractmethod
-    def submit(self, fires: Iterable[Fire], *, keep: int = 1) -> None:
+    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
         """Run *fires* of one task, one after the other, as soon as a worker is free.
 
         Never blocks. If fires of the task are waiting already, only the last *keep* of

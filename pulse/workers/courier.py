@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from pulse.clock import Clock
 from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableError
+from pulse.missed import Missed
 from pulse.model import Fire, Outcome, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
@@ -96,7 +97,7 @@ class Courier(Workers):
             sender.start()
             self._senders.append(sender)
 
-    def submit(self, fires: Iterable[Fire], *, keep: int = 1) -> None:
+    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
         """See `Workers.submit`."""
         self._queue.put(fires, keep=keep)
 
@@ -240,17 +241,26 @@ class Courier(Workers):
             self._sending += 1
         try:
             self.hand_over(fire)
+            is_over = not self._runner.claims.is_to_repeat(fire)
         except BrokerUnavailableError as error:
-            self._hold_back(fire, str(error))
+            is_over = not fire.is_in_turn
+            if is_over:
+                self._hold_back(fire, str(error))
         except ClosedError:
             return  # what is not claimed belongs to whichever process asks next
         # A fault of Pulse or of the store: the fire stays unrecorded until the next claim passes over it.
         except Exception:
             facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
             log.exception("task=%s due=%s was not handed over", fire.task, fire.due, extra=facts)
+            is_over = True
         finally:
             with self._lock:
                 self._sending -= 1
+        if is_over:
+            self._queue.over(fire.task, fire.run_id)
+        else:
+            self._queue.rest(fire)
+            self._begun.set()  # the watcher has to wake it
 
     def _hold_back(self, fire: Fire, problem: str) -> None:
         with self._lock:
@@ -298,8 +308,10 @@ class Courier(Workers):
                 self._offer_again()
                 self._keep_promises()
                 now = self._clock.monotonic()
-                if (self._sent and now - looked >= REPORT) or now - looked >= self._runner.beat:
+                is_waited_for = self._sent or self._queue.is_resting
+                if (is_waited_for and now - looked >= REPORT) or now - looked >= self._runner.beat:
                     looked = now
+                    self._queue.wake()
                     self._look_at_the_queue()
                 if now - renewed >= self._runner.beat:
                     renewed = now
@@ -310,7 +322,8 @@ class Courier(Workers):
             self._clock.wait(self._ended, LOOK)
 
     def _is_busy(self) -> bool:
-        return bool(self._held_back or self._unsent or self._sent or self._promises or self._runner.is_awaited)
+        waits = self._held_back or self._unsent or self._sent or self._promises
+        return bool(waits or self._queue.is_resting or self._runner.is_awaited)
 
     def _offer_again(self) -> None:
         """Submit what had to wait, and send what was claimed, if the broker answers now."""

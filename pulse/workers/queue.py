@@ -1,14 +1,16 @@
 """Fires that wait for a thread, in the order in which they are to be run."""
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final
 
 from pulse.errors import ClosedError
+from pulse.missed import Missed
 from pulse.model import Fire
 from pulse.workers.handful import HANDFUL, Handful, Taken
+from pulse.workers.lane import Lane, Line
 
 
 class Manner(Enum):
@@ -49,6 +51,10 @@ class FireQueue:
     builds up a backlog of instants that nobody wants any more. Tasks wait in three lanes,
     by their manner; within a lane first come is first served.
 
+    Of a task several of whose fires wait one is handed out at a time, and the next when its turn is
+    `over`: if two threads had two of them, the younger one could be claimed first, and the older
+    one would be passed over. So hundreds of tasks that catch up keep no other one waiting, either.
+
     Threads that run what is over at once wait for each other longer than they work, for the
     interpreter and for the store. So while runs are brisk, one of them takes one after the other.
     Who claims several tasks at a time may bring back what it has claimed and cannot run soon: that
@@ -60,8 +66,9 @@ class FireQueue:
     """
 
     def __init__(self) -> None:
-        # Ordered: a plain dict that is emptied from its front looks at all that has gone each time.
-        self._lanes: dict[Manner, OrderedDict[str, deque[Fire]]] = {lane: OrderedDict() for lane in _TURNS[0]}
+        self._lanes: dict[Manner, Lane] = {lane: Lane() for lane in _TURNS[0]}
+        self._held: dict[str, Line] = {}  # by task; those in which a turn is not over
+        self._resting: list[str] = []  # tasks in `_held` that wait for `wake`
         self._claimed: deque[Taken] = deque()
         self.is_brisk = False
         self._is_called = False  # somebody who waits has been woken, and has not looked yet
@@ -71,8 +78,8 @@ class FireQueue:
         self._is_closed = False
         self._turn = 0
 
-    def put(self, fires: Iterable[Fire], *, keep: int) -> None:
-        """Append *fires* of one task, of which at most *keep* stay.
+    def put(self, fires: Iterable[Fire] | Missed, *, keep: int) -> None:
+        """Append *fires* of one task, of which at most *keep* stay; those of `Missed` are made in their turn.
 
         Raises:
             ClosedError: the queue was closed.
@@ -80,21 +87,73 @@ class FireQueue:
         with self._changed:
             if self._is_closed:
                 raise ClosedError("the workers were closed")
-            for fire in fires:
-                waiting = self._lane_of(fire.task).setdefault(fire.task, deque())
-                waiting.append(fire)
-                while len(waiting) > keep:
-                    waiting.popleft()
+            if isinstance(fires, Missed):
+                self._put(fires.task, fires, keep)
+            else:
+                for fire in fires:
+                    self._put(fire.task, [fire], keep)
             self._call()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
         """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
         with self._changed:
-            waiting = self._lane_of(fire.task).setdefault(fire.task, deque())
-            if self._is_closed or len(waiting) >= keep:
+            line = self._line_of(fire.task) or Line()
+            if self._is_closed or line.count >= keep:
                 return
-            waiting.appendleft(fire)
+            line.fires.appendleft(fire)
+            if fire.task not in self._held:
+                self._lane_of(fire.task).put(fire.task, line)
             self._call()
+
+    def begun(self, task: str, run_id: str) -> None:
+        """A fire that was handed out is claimed; if it is the last of its task, later ones do not wait for it.
+
+        What becomes due while it runs is an overlap like any other, of which the task says what is done.
+        """
+        if task not in self._held:  # of most tasks never more than one fire waits
+            return
+        with self._changed:
+            line = self._held.get(task)
+            if line is not None and line.holder == run_id and not line.count:
+                del self._held[task]
+
+    def over(self, task: str, run_id: str) -> None:
+        """The turn of a fire that was handed out is over: the next one of its task may be."""
+        if task not in self._held:
+            return
+        with self._changed:
+            line = self._held.get(task)
+            if line is None or line.holder != run_id:
+                return
+            del self._held[task]
+            if line.count:
+                self._lane_of(task).put(task, line)
+                self._call()
+
+    def rest(self, fire: Fire) -> None:
+        """Its turn is not over: it is to be handed out again, before those behind it, after the next `wake`."""
+        with self._changed:
+            line = self._held.get(fire.task)
+            if line is None or line.holder != fire.run_id:
+                return
+            line.fires.appendleft(fire)
+            line.holder = ""
+            self._resting.append(fire.task)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether there is something for `wake`."""
+        return bool(self._resting)
+
+    def wake(self) -> None:
+        """Hand out again what was to `rest`."""
+        if not self._resting:
+            return
+        with self._changed:
+            resting, self._resting = self._resting, []
+            for task in resting:
+                self._lane_of(task).put(task, self._held.pop(task))
+            self._changed.notify_all()
 
     def give_back(self, handful: Handful) -> None:
         """Have somebody else run what one thread has claimed, and cannot run soon."""
@@ -102,8 +161,15 @@ class FireQueue:
             self._claimed.extend(handful.rest())
             self._changed.notify_all()
 
+    def poll(self) -> Fire | None:
+        """The same as `get` for who does not wait; None if nothing does."""
+        with self._changed:
+            turn = self._next(_anything, _alone)
+        assert not isinstance(turn, Handful)
+        return turn[0] if turn else None
+
     def get(self) -> list[Fire]:
-        """The fires of the task whose turn it is; as `take`, for who claims nothing together."""
+        """The fire whose turn it is; as `take`, for who claims nothing together."""
         turn = self.take()
         assert isinstance(turn, list)
         return turn
@@ -121,8 +187,8 @@ class FireQueue:
             joins: Whether a fire may be claimed together with others now.
 
         Returns:
-            The fires of the task whose turn it is; or one each of several tasks that are to be
-            claimed together; or what was claimed by another thread and is to be run.
+            The fire whose turn it is, until that is `over`; or one each of several tasks that are to
+            be claimed together; or what was claimed by another thread and is to be run.
         """
         me = threading.get_ident()
         with self._changed:
@@ -156,10 +222,10 @@ class FireQueue:
         if manner is self.manner_of(task):
             return
         with self._changed:
-            waiting = self._lane_of(task).pop(task, None)
+            line = self._lane_of(task).remove(task)
             self._manners[task] = manner
-            if waiting:
-                self._lane_of(task)[task] = waiting
+            if line is not None:
+                self._lane_of(task).put(task, line)
                 self._changed.notify_all()
 
     def stir(self) -> None:
@@ -182,7 +248,8 @@ class FireQueue:
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-            return sum(len(fires) for lane in self._lanes.values() for fires in lane.values())
+            lines = [line for lane in self._lanes.values() for line in lane.lines()]
+            return sum(line.count for line in [*lines, *self._held.values()])
 
     def _call(self) -> None:
         if self.is_brisk and (self._out or self._is_called):
@@ -190,7 +257,16 @@ class FireQueue:
         self._is_called = True
         self._changed.notify()
 
-    def _lane_of(self, task: str) -> OrderedDict[str, deque[Fire]]:
+    def _put(self, task: str, fires: Iterable[Fire] | Missed, keep: int) -> None:
+        line = self._line_of(task) or Line()
+        line.put(fires, keep=keep)
+        if task not in self._held:
+            self._lane_of(task).put(task, line)
+
+    def _line_of(self, task: str) -> Line | None:
+        return self._held.get(task) or self._lane_of(task).find(task)
+
+    def _lane_of(self, task: str) -> Lane:
         return self._lanes[_LANES[self.manner_of(task)]]
 
     def _next(self, admits: Callable[[Manner], bool], joins: Callable[[Fire], bool]) -> list[Fire] | Handful | None:
@@ -198,24 +274,28 @@ class FireQueue:
             return Handful([self._claimed.popleft()])
         for lane in () if self._is_closed else _TURNS[self._turn]:
             waiting = self._lanes[lane]
-            if waiting and admits(lane):
+            if len(waiting) and admits(lane):
                 self._turn = int(lane is Manner.QUICK)
                 return self._grasped(waiting, joins)
         return None
 
-    def _grasped(self, waiting: OrderedDict[str, deque[Fire]], joins: Callable[[Fire], bool]) -> list[Fire]:
-        """The fires of the first task that waits, and those of the next ones that go together with it."""
-        task, first = waiting.popitem(last=False)
-        fires = list(first)
-        if not self._is_joined(task, first, joins):
+    def _grasped(self, waiting: Lane, joins: Callable[[Fire], bool]) -> list[Fire]:
+        """The first fire of the task that waits longest, and those of the next ones that go together with it."""
+        task, line = waiting.next()
+        fires = [line.pop()]
+        if line.count or fires[0].is_in_turn:
+            line.holder = fires[0].run_id
+            self._held[task] = line
             return fires
-        for task, more in waiting.items():
-            if len(fires) == HANDFUL or not self._is_joined(task, more, joins):
+        if not self._is_joined(fires[0], joins):
+            return fires
+        for more in waiting.prompt.values():
+            if len(fires) == HANDFUL or more.count > 1 or not self._is_joined(more.fires[0], joins):
                 break
-            fires += more
+            fires += more.fires
         for fire in fires[1:]:
-            del waiting[fire.task]
+            del waiting.prompt[fire.task]
         return fires
 
-    def _is_joined(self, task: str, fires: deque[Fire], joins: Callable[[Fire], bool]) -> bool:
-        return len(fires) == 1 and self.manner_of(task) in _LIGHT and joins(fires[0])
+    def _is_joined(self, fire: Fire, joins: Callable[[Fire], bool]) -> bool:
+        return self.manner_of(fire.task) in _LIGHT and joins(fire)

@@ -20,6 +20,7 @@ from typing import Final
 from pulse.clock import Clock, Effort, Every
 from pulse.dispatch import Reply
 from pulse.errors import ClosedError
+from pulse.missed import Missed
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
@@ -63,7 +64,7 @@ class ThreadWorkers(Workers):
         threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
         self._fill()
 
-    def submit(self, fires: Iterable[Fire], *, keep: int = 1) -> None:
+    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
         """See `Workers.submit`."""
         self._queue.put(fires, keep=keep)
 
@@ -162,7 +163,7 @@ class ThreadWorkers(Workers):
                 elif turn[0].task != turn[-1].task:
                     self._run_together(worker, turn)
                 else:
-                    self._run_in_turn(worker, turn)
+                    self._run_alone(worker, turn[0])
         finally:
             self._pool.retire(worker)
             self._fill()
@@ -173,12 +174,17 @@ class ThreadWorkers(Workers):
         has_help = self._pool.spare > 1 and not self._pool.abandoned
         return self._queue.is_brisk and has_help and self._runner.claims.may_join(fire)
 
-    def _run_in_turn(self, worker: Worker, fires: Iterable[Fire]) -> None:
-        """Run *fires* of one task; what is left of them is recorded as missed when a later instant is claimed."""
-        for fire in fires:
-            if worker.is_abandoned or not self._begin(worker, fire):
-                return
+    def _run_alone(self, worker: Worker, fire: Fire) -> None:
+        """Run *fire*; if it has to wait for a run elsewhere, what is behind it does, too."""
+        if self._begin(worker, fire):
             self._run(worker, fire)
+        if worker.is_abandoned:
+            return  # whoever has left it behind has gone on
+        if self._runner.claims.is_to_repeat(fire):
+            self._queue.rest(fire)
+            self._begun.set()  # the watcher has to wake it
+        else:
+            self._queue.over(fire.task, fire.run_id)
 
     def _run_together(self, worker: Worker, fires: list[Fire]) -> None:
         """Run one fire each of several tasks, which are claimed together and recorded together."""
@@ -245,7 +251,7 @@ class ThreadWorkers(Workers):
             if why_not:
                 run = self._runner.claims.dismiss(fire, Outcome.SKIPPED, why_not)
             else:
-                run = self._runner.run(fire)
+                run = self._claimed_and_run(fire)
                 # What comes back from the dead says nothing of how the task is doing now.
                 if run is not None and run.started and not worker.is_abandoned:
                     self._queue.mark(fire.task, _manner_of(run))
@@ -258,6 +264,13 @@ class ThreadWorkers(Workers):
             _say_broke(fire, error)
         finally:
             self._pool.end(worker)
+
+    def _claimed_and_run(self, fire: Fire) -> Run | None:
+        claimed = self._runner.claim(fire)
+        if not isinstance(claimed, Active):
+            return claimed
+        self._queue.begun(fire.task, fire.run_id)
+        return self._runner.finish(claimed, self._runner.perform(claimed))
 
     def _note_pace(self, seconds: float | None) -> None:
         """A run took so many *seconds*; None for one that takes its time."""
@@ -280,7 +293,7 @@ class ThreadWorkers(Workers):
                 self._begun.clear()
                 # Most runs are over by then: to look at once would only keep them waiting for the interpreter.
                 self._clock.wait(self._ended, LOOK)
-            is_needed = bool(self.busy or self._queue.is_owed or self._runner.is_awaited)
+            is_needed = bool(self.busy or self._queue.is_owed or self._queue.is_resting or self._runner.is_awaited)
             if is_needed:
                 self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
             if is_needed or renewal.is_due:
@@ -295,6 +308,7 @@ class ThreadWorkers(Workers):
             for fire in self._runner.due_again():
                 self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
             if report.has_come():
+                self._queue.wake()
                 self._runner.report()
             if renewal.has_come():
                 self._runner.renew()
@@ -309,6 +323,7 @@ class ThreadWorkers(Workers):
         stuck = self._pool.leave_behind(records)
         for worker, fire in stuck:
             self._queue.mark(fire.task, Manner.TROUBLED)
+            self._queue.over(fire.task, fire.run_id)
             keep_promise(worker.promise, records[fire.run_id])
             self._say_left_behind(fire)
         if stuck:

@@ -138,6 +138,16 @@ def test_fires_of_one_submission_run_one_after_the_other(make):
     assert bench.outcomes("slow") == [Outcome.SUCCESS] * 2
 
 
+def test_a_fire_that_does_not_come_back_keeps_those_behind_it_waiting_until_it_is_given_up(make):
+    bench = make(workers=2)
+    fires = [bench.fire("hangs", is_in_turn=True) for _ in range(2)]
+
+    bench.workers.submit(fires, keep=2)
+
+    wait_until(lambda: bench.outcomes("hangs") == [Outcome.TIMEOUT] * 2)
+    assert [run.due for run in bench.records] == [fire.due for fire in fires]
+
+
 def test_a_call_by_hand_runs_beside_a_full_pool(make):
     bench = make(workers=1, timeout=60)
     bench.submit("hangs")

@@ -121,6 +121,43 @@ def test_of_two_that_ring_one_sends():
     assert len(bench.post.sent) == 1
 
 
+def test_a_missed_instant_is_handed_over_when_the_one_before_has_been_run():
+    bench = Bench()
+    fires = [bench.fire(minute, grace=None, is_in_turn=True) for minute in (1, 2)]
+    bench.courier.submit(fires, keep=9)
+
+    bench.ring(bench.courier._queue.poll())
+    second = bench.courier._queue.poll()
+    bench.ring(second)
+    assert [run.due for run, _ in bench.post.sent] == [fires[0].due]
+    assert bench.courier._queue.is_resting
+    bench.take(fires[0])
+    bench.courier._queue.wake()
+    bench.ring(bench.courier._queue.poll())
+
+    assert [run.due for run, _ in bench.post.sent] == [fire.due for fire in fires]
+    assert bench.recorded == [(Outcome.SUCCESS, "")]
+
+
+def test_missed_instants_wait_one_behind_the_other_for_a_broker_that_is_away():
+    bench = Bench()
+    fires = [bench.fire(minute, grace=None, is_in_turn=True) for minute in (1, 2)]
+    bench.courier.submit(fires, keep=9)
+    bench.courier._queue.poll()
+    bench.post.is_there = False
+    bench.courier._note_silence(BrokerUnavailableError("the broker is away"))
+
+    bench.ring(fires[0])
+    assert bench.courier._queue.poll() is None
+    assert not bench.courier._held_back
+    bench.post.is_there = True
+    bench.clock.advance(10)
+    bench.courier._queue.wake()
+    bench.ring(bench.courier._queue.poll())
+
+    assert [run.due for run, _ in bench.post.sent] == [fires[0].due]
+
+
 def test_a_fire_without_a_limit_waits_for_a_day():
     bench = Bench()
 

@@ -11,7 +11,7 @@ import pytest
 
 from pulse.config import read_config
 from pulse.errors import ConfigError
-from pulse.model import Config, Fire, Task
+from pulse.model import Config, Fire, Limits, Task
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 RUNS = uuid5(NAMESPACE_URL, "urn:pulse:run")
@@ -29,6 +29,13 @@ def test_the_run_of_a_planned_instant_has_the_same_uuid_in_every_process(minutes
 
 def test_a_run_that_has_an_id_keeps_it():
     assert Fire(task="a", due=NOON, run_id="r1").run_id == "r1"
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "replace"])
+def test_an_instant_that_is_caught_up_waits_for_the_one_before_whatever_is_said_of_overlaps(overlap):
+    limits = Limits.of(Task(name="a", overlap=overlap), Fire(task="a", due=NOON, is_in_turn=True))
+
+    assert (limits.instances, limits.waits, limits.replaces) == (1, True, False)
 
 
 TASK = Task(name="a", action="/x", interval="5m", headers={"Accept": "text/plain"})

@@ -1,11 +1,15 @@
 """Who waits, and who is handed out first."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pulse.config import read_config
 from pulse.errors import ClosedError
+from pulse.missed import Missed
 from pulse.model import Fire
+from pulse.schedule import schedule_of
 from pulse.workers.handful import Handful
 from pulse.workers.queue import FireQueue, Manner
 
@@ -21,6 +25,34 @@ def queue() -> FireQueue:
     return FireQueue()
 
 
+def turns(queue: FireQueue, count: int) -> list[Fire]:
+    """What is handed out one after the other, each when the turn of the one before is over."""
+    taken = []
+    for _ in range(count):
+        (one,) = queue.get()
+        taken.append(one)
+        queue.over(one.task, one.run_id)
+    return taken
+
+
+EACH_MINUTE = schedule_of(read_config(tasks={"a": {"interval": 60}}).tasks["a"])
+
+
+def missed(task: str, first: int, last: int) -> Missed:
+    """The instants of a task that is due each minute."""
+    return Missed(
+        task,
+        EACH_MINUTE,
+        NOON + timedelta(minutes=first),
+        NOON + timedelta(minutes=last),
+        lambda due, _following, is_last: Fire(task=task, due=due, is_in_turn=True),
+    )
+
+
+def late(task: str, minute: int) -> Fire:
+    return replace(fire(task, minute), is_in_turn=True)
+
+
 def test_the_task_that_waits_longest_is_first(queue):
     for task in ("a", "b"):
         queue.put([fire(task)], keep=1)
@@ -31,7 +63,7 @@ def test_the_task_that_waits_longest_is_first(queue):
 def test_of_a_task_only_the_last_fires_wait(queue):
     queue.put([fire("a", minute) for minute in range(5)], keep=2)
 
-    assert queue.get() == [fire("a", 3), fire("a", 4)]
+    assert turns(queue, 2) == [fire("a", 3), fire("a", 4)]
 
 
 def test_a_fire_that_had_to_wait_gives_way_to_a_later_one(queue):
@@ -47,7 +79,7 @@ def test_a_fire_that_had_to_wait_comes_before_later_ones_where_there_is_room(que
 
     queue.put_back(fire("a", 1), keep=2)
 
-    assert queue.get() == [fire("a", 1), fire("a", 2)]
+    assert turns(queue, 2) == [fire("a", 1), fire("a", 2)]
 
 
 def test_quick_tasks_and_others_take_turns(queue):
@@ -96,6 +128,160 @@ def test_a_closed_queue_hands_out_and_takes_nothing(queue):
     queue.put_back(fire("a"), keep=1)
     with pytest.raises(ClosedError):
         queue.put([fire("a")], keep=1)
+
+
+# Several fires of one task
+
+
+def test_the_next_fire_of_a_task_is_handed_out_when_the_turn_of_the_one_before_is_over(queue):
+    queue.put([fire("a", 1), fire("a", 2)], keep=5)
+    queue.put([fire("b")], keep=1)
+
+    assert [queue.poll() for _ in range(3)] == [fire("a", 1), fire("b"), None]
+    queue.put([fire("a", 3)], keep=5)
+    assert queue.poll() is None
+
+    queue.over("a", fire("a", 1).run_id)
+    assert [queue.poll() for _ in range(2)] == [fire("a", 2), None]
+
+
+def test_only_who_has_the_turn_may_end_it(queue):
+    queue.put([fire("a", 1), fire("a", 2)], keep=5)
+    queue.poll()
+
+    for run_id in ("another", fire("a", 2).run_id):
+        queue.over("a", run_id)
+    queue.over("b", fire("a", 1).run_id)
+    queue.rest(fire("a", 2))
+
+    assert queue.poll() is None
+    assert not queue.is_resting
+
+
+def test_a_single_fire_keeps_no_later_one_waiting(queue):
+    queue.put([fire("a", 1)], keep=1)
+    assert queue.poll() == fire("a", 1)
+
+    queue.put([fire("a", 2)], keep=1)
+
+    assert queue.poll() == fire("a", 2)
+
+
+def test_what_was_missed_is_handed_out_in_order_and_only_the_last_of_it(queue):
+    queue.put(missed("a", 1, 60), keep=3)
+
+    assert turns(queue, 3) == [late("a", 58), late("a", 59), late("a", 60)]
+    assert queue.poll() is None
+
+
+def test_those_that_catch_up_take_turns_with_each_other_and_with_those_that_do_not(queue):
+    for task in ("late 1", "late 2"):
+        queue.put(missed(task, 1, 3), keep=5)
+    for task in ("a", "b", "c"):
+        queue.put([fire(task)], keep=1)
+
+    assert [one.task for one in turns(queue, 9)] == ["a", "late 1", "b", "late 2", "c", "late 1", "late 2", "late 1", "late 2"]  # fmt: skip
+
+
+def test_what_becomes_due_joins_what_is_caught_up_and_takes_the_place_of_the_oldest(queue):
+    queue.put(missed("a", 1, 5), keep=3)
+    assert queue.poll() == late("a", 3)
+
+    queue.put([fire("a", 6)], keep=3)
+    queue.put([fire("a", 7)], keep=3)
+
+    assert queue.poll() is None
+    queue.over("a", fire("a", 3).run_id)
+    assert turns(queue, 3) == [late("a", 5), late("a", 6), late("a", 7)]
+
+
+def test_what_is_missed_while_others_are_caught_up_joins_them(queue):
+    queue.put(missed("a", 1, 2), keep=9)
+    queue.put(missed("a", 3, 4), keep=9)
+
+    assert turns(queue, 4) == [late("a", minute) for minute in (1, 2, 3, 4)]
+
+
+def test_a_fire_that_waits_goes_before_what_was_missed_behind_it(queue):
+    queue.put([fire("a", 1)], keep=9)
+    queue.put(missed("a", 2, 3), keep=9)
+
+    assert turns(queue, 3) == [fire("a", 1), late("a", 2), late("a", 3)]
+
+
+def test_with_the_last_one_begun_what_becomes_due_waits_no_longer(queue):
+    queue.put(missed("a", 1, 2), keep=9)
+    queue.poll()
+    queue.begun("a", fire("a", 1).run_id)
+    queue.put([fire("a", 3)], keep=9)
+    assert queue.poll() is None
+
+    queue.over("a", fire("a", 1).run_id)
+    assert turns(queue, 1) == [late("a", 2)]
+    assert queue.poll() == late("a", 3)
+    queue.put([fire("a", 4)], keep=9)
+    assert queue.poll() is None
+    queue.over("a", fire("a", 3).run_id)
+    assert queue.poll() == late("a", 4)
+
+    queue.begun("a", fire("a", 4).run_id)
+    queue.put([fire("a", 5)], keep=9)
+
+    assert queue.poll() == fire("a", 5)
+
+
+def test_what_has_to_be_asked_for_again_keeps_those_behind_it_waiting_until_it_is_woken(queue):
+    queue.put(missed("a", 1, 3), keep=9)
+    first = queue.poll()
+
+    queue.rest(first)
+    queue.over("a", first.run_id)
+    queue.put([fire("a", 4)], keep=9)
+    assert queue.is_resting
+    assert queue.poll() is None
+
+    queue.wake()
+    assert not queue.is_resting
+    assert turns(queue, 4) == [late("a", minute) for minute in (1, 2, 3, 4)]
+    queue.wake()
+    assert queue.poll() is None
+
+
+def test_a_further_attempt_goes_before_what_is_caught_up_and_waits_for_the_turn(queue):
+    queue.put(missed("a", 2, 3), keep=9)
+    queue.poll()
+
+    queue.put_back(fire("a", 1), keep=9)
+    assert queue.poll() is None
+    queue.over("a", fire("a", 2).run_id)
+
+    assert turns(queue, 2) == [fire("a", 1), late("a", 3)]
+
+
+def test_a_task_that_catches_up_goes_on_in_the_lane_that_fits_it_now(queue):
+    queue.put(missed("a", 1, 3), keep=9)
+    queue.mark("a", Manner.TROUBLED)
+    assert (queue.count(Manner.TROUBLED), queue.count(Manner.SLOW)) == (1, 0)
+    queue.poll()
+    queue.mark("a", Manner.QUICK)
+
+    queue.over("a", fire("a", 1).run_id)
+
+    assert (queue.count(Manner.TROUBLED), queue.count(Manner.QUICK)) == (0, 1)
+
+
+def test_all_that_waits_is_counted_when_the_queue_is_closed(queue):
+    for task in ("waits", "runs", "rests"):
+        queue.put(missed(task, 1, 10), keep=5)
+    for task in ("waits", "runs", "rests"):
+        assert queue.poll().task == task
+    queue.over("waits", fire("waits", 6).run_id)
+    queue.rest(fire("rests", 6))
+
+    assert queue.close() == 4 + 4 + 5
+    queue.over("runs", fire("runs", 6).run_id)
+    queue.wake()
+    assert queue.get() == []
 
 
 # Several tasks in one hand
@@ -152,7 +338,10 @@ def test_a_task_with_several_fires_is_taken_alone(brisk):
     put_all(brisk, "a")
     brisk.put([fire("b", 1), fire("b", 2)], keep=2)
 
-    assert [brisk.take(anything, goes_along) for _ in range(2)] == [[fire("a")], [fire("b", 1), fire("b", 2)]]
+    assert [brisk.take(anything, goes_along) for _ in range(2)] == [[fire("a")], [fire("b", 1)]]
+    brisk.over("b", fire("b", 1).run_id)
+    put_all(brisk, "c")
+    assert brisk.take(anything, goes_along) == [fire("b", 2), fire("c")]
 
 
 def test_a_task_that_lasted_is_not_taken_along(brisk):

@@ -6,9 +6,10 @@ import pytest
 
 from pulse.config import read_config
 from pulse.errors import ClosedError
+from pulse.missed import Missed
 from pulse.model import Fire, Trigger
 from pulse.schedule import schedule_of
-from pulse.scheduler import NAP, Scheduler, _Heap
+from pulse.scheduler import AT_ONCE, MOST_REST, NAP, Scheduler, _Heap
 from pulse.testing import ManualClock
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -21,6 +22,7 @@ class Bench:
         self.clock = ManualClock(start)
         self.fires: list[Fire] = []
         self.keep: dict[str, int] = {}
+        self.missed: list[Missed] = []
         known = read_config(tasks=tasks).tasks
         self.scheduler = Scheduler(
             known, {name: schedule_of(task) for name, task in known.items()}, submit=self._submit, clock=self.clock
@@ -28,8 +30,11 @@ class Bench:
         self.scheduler.plan(dict.fromkeys(known, cursor or start))
 
     def _submit(self, fires, keep) -> None:
-        self.fires.extend(fires)
-        self.keep[fires[0].task] = keep
+        if isinstance(fires, Missed):
+            self.missed.append(fires)
+            self.keep[fires.task] = keep
+        else:
+            self.fires.extend(fires)
 
     def pass_time(self, seconds: float) -> list[tuple[str, int]]:
         """Let time pass, ring once, and return what was newly fired: task, seconds after noon."""
@@ -86,15 +91,74 @@ def test_a_sleep_of_years_costs_no_time():
 
     fired = bench.pass_time(timedelta(days=3 * 366).total_seconds())
 
-    assert len(fired) == 11
+    assert len(fired) == 1
+    assert [len(missed) for missed in bench.missed] == [3 * 366 * 86_400]
 
 
-def test_without_coalesce_the_last_missed_instants_are_all_fired():
+def test_without_coalesce_all_missed_instants_are_handed_over_and_none_is_fired_by_the_ring():
     bench = Bench(a={"interval": 10, "coalesce": False, "catchup_limit": 3, "misfire_grace_time": "none"})
 
-    assert bench.pass_time(65) == [("a", 40), ("a", 50), ("a", 60)]
-    assert [fire.trigger for fire in bench.fires] == [Trigger.CATCHUP, Trigger.CATCHUP, Trigger.SCHEDULE]
+    assert bench.pass_time(65) == []
+
+    (missed,) = bench.missed
+    fires = [missed.pop() for _ in range(len(missed))]
+    assert [(fire.due - NOON).seconds for fire in fires] == [10, 20, 30, 40, 50, 60]
+    assert [fire.trigger for fire in fires] == [Trigger.CATCHUP] * 5 + [Trigger.SCHEDULE]
+    assert all(fire.is_in_turn and fire.latest is None for fire in fires)
     assert bench.keep == {"a": 3}
+    assert bench.pass_time(5) == [("a", 70)]
+    assert not bench.fires[-1].is_in_turn
+
+
+@pytest.mark.parametrize(("late", "is_missed"), [(0, False), (0.9, False), (1.1, True), (9, True)])
+def test_a_single_instant_is_caught_up_if_it_is_late_without_coalesce(late, is_missed):
+    bench = Bench(a={"interval": 10, "coalesce": False})
+
+    fired = bench.pass_time(10 + late)
+
+    assert (fired, len(bench.missed)) == (([], 1) if is_missed else ([("a", 10)], 0))
+
+
+def test_missed_instants_wait_until_the_jitter_of_the_last_one_has_passed():
+    bench = Bench(a={"interval": 60, "jitter": 59, "coalesce": False, "misfire_grace_time": "none"})
+
+    bench.pass_time(600)
+    bench.pass_time(59)
+
+    dues = [missed.pop().due for missed in bench.missed for _ in range(len(missed))]
+    assert len(bench.missed) == 2
+    assert dues == [NOON + minute * timedelta(minutes=1) for minute in range(1, 11)]
+
+
+def test_who_is_on_time_rings_first_and_of_those_that_are_late_a_bounded_number_rings_at_once():
+    late = {f"late{number}": {"interval": 3600} for number in range(2 * AT_ONCE + 1)}
+    bench = Bench(**late, prompt={"interval": 3600, "offset": 60})
+    bench.pass_time(60)
+    bench.clock.advance(3600)
+
+    rung = [bench.ring() for _ in range(4)]
+
+    assert rung[0][0] == ("prompt", 3660)
+    assert [len(tasks) for tasks in rung] == [1 + AT_ONCE, AT_ONCE, 1, 0]
+
+
+def test_what_becomes_due_rings_before_those_that_are_still_late():
+    late = {f"late{number}": {"interval": 3600} for number in range(2 * AT_ONCE)}
+    bench = Bench(**late, soon={"interval": 7200, "offset": 3661})
+    bench.pass_time(3660)
+
+    assert bench.pass_time(1)[0] == ("soon", 3661)
+    assert len(bench.fires) == 2 * AT_ONCE + 1
+
+
+def test_a_ring_with_which_not_all_that_are_late_have_rung_is_followed_by_another_one_at_once():
+    bench = Bench(**{f"late{number}": {"interval": 60} for number in range(AT_ONCE + 1)})
+    bench.clock.advance(90)
+
+    assert ask(bench) == MOST_REST
+    assert len(bench.fires) == AT_ONCE
+    assert ask(bench) > timedelta(seconds=5)
+    assert len(bench.fires) == AT_ONCE + 1
 
 
 def test_what_became_due_since_the_cursor_is_fired_at_the_start():

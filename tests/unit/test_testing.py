@@ -9,6 +9,7 @@ import pytest
 from pulse import App, AsgiPulse, PulseMiddleware
 from pulse.errors import UnknownTaskError
 from pulse.model import Outcome, Trigger
+from pulse.scheduler import AT_ONCE
 from pulse.testing import ManualClock, assert_guarded, rehearse
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
@@ -148,6 +149,75 @@ def test_an_outage_leaves_what_it_would_leave_in_production(site):
     runs = rehearsal.run_due()
 
     assert [(run.outcome, run.count) for run in runs] == [(Outcome.MISSED, 2), (Outcome.SUCCESS, 1)]
+
+
+CATCHES_UP = {"interval": "1h", "coalesce": False, "catchup_limit": 4, "misfire_grace_time": "none"}
+
+
+def due_hours(runs):
+    return [(run.due - START).total_seconds() / 3600 for run in runs]
+
+
+def test_what_was_missed_is_caught_up_in_order_as_in_production(site):
+    rehearsal = rehearse(pulse(site, task={"a": CATCHES_UP}))
+
+    rehearsal.clock.advance("6h")
+    runs = rehearsal.run_due()
+
+    assert [run.outcome for run in runs] == [Outcome.MISSED] + [Outcome.SUCCESS] * 4
+    assert due_hours(runs) == [2, 3, 4, 5, 6]
+    assert [run.trigger for run in runs[1:]] == [Trigger.CATCHUP] * 3 + [Trigger.SCHEDULE]
+    assert due_hours(rehearsal.advance("1h")) == [7]
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "replace", "allow"])
+def test_what_becomes_due_while_others_are_caught_up_joins_them(site, overlap):
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "overlap": overlap, "timeout": "2h"}}))
+    spans = iter([5400])
+    site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
+
+    rehearsal.clock.advance("3h")
+    runs = rehearsal.run_due()
+    runs += rehearsal.advance("1h")
+
+    assert due_hours(runs) == [1, 2, 3, 4, 5]
+    assert {run.outcome for run in runs} == {Outcome.SUCCESS}
+
+
+def test_what_is_due_while_the_last_of_them_takes_its_time_is_skipped(site):
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "timeout": "2h"}}))
+    spans = iter([0, 0, 5400])
+    site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
+
+    rehearsal.clock.advance("3h")
+    runs = rehearsal.run_due()
+
+    assert [(run.outcome, hour) for run, hour in zip(runs, due_hours(runs), strict=True)] == [
+        (Outcome.SUCCESS, 1), (Outcome.SUCCESS, 2), (Outcome.SKIPPED, 4), (Outcome.SUCCESS, 3),
+    ]  # fmt: skip
+
+
+def test_a_grace_is_judged_when_the_turn_has_come(site):
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "misfire_grace_time": "2h10m", "timeout": "2h"}}))
+    spans = iter([6000])
+    site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
+
+    rehearsal.clock.advance("4h")
+    runs = rehearsal.run_due() + rehearsal.run_due()
+
+    assert [(run.outcome, hour) for run, hour in zip(runs, due_hours(runs), strict=True)] == [
+        (Outcome.MISSED, 1), (Outcome.SUCCESS, 2), (Outcome.MISSED, 3), (Outcome.SUCCESS, 4), (Outcome.SUCCESS, 5),
+    ]  # fmt: skip
+
+
+def test_more_tasks_than_ring_at_once_are_all_caught_up_in_one_step(site):
+    rehearsal = rehearse(pulse(site, task={f"t{number}": {"interval": "1h"} for number in range(2 * AT_ONCE + 1)}))
+
+    rehearsal.clock.advance("90m")
+    runs = rehearsal.run_due()
+
+    assert len(runs) == 2 * AT_ONCE + 1
+    assert {run.outcome for run in runs} == {Outcome.SUCCESS}
 
 
 def test_a_first_start_runs_what_runs_at_startup(site):
