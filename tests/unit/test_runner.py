@@ -684,6 +684,16 @@ def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
     assert [record.pulse_event for record in caplog.records] == ["store_unavailable"]
 
 
+def test_what_is_not_run_while_the_store_does_not_answer_is_missed_later(flaky, caplog):
+    flaky.store.is_down = True
+    assert flaky.runner.claims.dismiss(flaky.fire(1), Outcome.SKIPPED, "2 earlier runs never came back") is None
+    flaky.store.is_down = False
+    flaky.runner.run(flaky.fire(2))
+
+    assert caplog.records[0].pulse_event == "store_unavailable"
+    assert [run.outcome for run in flaky.records] == [Outcome.MISSED, Outcome.SUCCESS]
+
+
 def test_what_could_not_be_recorded_is_as_soon_as_others_are_answered(flaky):
     def lose(run, cancelled):
         flaky.store.is_down = True
