@@ -18,7 +18,7 @@ from pulse.postponed import Postponed, attempt_of
 from pulse.runlog import log_run, say
 from pulse.runstores.base import RunStore
 
-UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
+UNRECORDED: Final = 1000  # runs that ended during an outage, and some; older ones are found lost by their leases
 TOGETHER: Final = 32  # of them in one step of the store: one by one, leases would wait for seconds to be renewed
 
 
@@ -46,6 +46,7 @@ class Recorder:
         postponed: Postponed,
         outage: Outage,
         hears: Sequence[Listener] = (),
+        unrecorded: int = UNRECORDED,
     ) -> None:
         """Wire a recorder.
 
@@ -55,13 +56,14 @@ class Recorder:
             postponed: Is given the further attempts.
             outage: The state of the way to *store*.
             hears: Told of each record that is made here, in its thread.
+            unrecorded: How many records are kept while the store does not answer.
         """
         self._store = store
         self._aftermath = aftermath
         self._postponed = postponed
         self._outage = outage
         self._hears = tuple(hears)
-        self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
+        self._unrecorded: deque[Run] = deque(maxlen=unrecorded)
         self._recording = threading.Lock()
         self._settling: set[str] = set()  # by run; without a lock, as each change is one step of the interpreter
 
