@@ -126,10 +126,18 @@ class Recorder:
 
     def catch_up(self) -> None:
         """Record what ended while the store did not answer, if it answers now."""
-        if not self._unrecorded:
-            return
+        if self._unrecorded:
+            with self._outage.endured("what has ended is recorded later"):
+                self.record_kept()
+
+    def record_kept(self) -> None:
+        """Record what ended while the store did not answer.
+
+        Raises:
+            StoreUnavailableError: it still does not.
+        """
         # The watcher and `close` may both be here: each has to take another record.
-        with self._recording, self._outage.endured("what has ended is recorded later"):
+        with self._recording:
             while self._unrecorded:
                 some = self._first_few()
                 if len(some) == 1:

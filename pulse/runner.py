@@ -165,13 +165,15 @@ class Runner:
                     self._under_way.end(lost)
             for active in held.values():
                 active.expires = until
+            self._recorder.record_kept()  # before their leases are looked at, which have ended if the outage was long
             for run in self._store.reap(now):
                 self._recorder.say(run)
             self.claims.look_for_attempts(now)
             self.claims.give_back_unheard()
             if self._fleet:
                 self._fleet.beat()
-        self.record_late()
+        if not self._outage.is_on:
+            self.record_late()  # what was just given back
 
     def due_again(self) -> list[Fire]:
         """The fires that had to wait, and whose time to be asked for again has come.

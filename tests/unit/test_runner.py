@@ -737,6 +737,39 @@ def test_instants_of_an_outage_are_recorded_as_missed_when_it_is_over(flaky):
     assert [(run.outcome, run.count) for run in flaky.records] == [(Outcome.MISSED, 2), (Outcome.SUCCESS, 1)]
 
 
+def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_process_itself(flaky):
+    def lose(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    flaky.runner.run(flaky.fire())
+    flaky.runner.renew()
+    flaky.clock.advance(120)
+    flaky.runner.renew()
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+
+    assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
+
+
+def test_what_it_cannot_record_yet_the_process_does_not_find_lost_itself(flaky):
+    def silent(run, **more):
+        raise StoreUnavailableError("the store goes on behind this call")
+
+    finish, flaky.store.finish = flaky.store.finish, silent
+    flaky.runner.run(flaky.fire())
+    flaky.clock.advance(120)
+
+    flaky.runner.renew()
+    before = flaky.store.history("a")
+    flaky.store.finish = finish
+    flaky.runner.renew()
+
+    assert before == []
+    assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
+
+
 def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time(flaky):
     asked = []
     finish = flaky.store.finish
