@@ -25,12 +25,19 @@ class Outage:
         self._since: float | None = None
         self._said: float | None = None  # when it was last said that it is on; None since it was said to be over
         self._over = float("-inf")  # when that was
+        self._last = (0.0, float("-inf"))  # how long the last one was, said or not, and when it ended
         self._lock = threading.Lock()
 
     @property
     def is_on(self) -> bool:
         """Whether the store did not answer when it was last asked."""
         return self._since is not None
+
+    def is_felt(self, lasted: float, seconds: float) -> bool:
+        """Whether an outage of at least *lasted* seconds is on, or ended less than *seconds* ago."""
+        now, since = self._clock.monotonic(), self._since
+        length, ended = self._last if since is None else (now - since, now)
+        return length >= lasted and now - ended < seconds
 
     def failed(self, error: Exception, consequence: str) -> None:
         """The store did not answer; *consequence* is what that means, in a few words."""
@@ -54,6 +61,8 @@ class Outage:
             was_said, self._said = self._said is not None, None
             if was_said:
                 self._over = now
+            if since is not None:
+                self._last = (now - since, now)
         if since is not None and was_said:
             log.warning("the run store answers again, after %.1f s", now - since, extra={"pulse_event": "store_back"})
 

@@ -166,14 +166,20 @@ class Runner:
             for active in held.values():
                 active.expires = until
             self._recorder.record_kept()  # before their leases are looked at, which have ended if the outage was long
-            for run in self._store.reap(now):
-                self._recorder.say(run)
+            if not self._are_leases_spoilt():
+                for run in self._store.reap(now):
+                    self._recorder.say(run)
             self.claims.look_for_attempts(now)
             self.claims.give_back_unheard()
             if self._fleet:
                 self._fleet.beat()
         if not self._outage.is_on:
             self.record_late()  # what was just given back
+
+    def _are_leases_spoilt(self) -> bool:
+        """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""
+        lease = self._lease.total_seconds()
+        return self._outage.is_felt(lasted=lease - self.beat, seconds=lease)
 
     def due_again(self) -> list[Fire]:
         """The fires that had to wait, and whose time to be asked for again has come.

@@ -753,6 +753,59 @@ def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_pr
     assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
 
 
+def test_behind_an_outage_those_who_live_have_time_to_say_so(flaky):
+    other = Bench(store=flaky.store, clock=flaky.clock, recover=True)
+
+    def last_longer_than_the_store(run, cancelled):
+        flaky.store.is_down = True
+        other.runner.renew()
+        flaky.clock.advance(120)
+        flaky.store.is_down = False
+        for _ in range(4):
+            other.runner.renew()
+            flaky.clock.advance(9)
+        flaky.runner.renew()
+
+    flaky.during = last_longer_than_the_store
+    record = flaky.runner.run(flaky.fire())
+
+    assert record.outcome is Outcome.SUCCESS
+    assert other.records == []
+
+
+def test_behind_an_outage_who_is_dead_is_found_when_the_others_had_their_time(flaky):
+    flaky.store.claim(
+        flaky.fire(), owner="dead:1", now=NOON, lease=timedelta(seconds=30), passed=lambda _: None, limits=Limits()
+    )
+    flaky.store.is_down = True
+    flaky.runner.renew()
+    flaky.clock.advance(120)
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+    at_once = list(flaky.records)
+    flaky.clock.advance(30)
+    flaky.runner.renew()
+
+    assert at_once == []
+    assert [run.outcome for run in flaky.records] == [Outcome.LOST]
+
+
+def test_an_outage_that_leases_outlast_keeps_nobody_from_finding_what_is_lost(flaky):
+    flaky.store.claim(
+        flaky.fire(), owner="dead:1", now=NOON, lease=timedelta(seconds=30), passed=lambda _: None, limits=Limits()
+    )
+    flaky.clock.advance(120)
+    flaky.store.is_down = True
+    flaky.runner.renew()
+    flaky.clock.advance(5)
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+
+    assert [run.outcome for run in flaky.records] == [Outcome.LOST]
+
+
 def test_what_it_cannot_record_yet_the_process_does_not_find_lost_itself(flaky):
     def silent(run, **more):
         raise StoreUnavailableError("the store goes on behind this call")
