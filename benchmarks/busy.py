@@ -4,7 +4,8 @@
 
 Four threads answer requests of a millisecond of Python each, one after the other, as those of
 a server do that has more to answer than it can. Beside them an engine calls endpoints 200
-times a second. The limit is what these threads answer without one.
+times a second. The limit is what these threads answer without one. What is counted are the
+requests in a second of processor time: the threads use as much of that as the interpreter can.
 """
 
 import threading
@@ -35,7 +36,7 @@ BOUNDS: Final = [
 class Busy(Row):
     """How many requests a process answers, and how late its tasks are meanwhile."""
 
-    requests: float | None = column("requests/s", ",.0f")
+    requests: float | None = column("requests a CPU second", ",.0f")
     of_limit: float | None = column("of the limit", ".3f")
     of_apscheduler: float | None = column("of what APScheduler leaves", ".3f")
     p50_ms: float | None = column("late p50, ms", ",.1f")
@@ -86,7 +87,7 @@ def _alone(span: float) -> float:
 
 
 def _beside(name: str, given: Effort, span: float, late: list[float]) -> float:
-    """Requests a second beside the engine; how late its fires are is appended to *late*."""
+    """Requests in a second of processor time beside the engine; how late its fires are is appended to *late*."""
     plan = given.choose(real=Plan(count=100, interval=0.5), quick=Plan(count=20, interval=0.1))
     numbers = {path_of(number): number for number in range(plan.count)}
     site = Site()
@@ -127,9 +128,9 @@ def _work() -> None:
 
 
 def _rate(answered: list[int], span: float) -> float:
-    before, begun = sum(answered), time.perf_counter()
+    before, begun = sum(answered), time.process_time()
     time.sleep(span)
-    return (sum(answered) - before) / (time.perf_counter() - begun)
+    return (sum(answered) - before) / (time.process_time() - begun)
 
 
 def _percentile(late: Sequence[float], percent: int) -> float | None:

@@ -147,10 +147,15 @@ class Claims:
         return None
 
     def dismiss(self, fire: Fire, outcome: Outcome, reason: str) -> Run | None:
-        """Record that *fire* is not run; None if somebody else has claimed it."""
-        return self._recorder.noted(
-            self._store.dismiss(fire, outcome=outcome, reason=reason, now=self._clock.now(), passed=self._passed(fire))
-        ).run
+        """Record that *fire* is not run; None if somebody else has claimed it.
+
+        Or if the store does not answer: then the next claim that it answers records it as missed.
+        """
+        with self._outage.endured("what is not run is recorded later"):
+            now = self._clock.now()
+            dismissed = self._store.dismiss(fire, outcome=outcome, reason=reason, now=now, passed=self._passed(fire))
+            return self._recorder.noted(dismissed).run
+        return None
 
     def give_back(self, run: Run, outcome: Outcome, reason: str) -> Run | None:
         """Record that the claimed *run* is not begun, as soon as the store answers; None if it is not ours any more."""

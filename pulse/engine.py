@@ -17,7 +17,7 @@ from pulse.gateway import WsgiApp, is_asynchronous_app, known_as_synchronous
 from pulse.instance import this_instance, this_place
 from pulse.model import MOST_THREADS, Config, Fire, Run, Task
 from pulse.option import shown
-from pulse.recorder import Listener
+from pulse.recorder import UNRECORDED, Listener
 from pulse.runner import RENEWALS, Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
@@ -221,6 +221,7 @@ class EngineFactory:
             clock=clock,
             owner=this_instance(),
             lease=self._config.lease,
+            unrecorded=self._workers + UNRECORDED,  # else some that end in an outage were found lost behind it
             **more,
         )
 

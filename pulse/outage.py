@@ -11,6 +11,9 @@ from pulse.errors import StoreUnavailableError
 log = logging.getLogger(__name__)
 
 SILENCE: Final = 60.0  # seconds between two lines about the same outage
+# Seconds behind its end, in which calls that began before still give up one by one while others are answered: of a
+# server that was frozen, or is overrun when it is back, each would be an outage of its own, and two lines.
+LINGERS: Final = 5.0
 
 
 class Outage:
@@ -20,7 +23,9 @@ class Outage:
         """Nothing is wrong yet."""
         self._clock = clock
         self._since: float | None = None
-        self._said = 0.0
+        self._said: float | None = None  # when it was last said that it is on; None since it was said to be over
+        self._over = float("-inf")  # when that was
+        self._last = (0.0, float("-inf"))  # how long the last one was, said or not, and when it ended
         self._lock = threading.Lock()
 
     @property
@@ -28,11 +33,17 @@ class Outage:
         """Whether the store did not answer when it was last asked."""
         return self._since is not None
 
+    def is_felt(self, lasted: float, seconds: float) -> bool:
+        """Whether an outage of at least *lasted* seconds is on, or ended less than *seconds* ago."""
+        now, since = self._clock.monotonic(), self._since
+        length, ended = self._last if since is None else (now - since, now)
+        return length >= lasted and now - ended < seconds
+
     def failed(self, error: Exception, consequence: str) -> None:
         """The store did not answer; *consequence* is what that means, in a few words."""
         now = self._clock.monotonic()
         with self._lock:
-            is_news = self._since is None or now - self._said >= SILENCE
+            is_news = now - self._over >= LINGERS if self._said is None else now - self._said >= SILENCE
             if self._since is None:
                 self._since = now
             if is_news:
@@ -41,14 +52,19 @@ class Outage:
             log.error("%s: %s", error, consequence, extra={"pulse_event": "store_unavailable"})
 
     def ended(self) -> None:
-        """The store answered."""
+        """The store answered; that is said if it was that it did not."""
         if self._since is None:
             return
+        now = self._clock.monotonic()
         with self._lock:
             since, self._since = self._since, None
-        if since is not None:
-            seconds = self._clock.monotonic() - since
-            log.warning("the run store answers again, after %.1f s", seconds, extra={"pulse_event": "store_back"})
+            was_said, self._said = self._said is not None, None
+            if was_said:
+                self._over = now
+            if since is not None:
+                self._last = (now - since, now)
+        if since is not None and was_said:
+            log.warning("the run store answers again, after %.1f s", now - since, extra={"pulse_event": "store_back"})
 
     def endured(self, consequence: str) -> "_Endured":
         """Go on behind this block when the store does not answer in it, and say so now and then."""

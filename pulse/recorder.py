@@ -19,7 +19,7 @@ from pulse.runlog import log_run, say
 from pulse.runstores.base import RunStore
 from pulse.runstores.ledger import again_by
 
-UNRECORDED: Final = 1000  # runs that ended during an outage; older ones are found lost by their leases
+UNRECORDED: Final = 1000  # runs that ended during an outage, and some; older ones are found lost by their leases
 TOGETHER: Final = 32  # of them in one step of the store: one by one, leases would wait for seconds to be renewed
 
 
@@ -47,6 +47,7 @@ class Recorder:
         postponed: Postponed,
         outage: Outage,
         hears: Sequence[Listener] = (),
+        unrecorded: int = UNRECORDED,
     ) -> None:
         """Wire a recorder.
 
@@ -56,13 +57,14 @@ class Recorder:
             postponed: Is given the further attempts.
             outage: The state of the way to *store*.
             hears: Told of each record that is made here, in its thread.
+            unrecorded: How many records are kept while the store does not answer.
         """
         self._store = store
         self._aftermath = aftermath
         self._postponed = postponed
         self._outage = outage
         self._hears = tuple(hears)
-        self._unrecorded: deque[Run] = deque(maxlen=UNRECORDED)
+        self._unrecorded: deque[Run] = deque(maxlen=unrecorded)
         self._recording = threading.Lock()
         self._settling: set[str] = set()  # by run; without a lock, as each change is one step of the interpreter
 
@@ -134,10 +136,18 @@ class Recorder:
 
     def catch_up(self) -> None:
         """Record what ended while the store did not answer, if it answers now."""
-        if not self._unrecorded:
-            return
+        if self._unrecorded:
+            with self._outage.endured("what has ended is recorded later"):
+                self.record_kept()
+
+    def record_kept(self) -> None:
+        """Record what ended while the store did not answer.
+
+        Raises:
+            StoreUnavailableError: it still does not.
+        """
         # The watcher and `close` may both be here: each has to take another record.
-        with self._recording, self._outage.endured("what has ended is recorded later"):
+        with self._recording:
             while self._unrecorded:
                 some = self._first_few()
                 answers = [self._finish(some[0])] if len(some) == 1 else self._store.finish_all(some)

@@ -21,7 +21,7 @@ from pulse.fleet import Fleet
 from pulse.model import Fire, Outcome, Pause, Run, Task
 from pulse.outage import Outage
 from pulse.postponed import Postponed
-from pulse.recorder import Listener, Recorder
+from pulse.recorder import UNRECORDED, Listener, Recorder
 from pulse.runlog import say
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule
@@ -55,6 +55,7 @@ class Runner:
         fleet: Fleet | None = None,
         patience: float = PATIENCE,
         hears: Sequence[Listener] = (),
+        unrecorded: int = UNRECORDED,
     ) -> None:
         """Wire a runner; it does nothing by itself.
 
@@ -70,6 +71,7 @@ class Runner:
             patience: Seconds after its deadline at which a run is given up; PATIENCE before
                 that it is asked to stop.
             hears: Told of each run that begins and of each record that is made here, in its thread.
+            unrecorded: How many runs that have ended are kept while the store does not answer.
         """
         self._tasks = tasks
         self._store = store
@@ -84,8 +86,9 @@ class Runner:
         self._outage = Outage(clock)
         self._aftermath = Aftermath(tasks, schedules, store, self._paused)
         self._recorder = Recorder(
-            store, aftermath=self._aftermath, postponed=self._postponed, outage=self._outage, hears=hears
-        )
+            store, aftermath=self._aftermath, postponed=self._postponed, outage=self._outage, hears=hears,
+            unrecorded=unrecorded,
+        )  # fmt: skip
         self.claims = Claims(
             tasks, schedules, store=store, clock=clock, owner=owner, lease=lease, fleet=fleet,
             under_way=self._under_way, recorder=self._recorder, postponed=self._postponed, outage=self._outage,
@@ -162,13 +165,21 @@ class Runner:
                     self._under_way.end(lost)
             for active in held.values():
                 active.expires = until
-            for run in self._store.reap(now):
-                self._recorder.say(run)
+            self._recorder.record_kept()  # before their leases are looked at, which have ended if the outage was long
+            if not self._are_leases_spoilt():
+                for run in self._store.reap(now):
+                    self._recorder.say(run)
             self.claims.look_for_attempts(now)
             self.claims.give_back_unheard()
             if self._fleet:
                 self._fleet.beat()
-        self.record_late()
+        if not self._outage.is_on:
+            self.record_late()  # what was just given back
+
+    def _are_leases_spoilt(self) -> bool:
+        """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""
+        lease = self._lease.total_seconds()
+        return self._outage.is_felt(lasted=lease - self.beat, seconds=lease)
 
     def due_again(self) -> list[Fire]:
         """The fires that had to wait, and whose time to be asked for again has come.

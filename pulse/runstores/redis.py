@@ -362,10 +362,11 @@ class RedisRunStore(RunStore):
         self._clients = {}
 
     def close(self) -> None:
-        """Close all connections; the next call opens one again."""
+        """Close the connections that are idle; the next call opens one again."""
         client = self._clients.pop(os.getpid(), None)
         if client is not None:
-            client.connection_pool.disconnect()
+            # Not under a thread that waits for a frozen server: what redis-py raises then looks like a fault of Pulse.
+            client.connection_pool.disconnect(inuse_connections=False)
 
     # Steps
 

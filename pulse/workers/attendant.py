@@ -8,6 +8,7 @@ to stop, as in every process that runs tasks.
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from pulse.clock import Clock, Every
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 LOOK: Final = 0.25  # seconds; how late a deadline may be noticed
 REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
+LAST_RECORDS: Final = 5.0  # seconds that the store has at the end: Celery waits for its processes, which may be many
 
 
 class Attendant:
@@ -74,10 +76,10 @@ class Attendant:
         return record
 
     def close(self) -> None:
-        """End the thread, and record what is not recorded yet; idempotent."""
+        """End the thread, and record what is not recorded yet, or say that it could not be; idempotent."""
         self._ended.set()
         self._begun.set()
-        self._runner.record_late()
+        self._runner.record_last(LAST_RECORDS)
         self._at_end()
 
     def _watch(self) -> None:
@@ -94,8 +96,9 @@ class Attendant:
                     self._runner.report()
                 if renewal.has_come():
                     self._runner.renew()
-                    self._fleet.watch_the_clock()
-            # The store may be out of reach for a while; the deadlines must be watched on.
+                    with suppress(StoreUnavailableError):  # the runner says so, which asks it at each beat
+                        self._fleet.watch_the_clock()
+            # A fault of Pulse; the deadlines must be watched on.
             except Exception:
                 log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
             self._clock.wait(self._ended, LOOK)

@@ -290,10 +290,7 @@ class Courier(Workers):
             keep_promise(promise, error)
 
     def _dismiss(self, fire: Fire, problem: str) -> Run | None:
-        try:
-            return self._runner.claims.dismiss(fire, Outcome.MISSED, problem)
-        except StoreUnavailableError:
-            return None  # the next claim that is answered records it
+        return self._runner.claims.dismiss(fire, Outcome.MISSED, problem)
 
     # The watcher
 
@@ -305,18 +302,20 @@ class Courier(Workers):
             if self._is_busy():
                 self._begun.set()  # stay awake as long as there is something to look after
             try:
+                now = self._clock.monotonic()
+                if now - renewed >= self._runner.beat:  # first: it says that the store is away, the others raise
+                    renewed = now
+                    self._runner.renew()
                 self._offer_again()
                 self._keep_promises()
-                now = self._clock.monotonic()
                 is_waited_for = self._sent or self._queue.is_resting
                 if (is_waited_for and now - looked >= REPORT) or now - looked >= self._runner.beat:
                     looked = now
                     self._queue.wake()
                     self._look_at_the_queue()
-                if now - renewed >= self._runner.beat:
-                    renewed = now
-                    self._runner.renew()
-            # The store may be out of reach for a while.
+            except StoreUnavailableError as error:
+                log.debug("%s: the queue is looked after later", error, extra={"pulse_event": "store_unavailable"})
+            # A fault of Pulse, which must not end the thread.
             except Exception:
                 log.exception("the queue could not be looked after", extra={"pulse_event": "renewal_failed"})
             self._clock.wait(self._ended, LOOK)

@@ -526,6 +526,28 @@ def test_a_frozen_server_is_unavailable_in_bounded_time_and_a_claim_that_it_got_
     assert [run.id for run in kept.reap(NOON + 60 * SECOND)] == [first.id, unanswered.id]
 
 
+def test_whoever_waits_for_a_frozen_server_when_it_is_closed_is_told_that_it_does_not_answer(server, kept):
+    kept.close()
+    server.freeze()
+    raised = []
+
+    def ask():
+        try:
+            kept.leave("here:1")
+        except Exception as error:
+            raised.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    clients = kept._clients.values()
+    until(lambda: any(one._sock for client in [*clients] for one in [*client.connection_pool._in_use_connections]))
+    kept.close()
+    asking.join(30)
+    server.thaw()
+
+    assert [type(error) for error in raised] == [StoreUnavailableError]
+
+
 def until(condition, seconds: float = 30):
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -1,6 +1,7 @@
 """What is handed over to Celery, once, and what becomes of it while the broker is silent."""
 
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from bench import Recorder
 from pulse.claims import QUEUED
 from pulse.config import read_config
 from pulse.dispatch import Reply
-from pulse.errors import BrokerUnavailableError, ClosedError
+from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableError
 from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.ledger import NOT_TAKEN, RECOVERIES
@@ -50,6 +51,34 @@ class FakePost:
         self.recalled.append(run)
 
 
+class Flaky(MemoryRunStore):
+    """A store that does not answer while it is down."""
+
+    is_down = False
+
+    @contextmanager
+    def _step(self, *tasks):
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        with super()._step(*tasks):
+            yield
+
+
+class Turns(ManualClock):
+    """Time passes when it is waited for; after so many *turns* of a loop *end* is called."""
+
+    def play(self, turns, loop, end):
+        self.left, self.end = 2 * turns, end
+        loop()
+
+    def wait(self, event, seconds):
+        self.advance(seconds)
+        self.left -= 1
+        if not self.left:
+            self.end()
+        return event.is_set()
+
+
 class StandsDown:
     def why_not(self, task: str) -> str:
         return "a newer configuration has changed it"
@@ -58,9 +87,9 @@ class StandsDown:
 class Bench:
     """Processes that ring, and one of Celery's, over one store; the task is due every minute."""
 
-    def __init__(self, *, fleet=None, **task) -> None:
-        self.clock = ManualClock(NOON)
-        self.store = MemoryRunStore()
+    def __init__(self, *, fleet=None, clock=None, store=None, **task) -> None:
+        self.clock = clock or ManualClock(NOON)
+        self.store = store or MemoryRunStore()
         self.store.register(["a"], NOON)
         self.records: list[Run] = []
         self.post = FakePost()
@@ -478,6 +507,44 @@ def test_what_nobody_takes_is_handed_over_again_if_it_recovers():
     run, until = bench.post.sent[1]
     assert (run.id, run.attempt, run.trigger) == (fire.run_id, 2, Trigger.RECOVER)
     assert until - bench.clock.now() == QUEUED
+
+
+# The store is silent
+
+
+def test_while_the_store_does_not_answer_that_is_said_once_and_the_watcher_goes_on(caplog):
+    bench = Bench(clock=Turns(NOON), store=Flaky())
+    fire = bench.fire()
+    bench.ring(fire)
+    bench.store.ask_to_stop(fire.run_id, "enough")
+    watch, end = bench.courier._watch, bench.courier._ended
+
+    bench.store.is_down = True
+    bench.clock.play(4, watch, end.set)
+    while_down = [one.pulse_event for one in caplog.records]
+    bench.store.is_down = False
+    end.clear()
+    bench.clock.play(4, watch, end.set)
+
+    assert while_down == ["store_unavailable"]
+    assert "store_back" in [one.pulse_event for one in caplog.records]
+    assert bench.recorded == [(Outcome.CANCELLED, "cancelled in the queue: enough")]
+
+
+def test_what_a_worker_of_celery_cannot_record_when_it_ends_is_said(caplog):
+    bench = Bench(store=Flaky())
+    fire = bench.fire()
+    bench.ring(fire)
+    ended = []
+    attendant = Attendant(bench.taker, bench.post, fleet=None, clock=bench.clock, at_end=lambda: ended.append(1))
+    perform = bench.taker.perform
+    bench.taker.perform = lambda active: (perform(active), setattr(bench.store, "is_down", True))[0]
+
+    assert bench.take(fire).outcome is Outcome.SUCCESS
+    attendant.close()
+
+    assert [one.pulse_event for one in caplog.records] == ["store_unavailable", "unrecorded_at_end"]
+    assert ended == [1]
 
 
 # The end

@@ -1,13 +1,17 @@
 """What an engine asks of its store before it rings."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pulse.config import read_config
+from pulse.dispatch import Reply
 from pulse.engine import Engine, EngineFactory
+from pulse.errors import StoreUnavailableError
 from pulse.instance import this_place
+from pulse.model import Fire, Outcome
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedules
 from pulse.testing import ManualClock
@@ -35,13 +39,19 @@ def store() -> Listing:
     return Listing()
 
 
-def engine(store: MemoryRunStore, **tasks: dict[str, object]) -> Engine:
+def engine(
+    store: MemoryRunStore,
+    *,
+    mode: str = "threading",
+    options: Mapping[str, object] | None = None,
+    **tasks: dict[str, object],
+) -> Engine:
     """One that is built, and not started."""
-    config = read_config(tasks=tasks)
+    config = read_config(tasks=tasks, options={"mode": mode, **(options or {})})
     factory = EngineFactory(
         lambda _environ, _start_response: [],
         config,
-        mode="threading",
+        mode=mode,
         application=b"",
         schedules=Schedules(config.tasks),
         store=store,
@@ -49,6 +59,36 @@ def engine(store: MemoryRunStore, **tasks: dict[str, object]) -> Engine:
         middleware=None,
     )
     return factory.build("test", beside=tuple)
+
+
+class Flaky(MemoryRunStore):
+    """A store that does not answer while it is down."""
+
+    is_down = False
+
+    @contextmanager
+    def _step(self, *tasks: str) -> Iterator[None]:
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        with super()._step(*tasks):
+            yield
+
+
+def test_as_many_runs_as_there_are_workers_may_end_while_the_store_is_away():
+    store, many = Flaky(), 1500
+    built = engine(store, mode="asyncio", options={"workers": many}, a={"interval": 1, "overlap": "allow"})
+    runner = built.workers._runner
+    fires = [Fire(task="a", due=NOON + timedelta(seconds=number + 1)) for number in range(many)]
+    claimed = [runner.claim(fire) for fire in fires]
+
+    store.is_down = True
+    for active in claimed:
+        runner.finish(active, Reply(outcome=Outcome.SUCCESS, status=200))
+    store.is_down = False
+    runner.record_late()
+
+    assert store.running() == []
+    assert store.totals("a").counts == {Outcome.SUCCESS: many}
 
 
 def test_all_tasks_are_made_known_at_once(store):

@@ -776,6 +776,16 @@ def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
     assert [record.pulse_event for record in caplog.records] == ["store_unavailable"]
 
 
+def test_what_is_not_run_while_the_store_does_not_answer_is_missed_later(flaky, caplog):
+    flaky.store.is_down = True
+    assert flaky.runner.claims.dismiss(flaky.fire(1), Outcome.SKIPPED, "2 earlier runs never came back") is None
+    flaky.store.is_down = False
+    flaky.runner.run(flaky.fire(2))
+
+    assert caplog.records[0].pulse_event == "store_unavailable"
+    assert [run.outcome for run in flaky.records] == [Outcome.MISSED, Outcome.SUCCESS]
+
+
 def test_what_could_not_be_recorded_is_as_soon_as_others_are_answered(flaky):
     def lose(run, cancelled):
         flaky.store.is_down = True
@@ -874,6 +884,92 @@ def test_instants_of_an_outage_are_recorded_as_missed_when_it_is_over(flaky):
     flaky.runner.run(flaky.fire(3))
 
     assert [(run.outcome, run.count) for run in flaky.records] == [(Outcome.MISSED, 2), (Outcome.SUCCESS, 1)]
+
+
+def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_process_itself(flaky):
+    def lose(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    flaky.runner.run(flaky.fire())
+    flaky.runner.renew()
+    flaky.clock.advance(120)
+    flaky.runner.renew()
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+
+    assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
+
+
+def test_behind_an_outage_those_who_live_have_time_to_say_so(flaky):
+    other = Bench(store=flaky.store, clock=flaky.clock, recover=True)
+
+    def last_longer_than_the_store(run, cancelled):
+        flaky.store.is_down = True
+        other.runner.renew()
+        flaky.clock.advance(120)
+        flaky.store.is_down = False
+        for _ in range(4):
+            other.runner.renew()
+            flaky.clock.advance(9)
+        flaky.runner.renew()
+
+    flaky.during = last_longer_than_the_store
+    record = flaky.runner.run(flaky.fire())
+
+    assert record.outcome is Outcome.SUCCESS
+    assert other.records == []
+
+
+def test_behind_an_outage_who_is_dead_is_found_when_the_others_had_their_time(flaky):
+    flaky.store.claim(
+        flaky.fire(), owner="dead:1", now=NOON, lease=timedelta(seconds=30), passed=lambda _: None, limits=Limits()
+    )
+    flaky.store.is_down = True
+    flaky.runner.renew()
+    flaky.clock.advance(120)
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+    at_once = list(flaky.records)
+    flaky.clock.advance(30)
+    flaky.runner.renew()
+
+    assert at_once == []
+    assert [run.outcome for run in flaky.records] == [Outcome.LOST]
+
+
+def test_an_outage_that_leases_outlast_keeps_nobody_from_finding_what_is_lost(flaky):
+    flaky.store.claim(
+        flaky.fire(), owner="dead:1", now=NOON, lease=timedelta(seconds=30), passed=lambda _: None, limits=Limits()
+    )
+    flaky.clock.advance(120)
+    flaky.store.is_down = True
+    flaky.runner.renew()
+    flaky.clock.advance(5)
+    flaky.store.is_down = False
+
+    flaky.runner.renew()
+
+    assert [run.outcome for run in flaky.records] == [Outcome.LOST]
+
+
+def test_what_it_cannot_record_yet_the_process_does_not_find_lost_itself(flaky):
+    def silent(run, **more):
+        raise StoreUnavailableError("the store goes on behind this call")
+
+    finish, flaky.store.finish = flaky.store.finish, silent
+    flaky.runner.run(flaky.fire())
+    flaky.clock.advance(120)
+
+    flaky.runner.renew()
+    before = flaky.store.history("a")
+    flaky.store.finish = finish
+    flaky.runner.renew()
+
+    assert before == []
+    assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
 
 
 def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time(flaky):
