@@ -6,6 +6,8 @@ Four threads answer requests of a millisecond of Python each, one after the othe
 a server do that has more to answer than it can. Beside them an engine calls endpoints 200
 times a second. The limit is what these threads answer without one. What is counted are the
 requests in a second of processor time: the threads use as much of that as the interpreter can.
+An engine whose steps turn to the interpreter often gets to it late, and is behind with its fires:
+each statement of SQLite is such a turn, of which a run needs a dozen.
 """
 
 import threading
@@ -39,16 +41,9 @@ class Busy(Row):
     requests: float | None = column("requests a CPU second", ",.0f")
     of_limit: float | None = column("of the limit", ".3f")
     of_apscheduler: float | None = column("of what APScheduler leaves", ".3f")
+    fires: float | None = column("fires/s", ",.0f")
     p50_ms: float | None = column("late p50, ms", ",.1f")
     p99_ms: float | None = column("late p99, ms", ",.1f")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sample:
-    """One round of one engine."""
-
-    requests: float
-    late: Sequence[float] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> list[Busy]:
@@ -74,6 +69,7 @@ def _rows(given: Effort) -> list[Busy]:
             requests=requests,
             of_limit=requests / found[ALONE],
             of_apscheduler=requests / found[APSCHEDULER],
+            fires=len(late[name]) / (span * given.rounds) if name in late else None,
             p50_ms=_percentile(late.get(name, ()), 50),
             p99_ms=_percentile(late.get(name, ()), 99),
         )
