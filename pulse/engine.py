@@ -118,12 +118,13 @@ class EngineFactory:
         """In a forked child: what announces has threads of its own, which are not here."""
         self.announcers = _announcers(self._config)
 
-    def build(self, reason: str, beside: Callable[[], Collection[str]]) -> Engine:
+    def build(self, reason: str, beside: Callable[[], Collection[str]], refused: Callable[[], int] = int) -> Engine:
         """An engine whose process has joined the fleet, and whose tasks are planned; it has not been started.
 
         Args:
             reason: Why this process rings.
             beside: Digests of the configurations by which others in this process ring.
+            refused: How many requests the guard has refused, for the fleet to know.
 
         Raises:
             StoreUnavailableError: the store does not answer.
@@ -131,7 +132,7 @@ class EngineFactory:
         clock = FleetClock(self._clock)
         beat = self._config.lease / RENEWALS
         alarms = Alarms(self._app, self._config, clock=clock)
-        fleet = Fleet(self._config, store=self._store, clock=clock, beat=beat, beside=beside)
+        fleet = Fleet(self._config, store=self._store, clock=clock, beat=beat, beside=beside, refused=refused)
         workers = self._build_workers(clock, alarms, fleet)
         places = self._places()
         scheduler = Scheduler(

@@ -62,6 +62,7 @@ class Fleet:
         clock: FleetClock,
         beat: timedelta,
         beside: Callable[[], Collection[str]] = tuple,
+        refused: Callable[[], int] = int,
     ) -> None:
         """Wire it; `join` makes this process known.
 
@@ -72,6 +73,7 @@ class Fleet:
             beat: From one call of `beat` to the next.
             beside: The digests of the configurations that this very process lives by, too:
                 filters that share a store do not stand down for each other.
+            refused: How many requests this process has refused so far; asked for each beat.
         """
         self._config = config
         self._fingerprints = _fingerprints_of(config)
@@ -80,6 +82,7 @@ class Fleet:
         self._clock = clock
         self._alive = beat * ALIVE
         self._beside = beside
+        self._refused = refused
         self._instance: Instance | None = None
         self._superseded: Mapping[str, str] = {}
         self._foreign: dict[str, Mapping[str, str]] = {}
@@ -115,7 +118,7 @@ class Fleet:
                 return
             self._is_heard = False
             self.watch_the_clock()
-            self._instance = replace(self._instance, seen=self._clock.now())
+            self._instance = replace(self._instance, seen=self._clock.now(), refused=self._refused())
             self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
             self._is_heard = True
 

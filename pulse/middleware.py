@@ -24,6 +24,7 @@ from pulse.option import shown
 from pulse.runstores import open_run_store
 from pulse.runstores.automatic import automatic_store, clear_away
 from pulse.runstores.base import RunStore
+from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedules
 from pulse.start import StartRule, StartState
 from pulse.status.controls import Ringing
@@ -259,7 +260,9 @@ class PulseMiddleware:
             why = "pulse.config.enabled = false" if self.config.tasks else "there are no tasks"
             log.info("nothing is run in this process: %s", why, extra={"pulse_event": "nothing_to_run"})
             return  # PULSE_START and start() say when, not whether
-        engine = self._engines.build(reason, beside=partial(_digests_beside, self))
+        engine = self._engines.build(
+            reason, beside=partial(_digests_beside, self), refused=partial(_refused_in_row, self)
+        )
         engine.start()
         self._engine = engine
         _ringing.add(self)
@@ -274,6 +277,14 @@ class PulseMiddleware:
                 "(pulse.config.guard = true)",
                 extra={"pulse_event": "guard_off"},
             )
+
+    @property
+    def _row(self) -> object:
+        """In which row its store keeps this process; it is the same for filters that share a store and a name."""
+        is_own = isinstance(self.run_store, MemoryRunStore) or (self.config.store == "auto" and not self.config.name)
+        if is_own or self._given_store is not None:
+            return self.run_store
+        return self.config.store, self.config.name
 
     def _ring_no_more(self) -> None:
         """Begin no further run; those that are under way go on until `close`."""
@@ -357,6 +368,15 @@ def _digests_beside(own: PulseMiddleware) -> list[str]:
     """Of the configurations by which other filters of this process ring."""
     engines = [other._engine for other in list(_ringing) if other is not own]  # noqa: SLF001 - one of us
     return [engine.fleet.digest for engine in engines if engine]
+
+
+def _refused_in_row(own: PulseMiddleware) -> int:
+    """How many requests were refused by the guard of *own*, and by those of the filters that share its row.
+
+    Were each to fill it with its own number, a scraper would see it go up and down.
+    """
+    same = [other for other in list(_ringing) if other is not own and other._row == own._row]  # noqa: SLF001 - one of us
+    return sum(one._guard.denied for one in (own, *same))  # noqa: SLF001
 
 
 def _faults_of(app: object, *, clock: object, run_store: object, authenticate: object) -> list[Fault]:

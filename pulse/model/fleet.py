@@ -62,6 +62,7 @@ class Instance:
         digest: The fingerprint of its whole configuration.
         server: What serves in it, or why it rings, in a few words.
         version: Of Pulse.
+        refused: How many requests its guards had refused when it was last heard of.
     """
 
     owner: str
@@ -70,3 +71,4 @@ class Instance:
     digest: str
     server: str = ""
     version: str = ""
+    refused: int = 0

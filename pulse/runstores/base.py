@@ -46,11 +46,28 @@ class Totals:
         counts: How many instants ended in each outcome.
         last_finished: When a run last ended, whatever its outcome.
         last_success: When a run last succeeded.
+        timed: How many runs have begun, and have ended with a duration.
+        seconds: How long these took, all together.
+        seconds_late: How long after they were due these began, all together; none counts as
+            less than zero. An earlier release has counted none of the three.
     """
 
     counts: Mapping[Outcome, int] = field(default_factory=dict)
     last_finished: datetime | None = None
     last_success: datetime | None = None
+    timed: int = 0
+    seconds: float = 0.0
+    seconds_late: float = 0.0
+
+    @property
+    def mean_duration(self) -> float | None:
+        """How many seconds a run took, on average of all that were ever timed; None if none was."""
+        return self.seconds / self.timed if self.timed else None
+
+    @property
+    def mean_lateness(self) -> float | None:
+        """How many seconds after it was due a run began, on the same average."""
+        return self.seconds_late / self.timed if self.timed else None
 
 
 class RunStore(ABC):

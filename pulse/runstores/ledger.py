@@ -518,6 +518,19 @@ def joined(newest: Run, record: Run) -> Run:
     )
 
 
+def timing(run: Run) -> tuple[int, float, float]:
+    """What *run* adds to `Totals.timed`, `seconds` and `seconds_late`.
+
+    Never less than nothing: a fire may be claimed a little before its instant, and sums that
+    go back look to whoever watches them as if they had begun anew.
+    """
+    if run.started is None or run.duration is None:
+        return 0, 0.0, 0.0
+    late = (run.started - run.due).total_seconds()
+    # Each run pays for this, and `max` would take as long again as all the rest.
+    return 1, run.duration if run.duration > 0.0 else 0.0, late if late > 0.0 else 0.0  # noqa: FURB136 - see above
+
+
 def losses(held: Iterable[Run], now: datetime) -> list[tuple[Run, str]]:
     """Those of *held* that are lost, and why: a process is looked at once, however many runs it has."""
     has_ended = cache(is_gone)

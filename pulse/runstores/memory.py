@@ -10,7 +10,7 @@ from typing import Final
 
 from pulse.model import Instance, Outcome, Pause, Press, Run
 from pulse.runstores.base import PRESSES, Totals
-from pulse.runstores.ledger import LedgerStore, Standing
+from pulse.runstores.ledger import LedgerStore, Standing, timing
 from pulse.zone import EPOCH
 
 FORGET_INSTANCE: Final = timedelta(days=1)  # who was not heard of so long is not shown any more
@@ -24,6 +24,9 @@ class _Account:
     counts: dict[str, int] = field(default_factory=dict)  # by the names of outcomes: to hash an Enum is a call
     last_finished: datetime | None = None
     last_success: datetime | None = None
+    timed: int = 0
+    seconds: float = 0.0
+    seconds_late: float = 0.0
 
 
 class MemoryRunStore(LedgerStore):
@@ -303,6 +306,10 @@ class MemoryRunStore(LedgerStore):
                 self._ran = (day, count + 1 if day == last else 1)
         if run.outcome is Outcome.SUCCESS:
             account.last_success = finished
+        timed, seconds, seconds_late = timing(run)
+        account.timed += timed
+        account.seconds += seconds
+        account.seconds_late += seconds_late
 
 
 def _totals_of(account: _Account) -> Totals:
@@ -310,6 +317,9 @@ def _totals_of(account: _Account) -> Totals:
         counts={Outcome(name): count for name, count in account.counts.items()},
         last_finished=account.last_finished,
         last_success=account.last_success,
+        timed=account.timed,
+        seconds=account.seconds,
+        seconds_late=account.seconds_late,
     )
 
 

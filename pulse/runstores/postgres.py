@@ -31,6 +31,7 @@ from pulse.runstores.sql import (
     LOCKS,
     MICROSECOND,
     SECRETS,
+    SUMS,
     TABLES,
     TALLIES,
     TRACES,
@@ -79,6 +80,7 @@ _UPGRADES: Final = (
     _HELD,
     TALLIES + _SAME_GENERATION,
     LOCKS,
+    SUMS,
 )
 
 _SETTINGS: Final = {

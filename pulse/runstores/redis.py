@@ -230,6 +230,9 @@ class RedisRunStore(RunStore):
             counts={outcome: int(kept[outcome.value]) for outcome in Outcome if outcome.value in kept},
             last_finished=_instant_or_none(kept.get("last_finished")),
             last_success=_instant_or_none(kept.get("last_success")),
+            timed=int(kept.get("timed", 0)),
+            seconds=float(kept.get("seconds", 0)),
+            seconds_late=float(kept.get("seconds_late", 0)),
         )
 
     def find(self, task: str, run_id: str) -> list[Run]:
@@ -258,16 +261,20 @@ class RedisRunStore(RunStore):
     def all_totals(self) -> Mapping[str, Totals]:
         """See `RunStore.all_totals`."""
         found: dict[str, Totals] = {}
-        fields = ("last_finished", "last_success", *(outcome.value for outcome in Outcome))
+        sums = ("timed", "seconds", "seconds_late")
+        fields = ("last_finished", "last_success", *sums, *(outcome.value for outcome in Outcome))
         for some in _parts(self.tasks(), RECORDS_AT_ONCE):
             keys = self._keys(*(f"task:{task}" for task in some))
             answers = self._step(redis_scripts.TOTALS, keys, {"fields": fields, "now": "0"})
-            for task, (finished, success, *counts) in zip(some, answers, strict=True):
+            for task, (finished, success, timed, seconds, seconds_late, *counts) in zip(some, answers, strict=True):
                 if any(counts):
                     found[task] = Totals(
                         counts={outcome: int(count) for outcome, count in zip(Outcome, counts, strict=True) if count},
                         last_finished=_instant_or_none(finished),
                         last_success=_instant_or_none(success),
+                        timed=int(timed or 0),
+                        seconds=float(seconds or 0),
+                        seconds_late=float(seconds_late or 0),
                     )
         return found
 
@@ -709,7 +716,8 @@ def _progress_of(text: str) -> Progress:
 
 
 _RUN: Final = tuple(field.name for field in fields(Run))
-_ENDED: Final = ("id", "attempt", "started", "finished", "outcome", "count")  # what a script looks at
+# What a script looks at.
+_ENDED: Final = ("id", "attempt", "due", "started", "finished", "outcome", "duration", "count")
 _PRESS: Final = tuple(field.name for field in fields(Press))
 _values_of: Final = attrgetter(*_RUN)
 _INSTANTS: Final = ("due", "started", "expires", "finished", "first_due", "again_at")
@@ -767,6 +775,7 @@ def _instance_fields(instance: Instance) -> dict[str, Any]:
         "digest": instance.digest,
         "server": instance.server,
         "version": instance.version,
+        "refused": instance.refused,
     }
 
 
@@ -778,4 +787,5 @@ def _instance_of(said: Mapping[str, Any]) -> Instance:
         digest=said["digest"],
         server=said["server"],
         version=said["version"],
+        refused=said.get("refused", 0),  # of an earlier release
     )

@@ -232,17 +232,34 @@ local function count_day(day)
     end
 end
 
-local function count(run)
-    call('HINCRBY', TASK, run.outcome, run.count)
-    if not run.started then
-        return
+-- As `timing` in the ledger has it
+local function timing(run)
+    if not run.duration then
+        return 0, 0, 0
     end
-    if run.outcome == 'success' then
-        call('HSET', TASK, 'last_finished', run.finished, 'last_success', run.finished)
-    else
-        call('HSET', TASK, 'last_finished', run.finished)
-    end
+    local late = (tonumber(run.started) - tonumber(run.due)) / 1000000
+    return 1, math.max(run.duration, 0), math.max(late, 0)
+end
+
+-- All is read at once and written at once: each call takes the server longer than what it adds.
+local function count_run(run)
+    local timed, seconds, late = timing(run)
+    local last = run.outcome == 'success' and 'last_success' or 'last_finished'  -- else the same field once more
+    local known = call('HMGET', TASK, run.outcome, 'timed', 'seconds', 'seconds_late')
+    call(
+        'HSET', TASK, 'last_finished', run.finished, last, run.finished, run.outcome, (known[1] or 0) + run.count,
+        'timed', (known[2] or 0) + timed, 'seconds', (known[3] or 0) + seconds,
+        'seconds_late', (known[4] or 0) + late
+    )
     count_day(math.floor(tonumber(run.finished) / 86400000000))
+end
+
+local function count(run)
+    if run.started then
+        count_run(run)
+    else
+        call('HINCRBY', TASK, run.outcome, run.count)
+    end
 end
 
 local function append(run, record)

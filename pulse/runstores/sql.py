@@ -17,7 +17,7 @@ from zlib import crc32
 
 from pulse.model import Instance, Outcome, Pause, Press, Progress, Run, Trigger, track_of
 from pulse.runstores.base import PRESSES, Totals
-from pulse.runstores.ledger import LedgerStore, Standing
+from pulse.runstores.ledger import LedgerStore, Standing, timing
 from pulse.zone import EPOCH
 
 MICROSECOND: Final = timedelta(microseconds=1)
@@ -186,6 +186,14 @@ LOCKS: Final = """
 CREATE INDEX held_by_lock ON held (lock) WHERE lock <> ''
 """
 
+# How long runs took and how late they began, for averages over any time; and how many requests each guard has refused.
+SUMS: Final = """
+ALTER TABLE tasks ADD COLUMN timed BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN seconds DOUBLE PRECISION NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN seconds_late DOUBLE PRECISION NOT NULL DEFAULT 0;
+ALTER TABLE instances ADD COLUMN refused BIGINT NOT NULL DEFAULT 0
+"""
+
 _RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
 _HELD: Final = f"{_RUN}, lock, stop, progress"
 _RECORD: Final = (
@@ -199,7 +207,7 @@ BRIEF: Final = (
 )
 _PRESS: Final = "at, author, address, action, task, details"
 _DAY: Final = 86_400_000_000  # microseconds
-_INSTANCE: Final = "owner, started, seen, digest, server, version"
+_INSTANCE: Final = "owner, started, seen, digest, server, version, refused"
 
 
 def _marks(count: int) -> str:
@@ -227,17 +235,22 @@ _STANDING: Final = (
     f"(SELECT {_REACHED} FROM held WHERE app = tasks.app AND task = ? AND place = ?) "
     "FROM tasks WHERE app = ? AND name = ? AND cursor IS NOT NULL"
 )
-_TALLIES: Final = ", ".join(outcome.value for outcome in Outcome)
+_TOTALS: Final = ", ".join(
+    ("last_finished", "last_success", "timed", "seconds", "seconds_late", *(outcome.value for outcome in Outcome))
+)
 _COUNT: Final = {
     outcome.value: "INSERT INTO tasks "  # noqa: S608
-    f"(app, name, appended, cursor, last_finished, last_success, ran_on, ran, {outcome.value}) "
-    "VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?) ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
+    "(app, name, appended, cursor, last_finished, last_success, ran_on, ran, timed, seconds, seconds_late, "
+    f"{outcome.value}) VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
     "cursor = CASE WHEN excluded.cursor > tasks.cursor THEN excluded.cursor ELSE tasks.cursor END, "
     "last_finished = coalesce(excluded.last_finished, tasks.last_finished), "
     "last_success = coalesce(excluded.last_success, tasks.last_success), "
     "ran = CASE WHEN excluded.ran_on = tasks.ran_on THEN tasks.ran + 1 "
     "WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN 1 ELSE tasks.ran END, "
     "ran_on = CASE WHEN excluded.ran_on > coalesce(tasks.ran_on, 0) THEN excluded.ran_on ELSE tasks.ran_on END, "
+    "timed = tasks.timed + excluded.timed, seconds = tasks.seconds + excluded.seconds, "
+    "seconds_late = tasks.seconds_late + excluded.seconds_late, "
     f"{outcome.value} = tasks.{outcome.value} + excluded.{outcome.value}"
     for outcome in Outcome
 }
@@ -327,7 +340,7 @@ class SqlStore(LedgerStore):
         """See `RunStore.all_totals`."""
         with self._reading():
             rows = self._run(
-                f"SELECT name, last_finished, last_success, {_TALLIES} FROM tasks WHERE app = ? AND appended > 0",  # noqa: S608
+                f"SELECT name, {_TOTALS} FROM tasks WHERE app = ? AND appended > 0",  # noqa: S608
                 self._app,
             ).fetchall()
         return {task: _totals_of(*row) for task, *row in rows}
@@ -345,7 +358,7 @@ class SqlStore(LedgerStore):
         """See `RunStore.totals`."""
         with self._reading():
             row = self._run(
-                f"SELECT last_finished, last_success, {_TALLIES} FROM tasks WHERE app = ? AND name = ?",  # noqa: S608
+                f"SELECT {_TOTALS} FROM tasks WHERE app = ? AND name = ?",  # noqa: S608
                 self._app, task,
             ).fetchone()  # fmt: skip
         return _totals_of(*row) if row else Totals()
@@ -405,11 +418,11 @@ class SqlStore(LedgerStore):
                 self._app, instance.digest, self._app, instance.digest, still, instance.owner,
             )  # fmt: skip
             self._run(
-                f"INSERT INTO instances (app, {_INSTANCE}) VALUES ({_marks(7)}) "  # noqa: S608
+                f"INSERT INTO instances (app, {_INSTANCE}) VALUES ({_marks(8)}) "  # noqa: S608
                 "ON CONFLICT (app, owner) DO UPDATE SET seen = excluded.seen, digest = excluded.digest, "
-                "started = excluded.started, server = excluded.server",
+                "started = excluded.started, server = excluded.server, refused = excluded.refused",
                 self._app, instance.owner, number_of(instance.started), seen, instance.digest, instance.server,
-                instance.version,
+                instance.version, instance.refused,
             )  # fmt: skip
             self._run("DELETE FROM instances WHERE app = ? AND seen < ?", self._app, seen - FORGET_INSTANCE)
             self._run(
@@ -460,9 +473,9 @@ class SqlStore(LedgerStore):
         return [
             Instance(
                 owner=owner, started=EPOCH + started * MICROSECOND, seen=EPOCH + seen * MICROSECOND, digest=digest,
-                server=server, version=version,
+                server=server, version=version, refused=refused,
             )
-            for owner, started, seen, digest, server, version in rows
+            for owner, started, seen, digest, server, version, refused in rows
         ]  # fmt: skip
 
     def secret(self) -> str:
@@ -643,7 +656,7 @@ class SqlStore(LedgerStore):
         outcome = run.outcome.value
         self._run(
             _COUNT[outcome],
-            self._app, run.task, reached, finished, success, day, 0 if finished is None else 1, run.count,
+            self._app, run.task, reached, finished, success, day, 0 if finished is None else 1, *timing(run), run.count,
         )  # fmt: skip
 
     def _trim(self, task: str) -> None:
@@ -668,11 +681,16 @@ def instant_of(number: int | None) -> datetime | None:
     return None if number is None else EPOCH + number * MICROSECOND
 
 
-def _totals_of(finished: int | None, success: int | None, *counts: int) -> Totals:
+def _totals_of(
+    finished: int | None, success: int | None, timed: int, seconds: float, seconds_late: float, *counts: int
+) -> Totals:
     return Totals(
         counts={outcome: count for outcome, count in zip(Outcome, counts, strict=True) if count},
         last_finished=instant_of(finished),
         last_success=instant_of(success),
+        timed=timed,
+        seconds=seconds,
+        seconds_late=seconds_late,
     )
 
 

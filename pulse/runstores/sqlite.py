@@ -17,7 +17,18 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
-from pulse.runstores.sql import LOCKS, MICROSECOND, SECRETS, TABLES, TALLIES, TRACES, SqlStore, instant_of, number_of
+from pulse.runstores.sql import (
+    LOCKS,
+    MICROSECOND,
+    SECRETS,
+    SUMS,
+    TABLES,
+    TALLIES,
+    TRACES,
+    SqlStore,
+    instant_of,
+    number_of,
+)
 from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
 
@@ -71,6 +82,7 @@ _UPGRADES: Final = (
     _HELD,
     TALLIES + "DROP TABLE tracks",
     LOCKS,
+    SUMS,
 )
 
 

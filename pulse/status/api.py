@@ -114,6 +114,7 @@ class Api:
         said["consecutive_failures"] = failures(self._survey.records(task.name))
         said["totals"] = {outcome.value: count for outcome, count in totals.counts.items()}
         said["last_finished"], said["last_success"] = iso(totals.last_finished), iso(totals.last_success)
+        said["mean_duration"], said["mean_lateness"] = totals.mean_duration, totals.mean_lateness
         said["running"] = [run_document(run) for run in moment.running(task.name)]
         said["due"] = [
             {"due": iso(due.instant), "local": due.words, "note": due.note}

@@ -1,9 +1,14 @@
 """The numbers for Prometheus, read from the store: each process answers for the whole fleet.
 
-Counters come from the totals, which outlive the records. A histogram would need every run
-that ever was, and the history is bounded; so durations and lateness are gauges of the last
-run. What one process counts by itself (refusals of the guard, errors of the store) is left
-out: each scrape may reach another process, and the numbers would jump back and forth.
+Counters come from the totals, which outlive the records, and so do the sums of durations and
+lateness: a sum and a count give the average over any time. They have no buckets, of which
+each would be one more column or field of a task that every record has to be added to; beside
+them stand gauges of the last run.
+
+What one process counts by itself would jump back and forth, since each scrape may reach
+another process. So each that rings tells how many requests its guard has refused whenever it
+says that it is alive, and has a series of its own, which is up to a third of a lease behind.
+Errors of the store are left out: it is the one that could not be told of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -75,6 +80,7 @@ class _Fleet:
         self._schedules = schedules
         self._survey = survey
         self._moment = moment
+        self._context = config.context
         totals = store.all_totals()
         self._labels = {task.name: _labels(task=task.name) for task in self._tasks}
         self._totals = {task.name: totals.get(task.name, Totals()) for task in self._tasks}
@@ -94,6 +100,16 @@ class _Fleet:
                 for name, totals in self._totals.items()
                 for outcome, count in {**_NONE, **totals.counts}.items()
             ),
+        )
+        yield self._sum(
+            "pulse_task_duration_seconds",
+            "How long runs took; those that were lost are not among them.",
+            lambda totals: totals.seconds,
+        )
+        yield self._sum(
+            "pulse_task_lateness_seconds",
+            "How long after they were due the same runs began.",
+            lambda totals: totals.seconds_late,
         )
         yield self._by_task(
             "pulse_task_last_run_timestamp_seconds",
@@ -148,6 +164,30 @@ class _Fleet:
             "When a process that rings was last heard of.",
             [(_place(short(one.owner)), one.seen.timestamp()) for one in self._moment.alive],
         )
+        yield (
+            CounterMetricFamily(
+                "pulse_guard_rejected", "Requests that the guard of a process has refused, as it last said."
+            ),
+            (
+                _sample(
+                    "pulse_guard_rejected_total", _place(short(one.owner), context=self._context), float(one.refused)
+                )
+                for one in self._moment.alive
+            ),
+        )
+
+    def _sum(self, name: str, text: str, seconds: Callable[[Totals], float]) -> _Family:
+        return (
+            SummaryMetricFamily(name, text),
+            (
+                sample
+                for task, totals in self._totals.items()
+                for sample in (
+                    _sample(f"{name}_count", self._labels[task], totals.timed),
+                    _sample(f"{name}_sum", self._labels[task], seconds(totals)),
+                )
+            ),
+        )
 
     def _by_task(self, name: str, text: str, value: _Value) -> _Family:
         found = ((self._labels[task.name], value(task)) for task in self._tasks)
@@ -187,9 +227,9 @@ def _sample(name: str, labels: str, value: float) -> str:
     return f"{name}{{{labels}}} {floatToGoString(value)}\n"  # type: ignore[no-untyped-call]
 
 
-def _place(owner: str) -> str:
+def _place(owner: str, **more: str) -> str:
     host, _, pid = owner.rpartition(":")
-    return _labels(host=host, pid=pid)
+    return _labels(host=host, pid=pid, **more)
 
 
 def _labels(**values: str) -> str:

@@ -20,8 +20,9 @@ from servers import wait_until
 from services import Postgres, postgres
 
 from pulse.errors import ConfigError, StoreUnavailableError
-from pulse.model import Claim, Fire, Limits, Outcome, Trigger
+from pulse.model import Claim, Fire, Instance, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
+from pulse.runstores.base import Totals
 from pulse.runstores.ledger import REBORN
 from pulse.runstores.postgres import _UPGRADES, CONNECTIONS, PostgresRunStore
 from pulse.runstores.sql import PURGED_AT_ONCE, number_of
@@ -644,6 +645,30 @@ def test_what_an_earlier_version_knew_of_each_task_is_known_in_one_row(own_datab
         assert store.register(["a", "b", "b@here"], now) == {"a": now - HOUR, "b": now, "b@here": now - HOUR}
         assert claim_at(store, now - HOUR).answer is Claim.TAKEN
         assert claim_at(store, now - HOUR / 2).answer is Claim.WON  # it is the same generation
+
+
+def test_the_sums_of_an_earlier_version_begin_with_nothing_and_its_processes_have_refused_nothing(own_database):
+    noon, later = number_of(NOON), number_of(NOON + SECOND)
+    make_as_of(
+        own_database,
+        6,
+        "INSERT INTO tasks (app, name, appended, cursor, last_finished, last_success, success) "
+        f"VALUES ('name', 'a', 5, {noon}, {noon}, {noon}, 5)",
+        f"INSERT INTO held VALUES ('name', 'r1', 'a', {noon}, 'schedule', 1, 'me', {later}, {later}, '', 0, '', '', NULL)",
+        f"INSERT INTO instances VALUES ('name', 'old', {noon}, {noon}, 'd', 'test', '1')",
+    )
+
+    with opened(own_database, name="name") as store:
+        before, (old,) = store.totals("a"), store.instances()
+        assert store.finish(replace(store.running()[0], finished=NOON, outcome=Outcome.SUCCESS, duration=0.25))
+        store.beat(replace(old, refused=3), {}, HOUR)
+
+        assert before == Totals(counts={Outcome.SUCCESS: 5}, last_finished=NOON, last_success=NOON)
+        assert old == Instance(owner="old", started=NOON, seen=NOON, digest="d", server="test", version="1")
+        assert store.totals("a") == replace(
+            before, counts={Outcome.SUCCESS: 6}, timed=1, seconds=0.25, seconds_late=1.0
+        )
+        assert store.instances() == [replace(old, refused=3)]
 
 
 def test_a_role_that_may_not_create_the_schema_is_told_what_to_ask_for_and_works_when_it_is_there(own_database):

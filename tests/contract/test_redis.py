@@ -1,5 +1,6 @@
 """What is particular to a Redis server: many processes, and everything that befalls servers and what they know."""
 
+import json
 import logging
 import os
 import select
@@ -23,8 +24,9 @@ from services import Valkey, valkey
 
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
-from pulse.runstores.base import Bid
+from pulse.runstores.base import Bid, Totals
 from pulse.runstores.redis import AT_ONCE, RedisRunStore
+from pulse.runstores.sql import number_of
 
 ODD = 'na\u00efve \u2028 "quoted" \\ / \udcff \x00'
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -1168,6 +1170,23 @@ def test_the_history_is_trimmed_on_the_server_too(store, admin, name):
 def beat(store: RedisRunStore, owner: str, digest: str, seen: datetime):
     instance = Instance(owner=owner, started=NOON, seen=seen, digest=digest, server="test", version="1")
     return store.beat(instance, {"a": digest}, LEASE)
+
+
+def test_the_sums_of_an_earlier_version_begin_with_nothing_and_its_processes_have_refused_nothing(store, admin, name):
+    noon = str(number_of(NOON))
+    admin.hset(f"pulse:{{{name}}}:task:a", mapping={"success": 5, "last_finished": noon, "last_success": noon})
+    said = {"owner": "old", "started": noon, "seen": noon, "digest": "d", "server": "test", "version": "1"}
+    admin.hset(f"pulse:{{{name}}}:instances", "old", json.dumps(said))
+
+    before, in_all, (old,) = store.totals("a"), store.all_totals(), store.instances()
+    store.finish(ended(claim(store, 1).run, duration=0.25))
+    beat(store, "old", "d", NOON)
+
+    assert before == Totals(counts={Outcome.SUCCESS: 5}, last_finished=NOON, last_success=NOON)
+    assert in_all == {"a": before}
+    assert old == Instance(owner="old", started=NOON, seen=NOON, digest="d", server="test", version="1")
+    assert (store.totals("a").timed, store.totals("a").seconds) == (1, 0.25)
+    assert store.instances() == [old]
 
 
 def test_processes_and_configurations_that_are_long_gone_are_forgotten(store):

@@ -408,6 +408,68 @@ def test_tasks_are_kept_apart(store):
     assert store.history("other") == []
 
 
+def test_the_durations_and_the_lateness_of_all_runs_are_summed_also_of_those_whose_records_are_gone(store):
+    for minute in range(1, HISTORY + 3):
+        store.finish(timed(claim(store, fire(minute), late=0.25).run, 1.5))
+    store.finish(timed(claim(store, fire(HISTORY + 3), late=2).run, 0.0, Outcome.TIMEOUT))
+
+    totals = store.totals("cleanup")
+
+    assert (totals.timed, totals.seconds, totals.seconds_late) == (HISTORY + 3, 1.5 * (HISTORY + 2), 3.75)
+    assert (totals.mean_duration, totals.mean_lateness) == (1.3125, 0.46875)
+    assert store.all_totals() == {"cleanup": totals}
+
+
+def timed(run: Run | None, seconds: float | None, outcome: Outcome = Outcome.SUCCESS) -> Run:
+    return replace(ended(run, outcome), duration=seconds)
+
+
+def test_runs_that_end_together_are_timed_each_for_its_own_task(store):
+    store.register(["other"], NOON)
+    runs = [one.run for one in claim_all(store, fire(1), fire(1, "other"), late=0.5)]
+
+    store.finish_all([timed(run, seconds) for run, seconds in zip(runs, (0.25, 4.0), strict=True)])
+
+    totals = store.all_totals()
+    assert [totals[task].seconds for task in ("cleanup", "other")] == [0.25, 4.0]
+    assert [totals[task].seconds_late for task in ("cleanup", "other")] == [0.5, 0.5]
+    assert [totals[task].timed for task in ("cleanup", "other")] == [1, 1]
+
+
+def test_what_did_not_begin_or_has_no_duration_is_not_timed(store):
+    dismiss(store, fire(1))
+    claim(store, fire(2), owner="dead", late=1)
+    store.reap(fire(2).due + 2 * LEASE)
+    claim(store, fire(4), late=1)  # passes over one, and is given back before it began
+    (run,) = store.running()
+    store.finish(replace(timed(run, 1.0, Outcome.SKIPPED), started=None))
+    store.finish(timed(claim(store, fire(5), late=1).run, None, Outcome.FAILED))
+
+    totals = store.totals("cleanup")
+
+    assert sum(totals.counts.values()) == 5
+    assert (totals.timed, totals.seconds, totals.seconds_late) == (0, 0.0, 0.0)
+    assert (totals.mean_duration, totals.mean_lateness) == (None, None)
+    assert store.all_totals() == {"cleanup": totals}
+
+
+def test_a_run_that_is_not_held_any_more_is_not_timed(store):
+    run = timed(claim(store, fire(1)).run, 2.0)
+
+    assert [store.finish(run), store.finish(run)] == [True, False]
+
+    assert (store.totals("cleanup").timed, store.totals("cleanup").seconds) == (1, 2.0)
+
+
+def test_the_sums_never_go_back(store):
+    store.finish(timed(claim(store, fire(1), late=3).run, 2.0))
+
+    store.finish(timed(claim(store, fire(2), late=-0.5).run, -1.0))  # as clocks may have it that are not of one time
+
+    totals = store.totals("cleanup")
+    assert (totals.timed, totals.seconds, totals.seconds_late) == (2, 2.0, 3.0)
+
+
 # Records of instants that nobody ran
 
 
@@ -847,6 +909,15 @@ def test_a_configuration_that_comes_back_is_new_again(store):
     assert beat(store, "four", "old", 130)["old"] == NOON + timedelta(seconds=120)
 
 
+def test_an_instance_says_with_each_beat_how_much_it_has_refused(store):
+    one = Instance(owner="one", started=NOON, seen=NOON, digest="old", server="test", version="1")
+    two = replace(one, owner="two", seen=NOON - timedelta(seconds=1), refused=3_000_000_000)
+    for instance in (one, two, replace(one, refused=7)):
+        store.beat(instance, {}, ALIVE)
+
+    assert store.instances() == [replace(one, refused=7), two]
+
+
 def test_who_was_not_heard_of_for_days_is_forgotten(store):
     beat(store, "one", "old", 0)
 
@@ -1240,6 +1311,7 @@ def test_a_history_that_is_cleared_is_gone_and_its_totals_stay(store):
     assert len(store.history("other")) == 1
     assert store.totals("cleanup").counts == {Outcome.SUCCESS: 1, Outcome.SKIPPED: 1}
     assert store.totals("cleanup").last_success == fire(1).due + timedelta(seconds=1)
+    assert (store.totals("cleanup").timed, store.totals("cleanup").seconds) == (1, 1.0)
 
 
 def test_a_task_whose_history_was_cleared_goes_on_where_it_was(store):

@@ -476,6 +476,29 @@ def test_what_an_earlier_version_knew_of_each_task_is_known_in_one_row(path):
     store.close()
 
 
+def test_the_sums_of_an_earlier_version_begin_with_nothing_and_its_processes_have_refused_nothing(path):
+    noon, later = (number_of(NOON + more) for more in (timedelta(0), SECOND))
+    make_as_of(
+        path,
+        7,
+        f"INSERT INTO tasks (app, name, appended, cursor, last_finished, last_success, success) VALUES ('', 'a', 5, {noon}, "
+        f"{noon}, {noon}, 5)",
+        f"INSERT INTO held VALUES ('', 'a', 'r1', {noon}, 'schedule', 1, 'me', {later}, {later}, '', 0, '', '', NULL)",
+        f"INSERT INTO instances VALUES ('', 'old', {noon}, {noon}, 'd', 'test', '1')",
+    )
+    store = SqliteRunStore(path)
+
+    before, (old,) = store.totals("a"), store.instances()
+    assert store.finish(replace(store.running()[0], finished=NOON, outcome=Outcome.SUCCESS, duration=0.25))
+    store.beat(replace(old, refused=3), {}, DAY)
+
+    assert before == Totals(counts={Outcome.SUCCESS: 5}, last_finished=NOON, last_success=NOON)
+    assert old == Instance(owner="old", started=NOON, seen=NOON, digest="d", server="test", version="1")
+    assert store.totals("a") == replace(before, counts={Outcome.SUCCESS: 6}, timed=1, seconds=0.25, seconds_late=1.0)
+    assert store.instances() == [replace(old, refused=3)]
+    store.close()
+
+
 def test_a_file_that_somebody_locks_is_unavailable_in_bounded_time_and_usable_after(store, path):
     locker = sqlite3.connect(path, isolation_level=None)
     locker.execute("BEGIN EXCLUSIVE")

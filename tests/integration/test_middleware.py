@@ -19,6 +19,8 @@ import pulse
 from pulse import PulseMiddleware, Task
 from pulse.errors import ConfigError, UnknownTaskError
 from pulse.model import Config, Outcome, Trigger
+from pulse.runstores.memory import MemoryRunStore
+from pulse.runstores.sqlite import SqliteRunStore
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TOKEN = "a-token-of-enough-characters"
@@ -270,6 +272,70 @@ def test_a_guarded_path_is_404_for_every_method_and_reaches_no_endpoint(wrap, si
     app.request("/sessions/cleanup/", method=method, status=404)
 
     assert site.calls == []
+
+
+def test_the_fleet_is_told_how_many_requests_the_guard_has_refused(wrap):
+    middleware = wrap(task={"cleanup": {"interval": 3600}}, guard=True, lease=1)
+    middleware.start()
+
+    be_refused(middleware, 3)
+
+    wait_until(lambda: [one.refused for one in middleware.run_store.instances()] == [3])
+
+
+def be_refused(middleware: PulseMiddleware, times: int) -> None:
+    for _ in range(times):
+        webtest.TestApp(middleware).get("/pulse/cleanup", status=404)
+
+
+@pytest.mark.parametrize("way", ["given", "named", "of one file"])
+def test_of_filters_that_are_one_process_to_their_store_each_tells_it_the_refusals_of_all(
+    wrap, tmp_path, monkeypatch, way
+):
+    file = f"sqlite:{tmp_path}/runs.db"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    more = {"given": {"run_store": MemoryRunStore()}, "named": {"name": "shop"}, "of one file": {"store": file}}[way]
+    filters = [wrap(task={"cleanup": {"interval": 3600}}, guard=True, **more) for _ in range(2)]
+    for number, one in enumerate(filters):
+        one.start()
+        be_refused(one, number + 1)
+
+    told = [told_by(one) for one in filters]
+
+    assert told == [3, 3]
+
+
+@pytest.mark.parametrize("way", ["in memory", "by themselves", "of two files", "of two names", "given"])
+def test_filters_that_keep_to_themselves_tell_of_their_own_refusals(wrap, tmp_path, monkeypatch, way):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    files = [f"sqlite:{tmp_path}/{name}.db" for name in ("one", "two")]
+    stores = [SqliteRunStore(tmp_path / f"{name}.db") for name in ("one", "two")]
+    more = {
+        "in memory": [{"store": "memory:", "name": "shop"}] * 2,
+        "by themselves": [{}, {}],
+        "of two files": [{"store": file, "name": "shop"} for file in files],
+        "of two names": [{"store": files[0], "name": name} for name in ("shop", "bank")],
+        "given": [{"run_store": given, "name": "shop"} for given in stores],
+    }[way]
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "_pytest")  # as if this were no test run, in which all is kept in memory
+        filters = [wrap(task={"cleanup": {"interval": 3600}}, guard=True, **one) for one in more]
+    for number, one in enumerate(filters):
+        one.start()
+        be_refused(one, number + 1)
+
+    told = [told_by(one) for one in filters]
+
+    assert told == [1, 2]
+    for one, store in zip(filters, stores, strict=True):
+        one.close()
+        store.close()
+
+
+def told_by(middleware: PulseMiddleware) -> int:
+    middleware._engine.fleet.beat()
+    (instance,) = middleware.run_store.instances()
+    return instance.refused
 
 
 def test_without_the_guard_the_endpoint_can_be_opened_by_hand(wrap, site):

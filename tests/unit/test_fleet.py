@@ -36,13 +36,13 @@ def store() -> MemoryRunStore:
     return MemoryRunStore()
 
 
-def member(store, clock, monkeypatch, owner, *, beside=tuple, max_clock_skew="5s", **tasks) -> Fleet:
+def member(store, clock, monkeypatch, owner, *, beside=tuple, refused=int, max_clock_skew="5s", **tasks) -> Fleet:
     """A process of the fleet that has these tasks, by name and interval, and has joined."""
     config = read_config(
         tasks={name: {"interval": seconds} for name, seconds in tasks.items()},
         options={"max_clock_skew": max_clock_skew},
     )
-    fleet = Fleet(config, store=store, clock=FleetClock(clock), beat=BEAT, beside=beside)
+    fleet = Fleet(config, store=store, clock=FleetClock(clock), beat=BEAT, beside=beside, refused=refused)
     with monkeypatch.context() as patch:
         patch.setattr("pulse.fleet.this_instance", lambda: owner)
         fleet.join("test")
@@ -159,6 +159,16 @@ def test_filters_of_one_process_that_share_a_store_do_not_stand_down_for_each_ot
     first.beat()
 
     assert first.why_not("a") == ""
+
+
+def test_each_beat_tells_how_many_requests_were_refused_so_far(store, clock, monkeypatch):
+    numbers = iter([2, 5])
+    fleet = member(store, clock, monkeypatch, "one", refused=lambda: next(numbers), a=60)
+    at_first = store.instances()
+
+    fleet.beat()
+
+    assert [one.refused for one in (*at_first, *store.instances())] == [2, 5]
 
 
 def test_the_clock_of_the_store_counts(clock, monkeypatch, caplog):

@@ -771,6 +771,64 @@ def test_the_metrics_are_those_of_the_fleet(window):
     assert sum(value for (name, *_), value in found.items() if name == "pulse_info") == 1
 
 
+def test_averages_over_any_time_come_from_sums_that_outlive_the_records(window):
+    for number, (seconds, late) in enumerate([(0.5, 0.25), (2.0, 1.0)]):
+        due = NOON + number * MINUTE
+        window.record(due=due, id=f"run-{number}", duration=seconds, started=due + timedelta(seconds=late))
+    window.record(outcome=Outcome.LOST, due=NOON + 2 * MINUTE, id="run-2", duration=None)
+    window.store.clear("cleanup")
+
+    found = samples(window)
+
+    assert found["pulse_task_duration_seconds_sum", "cleanup"] == 2.5
+    assert found["pulse_task_lateness_seconds_sum", "cleanup"] == 1.25
+    for of in ("duration", "lateness"):
+        assert found[f"pulse_task_{of}_seconds_count", "cleanup"] == 2
+        # As with counters: the first run must be seen to add to something.
+        assert found[f"pulse_task_{of}_seconds_count", "report"] == 0
+        assert found[f"pulse_task_{of}_seconds_sum", "report"] == 0
+
+
+def test_each_living_process_has_a_series_of_what_its_guard_has_refused(window):
+    window.ring(owner="web1:4711/1.x", refused=12)
+    window.ring(owner="web2:1/2.x", refused=0)
+    window.ring(owner="web3:1/3.x", refused=99, seen=NOON - HOUR)
+
+    found = samples(window)
+
+    assert {key[1:]: value for key, value in found.items() if key[0] == "pulse_guard_rejected_total"} == {
+        ("pulse", "web1", "4711"): 12,
+        ("pulse", "web2", "1"): 0,
+    }
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text;version=1.0.0"])
+def test_every_family_says_of_what_type_it_is(window, accept):
+    healthy(window)
+
+    text = window.ask("/metrics", headers={**BEARER, "Accept": accept}).text
+
+    types = dict(re.findall(r"# TYPE (\w+) (\w+)", text))
+    assert {types[f"pulse_task_{of}_seconds"] for of in ("duration", "lateness")} == {"summary"}
+    ending = "" if "openmetrics" in accept else "_total"
+    assert {types[f"{name}{ending}"] for name in ("pulse_task_runs", "pulse_guard_rejected")} == {"counter"}
+
+
+def test_the_api_tells_the_averages_of_a_task(window):
+    assert mean_of(window) == (None, None)
+
+    for number, (seconds, late) in enumerate([(0.5, 0.25), (2.0, 1.0)]):
+        due = NOON + number * MINUTE
+        window.record(due=due, id=f"run-{number}", duration=seconds, started=due + timedelta(seconds=late))
+
+    assert mean_of(window) == (1.25, 0.625)
+
+
+def mean_of(window):
+    said = window.ask("/api/tasks/cleanup", headers=BEARER).json
+    return said["mean_duration"], said["mean_lateness"]
+
+
 def test_openmetrics_is_spoken_where_it_is_wanted(window):
     answer = window.ask("/metrics", headers={**BEARER, "Accept": "application/openmetrics-text;version=1.0.0"})
 
@@ -820,6 +878,17 @@ def test_a_scraper_learns_that_the_store_does_not_answer():
 
 def test_metrics_are_not_for_strangers(window):
     assert window.ask("/metrics").status_code == 404
+
+
+def test_every_metric_that_the_documentation_names_is_there(window):
+    healthy(window)
+    known = {name for name, *_ in samples(window)}
+    text = (Path(__file__).parents[2] / "docs" / "operate.rst").read_text(encoding="utf-8")
+
+    named = set(re.findall(r"\bpulse_(?:task|guard|worker)_\w+", text))
+
+    assert named
+    assert {name for name in named if not {name, f"{name}_sum"} & known} == set()
 
 
 def test_every_alert_names_a_metric_that_there_is(window):
