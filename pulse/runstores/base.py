@@ -20,10 +20,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import Final
 
 from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Span
 
-PRESSES = 1000  # that are kept of an application: a year of a busy one, or more
+PRESSES: Final = 1000  # that are kept of an application: a year of a busy one, or more
+PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
+SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another one are forgotten
+FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""

@@ -26,20 +26,10 @@ from pulse.address import POSTGRES, masked
 from pulse.clock import Clock, SystemClock
 from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
-from pulse.runstores.sql import (
-    BRIEF,
-    LOCKS,
-    MICROSECOND,
-    SECRETS,
-    SUMS,
-    TABLES,
-    TALLIES,
-    TRACES,
-    SqlStore,
-    instant_of,
-    number_of,
-    record_of,
-)
+from pulse.runstores.instants import MICROSECOND, instant_of, number_of
+from pulse.runstores.rows import BRIEF, record_of
+from pulse.runstores.schema import LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.sql import SqlStore
 
 try:
     import psycopg

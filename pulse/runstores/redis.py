@@ -17,13 +17,11 @@ import json
 import logging
 import os
 import socket
-from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import cache
-from operator import attrgetter
 from secrets import token_urlsafe
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
@@ -42,10 +40,29 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.instance import is_gone
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
-from pulse.runstores.base import PRESSES, Bid, Passed, RunStore, Totals
+from pulse.runstores.base import FORGET_AFTER, PRESSES, PURGED_AT_ONCE, SPENT_FOR, Bid, Passed, RunStore, Totals
+from pulse.runstores.instants import MICROSECOND
 from pulse.runstores.ledger import PASSED_OVER, losses, unclaimed, why_lost, won
+from pulse.runstores.redis_records import (
+    fire_fields,
+    instance_fields,
+    instance_from,
+    instant_from,
+    instant_or_none,
+    json_of,
+    limit_fields,
+    pause_fields,
+    pause_from,
+    plain_json_of,
+    press_fields,
+    press_from,
+    progress_text,
+    run_fields,
+    run_from,
+    stamp,
+    text_of,
+)
 from pulse.runstores.redis_scripts import WON, Script
-from pulse.runstores.sql import FORGET_AFTER, MICROSECOND, PURGED_AT_ONCE, SPENT_FOR, number_of
 from pulse.zone import EPOCH
 
 T = TypeVar("T")
@@ -108,12 +125,12 @@ class RedisRunStore(RunStore):
             "tracks": named,
             "seen": max(self._seen.values(), key=int, default=None),
             "forget_after": FORGET_AFTER // MICROSECOND,
-            "now": _text(now),
-            "since": since and _text(since),
+            "now": stamp(now),
+            "since": since and stamp(since),
         }
         cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held"), terms)
         self._seen.update(zip(named, map(bytes.decode, cursors), strict=True))
-        return {track: _instant(cursor) for track, cursor in zip(named, cursors, strict=True)}
+        return {track: instant_from(cursor) for track, cursor in zip(named, cursors, strict=True)}
 
     def claim(
         self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
@@ -146,13 +163,13 @@ class RedisRunStore(RunStore):
         """See `RunStore.renew`; by the server's clock the leases last as long as they did at first."""
         lost: list[Run] = []
         for some in _parts(list(runs), RECORDS_AT_ONCE):
-            terms = {"runs": [_named(run) for run in some], "expires": _text(until), "now": _text(until)}
+            terms = {"runs": [_named(run) for run in some], "expires": stamp(until), "now": stamp(until)}
             lost += [some[number - 1] for number in self._step(redis_scripts.RENEW, self._keys("held"), terms)]
         return lost
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
-        (is_ours,) = self._finish([run], _text(again_at))
+        (is_ours,) = self._finish([run], stamp(again_at))
         return is_ours
 
     def finish_all(self, runs: Sequence[Run]) -> list[bool]:
@@ -160,20 +177,20 @@ class RedisRunStore(RunStore):
         return [is_ours for some in _parts(runs, AT_ONCE) for is_ours in self._finish(some)]
 
     def _finish(self, runs: Sequence[Run], again_at: str | None = None) -> list[bool]:
-        records = [_fields_of(run) for run in runs]
+        records = [run_fields(run) for run in runs]
         ended = [{name: record[name] for name in _ENDED if name in record} for record in records]
         terms = {"runs": ended, "again_at": again_at}
         keys = self._keys_of(*(run.task for run in runs))
-        answers: bytes = self._step(redis_scripts.FINISH, keys, terms, *map(_bytes, records))
+        answers: bytes = self._step(redis_scripts.FINISH, keys, terms, *map(plain_json_of, records))
         return [answer == _YES for answer in answers]
 
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
-        at, held = self._step(redis_scripts.LOOK, self._keys("held"), {"now": _text(now)})
-        suspects = [run for run, _ in losses(map(self._run_of, held), _instant(at))]
+        at, held = self._step(redis_scripts.LOOK, self._keys("held"), {"now": stamp(now)})
+        suspects = [run for run, _ in losses(map(self._run_of, held), instant_from(at))]
         lost: list[Run] = []
         for some in _parts(suspects, AT_ONCE):
-            terms = {"suspects": [_named(run) for run in some], "now": _text(now), **_judged(some)}
+            terms = {"suspects": [_named(run) for run in some], "now": stamp(now), **_judged(some)}
             try:
                 found = self._step(redis_scripts.REAP, self._keys_of(*(run.task for run in some)), terms)
             except StoreUnavailableError:
@@ -194,8 +211,8 @@ class RedisRunStore(RunStore):
             "task": run.task,
             "owner": owner,
             "lease": lease // MICROSECOND,
-            **_observed(limits),
-            "now": _text(now),
+            **limit_fields(limits),
+            "now": stamp(now),
         }
         begun = self._step(redis_scripts.ADOPT, self._keys_of(run.task), terms)
         return self._run_of(begun) if begun else None
@@ -207,10 +224,10 @@ class RedisRunStore(RunStore):
 
     def report(self, owner: str, progress: Mapping[str, Progress]) -> Mapping[str, str]:
         """See `RunStore.report`."""
-        said = {run_id: _progress(one) for run_id, one in progress.items()}
+        said = {run_id: progress_text(one) for run_id, one in progress.items()}
         terms = {"owner": owner, "progress": said, "now": "0"}
         stops = self._step(redis_scripts.REPORT, self._keys("held"), terms)
-        return {run_id.decode(): _decoded(reason) for run_id, reason in stops}
+        return {run_id.decode(): text_of(reason) for run_id, reason in stops}
 
     def running(self) -> list[Run]:
         """See `RunStore.running`."""
@@ -228,8 +245,8 @@ class RedisRunStore(RunStore):
         kept = {key.decode(): value for key, value in self._read("HGETALL", f"task:{task}").items()}
         return Totals(
             counts={outcome: int(kept[outcome.value]) for outcome in Outcome if outcome.value in kept},
-            last_finished=_instant_or_none(kept.get("last_finished")),
-            last_success=_instant_or_none(kept.get("last_success")),
+            last_finished=instant_or_none(kept.get("last_finished")),
+            last_success=instant_or_none(kept.get("last_success")),
             timed=int(kept.get("timed", 0)),
             seconds=float(kept.get("seconds", 0)),
             seconds_late=float(kept.get("seconds_late", 0)),
@@ -270,8 +287,8 @@ class RedisRunStore(RunStore):
                 if any(counts):
                     found[task] = Totals(
                         counts={outcome: int(count) for outcome, count in zip(Outcome, counts, strict=True) if count},
-                        last_finished=_instant_or_none(finished),
-                        last_success=_instant_or_none(success),
+                        last_finished=instant_or_none(finished),
+                        last_success=instant_or_none(success),
                         timed=int(timed or 0),
                         seconds=float(seconds or 0),
                         seconds_late=float(seconds_late or 0),
@@ -287,11 +304,7 @@ class RedisRunStore(RunStore):
 
     def pause(self, task: str, pause: Pause) -> None:
         """See `RunStore.pause`."""
-        said = {
-            "since": _text(pause.since), "until": _text(pause.until), "note": pause.note, "by": pause.by,
-            "reason": pause.reason,
-        }  # fmt: skip
-        self._command("HSET", f"{self._space}pauses", task, _json(said))
+        self._command("HSET", f"{self._space}pauses", task, json_of(pause_fields(pause)))
 
     def resume(self, task: str) -> bool:
         """See `RunStore.resume`."""
@@ -300,7 +313,7 @@ class RedisRunStore(RunStore):
     def pauses(self) -> Mapping[str, Pause]:
         """See `RunStore.pauses`."""
         return {
-            task.decode(): self._understood(_pause_of, said) for task, said in self._read("HGETALL", "pauses").items()
+            task.decode(): self._understood(pause_from, said) for task, said in self._read("HGETALL", "pauses").items()
         }
 
     def tasks(self) -> list[str]:
@@ -332,15 +345,15 @@ class RedisRunStore(RunStore):
         """See `RunStore.beat`; also forgets processes and configurations that are long gone."""
         keys = self._keys("instances", "configurations", "fingerprints")
         terms = {
-            "instance": _instance_fields(instance),
+            "instance": instance_fields(instance),
             "alive": alive // MICROSECOND,
             "forget_instance_after": FORGET_INSTANCE_AFTER // MICROSECOND,
-            "now": _text(instance.seen),
+            "now": stamp(instance.seen),
         }
         living = self._step(redis_scripts.BEAT, keys, terms)
         if living is None:
-            living = self._step(redis_scripts.BEAT, keys, terms, _json(dict(fingerprints)))
-        return {digest.decode(): _instant(first_seen) for digest, first_seen in living}
+            living = self._step(redis_scripts.BEAT, keys, terms, json_of(dict(fingerprints)))
+        return {digest.decode(): instant_from(first_seen) for digest, first_seen in living}
 
     def fingerprints(self, digest: str) -> Mapping[str, str]:
         """See `RunStore.fingerprints`."""
@@ -353,7 +366,7 @@ class RedisRunStore(RunStore):
 
     def instances(self) -> list[Instance]:
         """See `RunStore.instances`."""
-        known = [self._understood(_instance_of, said) for said in self._read("HVALS", "instances")]
+        known = [self._understood(instance_from, said) for said in self._read("HVALS", "instances")]
         return sorted(known, key=lambda one: one.seen, reverse=True)
 
     # The store itself
@@ -401,7 +414,7 @@ class RedisRunStore(RunStore):
             places = _unsettled(answers)
             if not places:
                 return
-            doubtful += (_run_from(held) for place in places for held in answers[place].get("held", ()))
+            doubtful += (run_from(held) for place in places for held in answers[place].get("held", ()))
             heard = self._ask(script, [bids[place] for place in places], now, {**terms, **_judged(doubtful)})
             for place, answer in zip(places, heard, strict=True):
                 answers[place] = answer
@@ -411,9 +424,9 @@ class RedisRunStore(RunStore):
         """What *script* answers to *bids*, told what this process has seen; with what is won, `at` which instant."""
         tracks = [bid.fire.track for bid in bids]
         said = [_said_of(bid, self._seen.get(track), now) for bid, track in zip(bids, tracks, strict=True)]
-        told = {**terms, "now": _text(now), "bids": said}
+        told = {**terms, "now": stamp(now), "bids": said}
         at, *lines = self._step(script, self._keys_of(*(bid.fire.task for bid in bids)), told).split(b"\n")
-        begun = _instant(at)
+        begun = instant_from(at)
         answers: list[_Answer] = []
         for track, one, line in zip(tracks, said, lines, strict=True):
             answer = {"answer": WON, "cursor": one["fire"]["due"]} if line == _WON else self._understood(dict, line)
@@ -451,20 +464,19 @@ class RedisRunStore(RunStore):
 
     def keep_press(self, press: Press) -> None:
         """See `RunStore.keep_press`."""
-        said = {name: getattr(press, name) for name in _PRESS}
-        self._command("LPUSH", f"{self._space}presses", _json({**said, "at": _text(press.at)}))
+        self._command("LPUSH", f"{self._space}presses", json_of(press_fields(press)))
         self._command("LTRIM", f"{self._space}presses", 0, PRESSES - 1)
 
     def presses(self, limit: int = PRESSES) -> list[Press]:
         """See `RunStore.presses`."""
         said = self._read("LRANGE", "presses", 0, limit - 1) if limit else []
-        return [self._understood(_press_of, one) for one in said]
+        return [self._understood(press_from, one) for one in said]
 
     # The server
 
     def _step(self, script: Script, keys: list[str], terms: Mapping[str, Any], *more: bytes) -> Any:
         """Have the server execute *script*."""
-        told = _json({**terms, **self._settings})
+        told = json_of({**terms, **self._settings})
         try:
             return self._command("EVALSHA", script.digest, len(keys), *keys, told, *more)
         except redis.exceptions.NoScriptError:  # this server has not seen it yet, and has done nothing
@@ -516,12 +528,12 @@ class RedisRunStore(RunStore):
     # What the server has
 
     def _run_of(self, text: bytes) -> Run:
-        return self._understood(_run_from, text)
+        return self._understood(run_from, text)
 
     def _understood(self, read: Callable[[Any], T], text: bytes) -> T:
         """What *read* makes of the JSON in *text*."""
         try:
-            return read(json.loads(_decoded(text)))
+            return read(json.loads(text_of(text)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._unavailable(f"it holds what Pulse has not written ({error!r})") from error
 
@@ -582,35 +594,6 @@ def _unread(address: str) -> str:
 # What is written
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
-    """*value* without what is empty."""
-    return _bytes({name: one for name, one in value.items() if one is not None})
-
-
-def _bytes(value: Mapping[str, Any]) -> bytes:
-    # Any text survives: what is no character came from bytes that were none.
-    return _encode(value).encode("utf-8", "surrogatepass")
-
-
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "surrogatepass")
-
-
-def _text(instant: datetime | None) -> str | None:
-    return None if instant is None else str(number_of(instant))
-
-
-def _instant(text: str | bytes) -> datetime:
-    return EPOCH + int(text) * MICROSECOND
-
-
-def _instant_or_none(text: str | bytes | None) -> datetime | None:
-    return None if text is None else _instant(text)
-
-
 def _parts(whole: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (whole[begin : begin + size] for begin in range(0, len(whole), size))
 
@@ -621,18 +604,6 @@ def _task_of(track: str) -> str:
 
 def _named(run: Run) -> dict[str, Any]:
     return {"id": run.id, "attempt": run.attempt}
-
-
-def _observed(limits: Limits) -> dict[str, Any]:
-    said: dict[str, Any] = {}
-    if limits.instances is not None:
-        said["instances"] = limits.instances
-    if limits.lock:
-        said |= {"lock": limits.lock, "lock_shown": repr(limits.lock)}
-    for name in ("waits", "replaces", "recovers"):
-        if getattr(limits, name):
-            said[name] = True
-    return said
 
 
 def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
@@ -647,28 +618,13 @@ def _judged(runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
 
 def _said_of(bid: Bid, seen: str | None, now: datetime) -> dict[str, Any]:
     """What a script is told of *bid*, of whose track the cursor was *seen*."""
-    said = {"fire": _fire_fields(bid.fire), **_observed(bid.limits)}
+    said = {"fire": fire_fields(bid.fire), **limit_fields(bid.limits)}
     if bid.fire.latest is not None:
-        said["latest"] = _text(bid.fire.latest)
+        said["latest"] = stamp(bid.fire.latest)
     if seen is not None:
         said["seen"] = seen
-        if passed_over := _passed_over(bid, _instant(seen), now):
+        if passed_over := _passed_over(bid, instant_from(seen), now):
             said["passed_over"] = passed_over
-    return said
-
-
-def _fire_fields(fire: Fire) -> dict[str, Any]:
-    """The record of *fire*, as far as it goes before anyone has claimed it."""
-    said = {
-        "id": fire.run_id,
-        "task": fire.task,
-        "due": _text(fire.due),
-        "trigger": fire.trigger.value,
-        "attempt": fire.attempt,
-        "count": 1,
-    }
-    if fire.place:
-        said["place"] = fire.place
     return said
 
 
@@ -682,61 +638,11 @@ def _passed_over(bid: Bid, cursor: datetime, now: datetime) -> dict[str, Any] | 
         return None
     first = Fire(task=fire.task, due=span.first, place=fire.place)
     record = unclaimed(first, Outcome.MISSED, PASSED_OVER, now)
-    return _fields_of(replace(record, due=span.last, first_due=span.first, count=span.count))
+    return run_fields(replace(record, due=span.last, first_due=span.first, count=span.count))
 
 
-def _fields_of(run: Run) -> dict[str, Any]:
-    return {
-        name: write(value) if write else value
-        for name, write, value in zip(_RUN, _WRITERS, _values_of(run), strict=True)
-        if value or type(value) in (int, float)
-    }
-
-
-def _base64(value: bytes) -> str:
-    return b64encode(value).decode()
-
-
-def _progress(value: Progress) -> str:
-    return json.dumps([value.done, value.total, value.text])  # as text: scripts would round its numbers
-
-
-def _run_from(said: Mapping[str, Any]) -> Run:
-    """What `_fields_of` has written, here or in another release."""
-    return Run(**{name: _READERS.get(name, _as_it_is)(value) for name, value in said.items() if name in _RUN})
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _progress_of(text: str) -> Progress:
-    done, total, said = json.loads(text)
-    return Progress(done=done, total=total, text=said)
-
-
-_RUN: Final = tuple(field.name for field in fields(Run))
 # What a script looks at.
 _ENDED: Final = ("id", "attempt", "due", "started", "finished", "outcome", "duration", "count")
-_PRESS: Final = tuple(field.name for field in fields(Press))
-_values_of: Final = attrgetter(*_RUN)
-_INSTANTS: Final = ("due", "started", "expires", "finished", "first_due", "again_at")
-_OUTPUTS: Final = ("body", "errors", "log")
-_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(_INSTANTS, _instant),
-    **dict.fromkeys(_OUTPUTS, b64decode),
-    "trigger": Trigger,
-    "outcome": Outcome,
-    "progress": _progress_of,
-}
-_WRITES: Final[Mapping[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(_INSTANTS, _text),
-    **dict.fromkeys(_OUTPUTS, _base64),
-    "trigger": attrgetter("value"),
-    "outcome": attrgetter("value"),
-    "progress": _progress,
-}
-_WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is
 
 _WON: Final = WON.encode()
 _YES: Final = ord("1")
@@ -751,41 +657,7 @@ def _claimed(answer: _Answer, run: Run | None = None) -> Claimed:
     """What *answer* means; a *run* that was won is not in it."""
     return Claimed(
         answer=Claim(answer["answer"]),
-        run=_run_from(answer["run"]) if "run" in answer else run,
-        missed=_run_from(answer["missed"]) if "missed" in answer else None,
-        lost=tuple(map(_run_from, answer.get("lost", ()))),
-    )
-
-
-def _pause_of(said: Mapping[str, Any]) -> Pause:
-    return Pause(
-        since=_instant(said["since"]), until=_instant_or_none(said.get("until")), note=said["note"], by=said["by"]
-    )
-
-
-def _press_of(said: Mapping[str, Any]) -> Press:
-    return Press(at=_instant(said["at"]), **{name: said[name] for name in _PRESS if name != "at"})
-
-
-def _instance_fields(instance: Instance) -> dict[str, Any]:
-    return {
-        "owner": instance.owner,
-        "started": _text(instance.started),
-        "seen": _text(instance.seen),
-        "digest": instance.digest,
-        "server": instance.server,
-        "version": instance.version,
-        "refused": instance.refused,
-    }
-
-
-def _instance_of(said: Mapping[str, Any]) -> Instance:
-    return Instance(
-        owner=said["owner"],
-        started=_instant(said["started"]),
-        seen=_instant(said["seen"]),
-        digest=said["digest"],
-        server=said["server"],
-        version=said["version"],
-        refused=said.get("refused", 0),  # of an earlier release
+        run=run_from(answer["run"]) if "run" in answer else run,
+        missed=run_from(answer["missed"]) if "missed" in answer else None,
+        lost=tuple(map(run_from, answer.get("lost", ()))),
     )

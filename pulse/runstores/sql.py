@@ -9,202 +9,31 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
-from typing import Any, Final, overload
+from typing import Any, Final
 from zlib import crc32
 
-from pulse.model import Instance, Outcome, Pause, Press, Progress, Run, Trigger, track_of
-from pulse.runstores.base import PRESSES, Totals
+from pulse.model import Instance, Outcome, Pause, Press, Run, Trigger, track_of
+from pulse.runstores.base import FORGET_AFTER, PRESSES, PURGED_AT_ONCE, SPENT_FOR, Totals
+from pulse.runstores.instants import MICROSECOND, number_of
 from pulse.runstores.ledger import LedgerStore, Standing, timing
+from pulse.runstores.rows import (
+    BRIEF,
+    HELD,
+    RECORD,
+    held_of,
+    held_row,
+    pause_of,
+    record_of,
+    record_row,
+    totals_of,
+)
 from pulse.zone import EPOCH
 
-MICROSECOND: Final = timedelta(microseconds=1)
 TRIM_EVERY: Final = 16  # records of a task, on average, from one look at the length of its history to the next
-PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
-SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another one are forgotten
 FORGET_INSTANCE: Final = 86_400_000_000  # microseconds; who was not heard of for a day is not shown any more
-FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
 
-# A run that waits for its next attempt has no `started`, and its time comes at `expires`.
-TABLES: Final = """
-CREATE TABLE tracks (
-    app TEXT NOT NULL,
-    name TEXT NOT NULL,
-    cursor BIGINT NOT NULL,
-    PRIMARY KEY (app, name)
-){keyed};
-CREATE TABLE tasks (
-    app TEXT NOT NULL,
-    name TEXT NOT NULL,
-    appended BIGINT NOT NULL,
-    last_finished BIGINT,
-    last_success BIGINT,
-    PRIMARY KEY (app, name)
-){keyed};
-CREATE TABLE totals (
-    app TEXT NOT NULL,
-    task TEXT NOT NULL,
-    outcome TEXT NOT NULL,
-    count BIGINT NOT NULL,
-    PRIMARY KEY (app, task, outcome)
-){keyed};
-CREATE TABLE held (
-    app TEXT NOT NULL,
-    id TEXT NOT NULL,
-    task TEXT NOT NULL,
-    due BIGINT NOT NULL,
-    trigger TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    started BIGINT,
-    expires BIGINT,
-    place TEXT NOT NULL,
-    recovers INTEGER NOT NULL,
-    lock TEXT NOT NULL,
-    stop TEXT NOT NULL,
-    progress TEXT,
-    PRIMARY KEY (app, id)
-){keyed};
-CREATE INDEX held_by_task ON held (app, task);
-CREATE TABLE pauses (
-    app TEXT NOT NULL,
-    task TEXT NOT NULL,
-    since BIGINT NOT NULL,
-    until BIGINT,
-    note TEXT NOT NULL,
-    author TEXT NOT NULL,
-    PRIMARY KEY (app, task)
-){keyed};
-CREATE TABLE instances (
-    app TEXT NOT NULL,
-    owner TEXT NOT NULL,
-    started BIGINT NOT NULL,
-    seen BIGINT NOT NULL,
-    digest TEXT NOT NULL,
-    server TEXT NOT NULL,
-    version TEXT NOT NULL,
-    PRIMARY KEY (app, owner)
-){keyed};
-CREATE TABLE configurations (
-    app TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    first_seen BIGINT NOT NULL,
-    fingerprints TEXT NOT NULL,
-    PRIMARY KEY (app, digest)
-){keyed};
-CREATE TABLE records (
-    number {counter},
-    app TEXT NOT NULL,
-    id TEXT NOT NULL,
-    task TEXT NOT NULL,
-    due BIGINT NOT NULL,
-    trigger TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    started BIGINT,
-    expires BIGINT,
-    place TEXT NOT NULL,
-    recovers INTEGER NOT NULL,
-    finished BIGINT,
-    outcome TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    status INTEGER,
-    duration DOUBLE PRECISION,
-    body {bytes} NOT NULL,
-    errors {bytes} NOT NULL,
-    first_due BIGINT,
-    count BIGINT NOT NULL,
-    result TEXT NOT NULL
-);
-CREATE INDEX records_by_task ON records (app, task, number);
-"""
-
-SECRETS: Final = """
-CREATE TABLE secrets (
-    app TEXT PRIMARY KEY,
-    secret TEXT NOT NULL
-){keyed};
-CREATE TABLE spent (
-    app TEXT NOT NULL,
-    code TEXT NOT NULL,
-    until BIGINT NOT NULL,
-    PRIMARY KEY (app, code)
-){keyed};
-"""
-
-# What a run leaves behind beside its body, what people did, and how many runs a day has had.
-TRACES: Final = """
-ALTER TABLE records ADD COLUMN request TEXT NOT NULL DEFAULT '';
-ALTER TABLE records ADD COLUMN headers TEXT NOT NULL DEFAULT '';
-ALTER TABLE records ADD COLUMN log {bytes};
-ALTER TABLE tasks ADD COLUMN ran_on BIGINT;
-ALTER TABLE tasks ADD COLUMN ran BIGINT NOT NULL DEFAULT 0;
-CREATE TABLE presses (
-    number {counter},
-    app TEXT NOT NULL,
-    at BIGINT NOT NULL,
-    author TEXT NOT NULL,
-    address TEXT NOT NULL,
-    action TEXT NOT NULL,
-    task TEXT NOT NULL,
-    details TEXT NOT NULL
-);
-CREATE INDEX presses_by_app ON presses (app, number)
-"""
-
-# All that a run changes of its task in one row: one statement keeps it, and one page. Without a cursor it is not
-# a track: only its places are.
-TALLIES: Final = """
-ALTER TABLE tasks ADD COLUMN cursor BIGINT;
-ALTER TABLE tasks ADD COLUMN success BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN failed BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN timeout BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN cancelled BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN abandoned BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN lost BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN missed BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN skipped BIGINT NOT NULL DEFAULT 0;
-INSERT INTO tasks (app, name, appended, cursor) SELECT app, name, 0, cursor FROM tracks WHERE true
-    ON CONFLICT (app, name) DO UPDATE SET cursor = excluded.cursor;
-UPDATE tasks SET
-    success = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'success'), 0),
-    failed = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'failed'), 0),
-    timeout = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'timeout'), 0),
-    cancelled = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'cancelled'), 0),
-    abandoned = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'abandoned'), 0),
-    lost = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'lost'), 0),
-    missed = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'missed'), 0),
-    skipped = coalesce((SELECT count FROM totals WHERE app = tasks.app AND task = name AND outcome = 'skipped'), 0);
-DROP TABLE totals;
-"""
-
-# Who has a lock is found without a look at all that is held. Most tasks have none, and their runs are not in it.
-# Not by the application first: SQLite would take the primary key for as good, which begins with it, too.
-LOCKS: Final = """
-CREATE INDEX held_by_lock ON held (lock) WHERE lock <> ''
-"""
-
-# How long runs took and how late they began, for averages over any time; and how many requests each guard has refused.
-SUMS: Final = """
-ALTER TABLE tasks ADD COLUMN timed BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN seconds DOUBLE PRECISION NOT NULL DEFAULT 0;
-ALTER TABLE tasks ADD COLUMN seconds_late DOUBLE PRECISION NOT NULL DEFAULT 0;
-ALTER TABLE instances ADD COLUMN refused BIGINT NOT NULL DEFAULT 0
-"""
-
-_RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
-_HELD: Final = f"{_RUN}, lock, stop, progress"
-_RECORD: Final = (
-    f"{_RUN}, finished, outcome, reason, status, duration, body, errors, first_due, count, result, request, "
-    "headers, log"
-)
-# The columns of a record, without what its run wrote.
-BRIEF: Final = (
-    f"{_RUN}, finished, outcome, reason, status, duration, NULL AS body, NULL AS errors, first_due, count, result, "
-    "request, '' AS headers, NULL AS log"
-)
 _PRESS: Final = "at, author, address, action, task, details"
 _DAY: Final = 86_400_000_000  # microseconds
 _INSTANCE: Final = "owner, started, seen, digest, server, version, refused"
@@ -216,14 +45,14 @@ def _marks(count: int) -> str:
 
 # What each run needs is put together once: a text that is made anew is hashed anew, too, to find its statement.
 _HOLD: Final = (
-    f"INSERT INTO held (app, {_HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, task, id) DO UPDATE SET "  # noqa: S608
+    f"INSERT INTO held (app, {HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, task, id) DO UPDATE SET "  # noqa: S608
     "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, started = excluded.started, "
     "expires = excluded.expires, lock = excluded.lock, stop = excluded.stop, progress = excluded.progress"
 )
 _RENEW: Final = "UPDATE held SET expires = ? WHERE app = ? AND task = ? AND id = ? AND attempt = ?"
 _TRACKS: Final = "SELECT name FROM tasks WHERE app = ? AND cursor IS NOT NULL"
-_HELD_OF: Final = f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND place = ?"  # noqa: S608
-_APPEND: Final = f"INSERT INTO records (app, {_RECORD}) VALUES ({_marks(24)})"  # noqa: S608
+_HELD_OF: Final = f"SELECT {HELD} FROM held WHERE app = ? AND task = ? AND place = ?"  # noqa: S608
+_APPEND: Final = f"INSERT INTO records (app, {RECORD}) VALUES ({_marks(24)})"  # noqa: S608
 # What is held stands for the cursor until it ends, so that a claim changes one page: that of what is held. Then the
 # cursor is moved with the totals.
 _PLANNED: Final = (Trigger.SCHEDULE, Trigger.CATCHUP, Trigger.STARTUP)
@@ -293,7 +122,7 @@ class SqlStore(LedgerStore):
         wanted = self._history if limit is None else min(limit, self._history)
         with self._reading():
             rows = self._run(
-                f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
+                f"SELECT {RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
                 self._app, task, wanted,
             ).fetchall()  # fmt: skip
         return [record_of(row) for row in rows]
@@ -302,7 +131,7 @@ class SqlStore(LedgerStore):
         """See `RunStore.find`."""
         with self._reading():
             rows = self._run(
-                f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? AND id = ? ORDER BY number DESC",  # noqa: S608
+                f"SELECT {RECORD} FROM records WHERE app = ? AND task = ? AND id = ? ORDER BY number DESC",  # noqa: S608
                 self._app, task, run_id,
             ).fetchall()  # fmt: skip
         return [record_of(row) for row in rows][: self._history]
@@ -343,7 +172,7 @@ class SqlStore(LedgerStore):
                 f"SELECT name, {_TOTALS} FROM tasks WHERE app = ? AND appended > 0",  # noqa: S608
                 self._app,
             ).fetchall()
-        return {task: _totals_of(*row) for task, *row in rows}
+        return {task: totals_of(*row) for task, *row in rows}
 
     def ran(self, day: date) -> int:
         """See `RunStore.ran`."""
@@ -361,7 +190,7 @@ class SqlStore(LedgerStore):
                 f"SELECT {_TOTALS} FROM tasks WHERE app = ? AND name = ?",  # noqa: S608
                 self._app, task,
             ).fetchone()  # fmt: skip
-        return _totals_of(*row) if row else Totals()
+        return totals_of(*row) if row else Totals()
 
     def pause(self, task: str, pause: Pause) -> None:
         """See `RunStore.pause`."""
@@ -382,7 +211,7 @@ class SqlStore(LedgerStore):
         """See `RunStore.pauses`."""
         with self._reading():
             rows = self._run("SELECT task, since, until, note, author FROM pauses WHERE app = ?", self._app).fetchall()
-        return {task: _pause_of(*row) for task, *row in rows}
+        return {task: pause_of(*row) for task, *row in rows}
 
     def tasks(self) -> list[str]:
         """See `RunStore.tasks`."""
@@ -548,7 +377,7 @@ class SqlStore(LedgerStore):
         row = self._run(
             "SELECT since, until, note, author FROM pauses WHERE app = ? AND task = ?", self._app, task
         ).fetchone()
-        return _pause_of(*row) if row else None
+        return pause_of(*row) if row else None
 
     def _reached(self) -> dict[str, int]:
         """The instants that are held, by track: cursors may be behind them."""
@@ -570,27 +399,27 @@ class SqlStore(LedgerStore):
 
     def _held(self, track: str | None) -> list[Run]:
         if track is None:
-            rows = self._run(f"SELECT {_HELD} FROM held WHERE app = ?", self._app)  # noqa: S608
+            rows = self._run(f"SELECT {HELD} FROM held WHERE app = ?", self._app)  # noqa: S608
         else:
             task, _, place = track.partition("@")
             rows = self._run(_HELD_OF, self._app, task, place)
-        return [_held_of(row) for row in rows.fetchall()]
+        return [held_of(row) for row in rows.fetchall()]
 
     def _held_by(self, owner: str) -> list[Run]:
-        rows = self._run(f"SELECT {_HELD} FROM held WHERE app = ? AND owner = ?", self._app, owner)  # noqa: S608
-        return [_held_of(row) for row in rows.fetchall()]
+        rows = self._run(f"SELECT {HELD} FROM held WHERE app = ? AND owner = ?", self._app, owner)  # noqa: S608
+        return [held_of(row) for row in rows.fetchall()]
 
     def _named(self, run_id: str) -> list[Run]:
-        rows = self._run(f"SELECT {_HELD} FROM held WHERE app = ? AND id = ?", self._app, run_id)  # noqa: S608
-        return [_held_of(row) for row in rows.fetchall()]
+        rows = self._run(f"SELECT {HELD} FROM held WHERE app = ? AND id = ?", self._app, run_id)  # noqa: S608
+        return [held_of(row) for row in rows.fetchall()]
 
     def _holder(self, lock: str) -> Run | None:
         row = self._run(
             # Without the last words the index would not be used, in which no empty lock is.
-            f"SELECT {_HELD} FROM held WHERE app = ? AND lock = ? AND started IS NOT NULL AND lock <> '' LIMIT 1",  # noqa: S608
+            f"SELECT {HELD} FROM held WHERE app = ? AND lock = ? AND started IS NOT NULL AND lock <> '' LIMIT 1",  # noqa: S608
             self._app, lock,
         ).fetchone()  # fmt: skip
-        return _held_of(row) if row else None
+        return held_of(row) if row else None
 
     def _stops(self, owner: str) -> Mapping[str, str]:
         rows = self._run("SELECT id, stop FROM held WHERE app = ? AND owner = ? AND stop <> ''", self._app, owner)
@@ -598,13 +427,13 @@ class SqlStore(LedgerStore):
 
     def _find(self, run: Run) -> Run | None:
         row = self._run(
-            f"SELECT {_HELD} FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",  # noqa: S608
+            f"SELECT {HELD} FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",  # noqa: S608
             self._app, run.task, run.id, run.attempt,
         ).fetchone()  # fmt: skip
-        return _held_of(row) if row else None
+        return held_of(row) if row else None
 
     def _hold(self, run: Run) -> None:
-        self._run(_HOLD, self._app, *_held_row(run))
+        self._run(_HOLD, self._app, *held_row(run))
 
     def _release(self, run: Run) -> bool:
         released = self._changed(
@@ -616,7 +445,7 @@ class SqlStore(LedgerStore):
         return bool(released)
 
     def _append(self, run: Run) -> None:
-        self._run(_APPEND, self._app, *_record_row(run))
+        self._run(_APPEND, self._app, *record_row(run))
         self._count(run)
         # By the id, which is as good as chance: a count would have to be asked for, or would begin anew with each
         # process, and of ten thousand tasks that are due at once all would be trimmed in the same moment.
@@ -625,7 +454,7 @@ class SqlStore(LedgerStore):
 
     def _newest(self, task: str) -> Run | None:
         row = self._run(
-            f"SELECT {_RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1",  # noqa: S608
+            f"SELECT {RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1",  # noqa: S608
             self._app, task,
         ).fetchone()  # fmt: skip
         return record_of(row) if row else None
@@ -665,141 +494,3 @@ class SqlStore(LedgerStore):
             "(SELECT number FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
             self._app, task, self._app, task, self._history,
         )  # fmt: skip
-
-
-@overload
-def number_of(instant: datetime) -> int: ...
-@overload
-def number_of(instant: datetime | None) -> int | None: ...
-def number_of(instant: datetime | None) -> int | None:
-    """*instant* as the database has it."""
-    return None if instant is None else (instant - EPOCH) // MICROSECOND
-
-
-def instant_of(number: int | None) -> datetime | None:
-    """The reverse of `number_of`."""
-    return None if number is None else EPOCH + number * MICROSECOND
-
-
-def _totals_of(
-    finished: int | None, success: int | None, timed: int, seconds: float, seconds_late: float, *counts: int
-) -> Totals:
-    return Totals(
-        counts={outcome: count for outcome, count in zip(Outcome, counts, strict=True) if count},
-        last_finished=instant_of(finished),
-        last_success=instant_of(success),
-        timed=timed,
-        seconds=seconds,
-        seconds_late=seconds_late,
-    )
-
-
-def _pause_of(since: int, until: int | None, note: str, author: str) -> Pause:
-    return Pause(since=EPOCH + since * MICROSECOND, until=instant_of(until), note=note, by=author)
-
-
-def _run_of(row: tuple[Any, ...]) -> Run:
-    run_id, task, due, trigger, attempt, owner, started, expires, place, recovers = row
-    return Run(
-        id=run_id,
-        task=task,
-        due=EPOCH + due * MICROSECOND,
-        trigger=Trigger(trigger),
-        attempt=attempt,
-        owner=owner,
-        started=instant_of(started),
-        expires=instant_of(expires),
-        place=place,
-        recovers=bool(recovers),
-    )
-
-
-def _held_row(run: Run) -> tuple[Any, ...]:
-    progress = run.progress
-    return (
-        run.id,
-        run.task,
-        number_of(run.due),
-        run.trigger.value,
-        run.attempt,
-        run.owner,
-        number_of(run.started),
-        number_of(run.expires),
-        run.place,
-        int(run.recovers),
-        run.lock,
-        run.stop,
-        None if progress is None else json.dumps([progress.done, progress.total, progress.text]),
-    )
-
-
-def _held_of(row: tuple[Any, ...]) -> Run:
-    lock, stop, said = row[10:]
-    run = _run_of(row[:10])
-    if not (lock or stop or said):
-        return run
-    done, total, text = json.loads(said) if said else (0, None, "")
-    progress = Progress(done=done, total=total, text=text) if said else None
-    return replace(run, lock=lock, stop=stop, progress=progress)
-
-
-def _record_row(run: Run) -> tuple[Any, ...]:
-    assert run.outcome is not None
-    return (
-        run.id,
-        run.task,
-        number_of(run.due),
-        run.trigger.value,
-        run.attempt,
-        run.owner,
-        number_of(run.started),
-        number_of(run.expires),
-        run.place,
-        int(run.recovers),
-        number_of(run.finished),
-        run.outcome.value,
-        run.reason,
-        run.status,
-        run.duration,
-        run.body,
-        run.errors,
-        number_of(run.first_due),
-        run.count,
-        run.result,
-        run.request,
-        run.headers,
-        run.log or None,
-    )
-
-
-def record_of(row: tuple[Any, ...]) -> Run:
-    """The finished run of a row of records."""
-    run_id, task, due, trigger, attempt, owner, started, expires, place, recovers = row[:10]
-    finished, outcome, reason, status, duration, body, errors, first_due, count, result = row[10:20]
-    request, headers, log = row[20:]
-    # All at once: a page of many tasks makes thousands of them, and a copy of each would cost as much again.
-    return Run(
-        id=run_id,
-        task=task,
-        due=EPOCH + due * MICROSECOND,
-        trigger=Trigger(trigger),
-        attempt=attempt,
-        owner=owner,
-        started=instant_of(started),
-        expires=instant_of(expires),
-        place=place,
-        recovers=bool(recovers),
-        finished=instant_of(finished),
-        outcome=Outcome(outcome),
-        reason=reason,
-        status=status,
-        duration=duration,
-        body=bytes(body or b""),
-        errors=bytes(errors or b""),
-        first_due=instant_of(first_due),
-        count=count,
-        result=result,
-        request=request,
-        headers=headers,
-        log=bytes(log or b""),
-    )

@@ -17,18 +17,9 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
-from pulse.runstores.sql import (
-    LOCKS,
-    MICROSECOND,
-    SECRETS,
-    SUMS,
-    TABLES,
-    TALLIES,
-    TRACES,
-    SqlStore,
-    instant_of,
-    number_of,
-)
+from pulse.runstores.instants import MICROSECOND, instant_of, number_of
+from pulse.runstores.schema import LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.sql import SqlStore
 from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
 

@@ -22,10 +22,10 @@ from services import Postgres, postgres
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
-from pulse.runstores.base import Totals
+from pulse.runstores.base import PURGED_AT_ONCE, Totals
+from pulse.runstores.instants import number_of
 from pulse.runstores.ledger import REBORN
 from pulse.runstores.postgres import _UPGRADES, CONNECTIONS, PostgresRunStore
-from pulse.runstores.sql import PURGED_AT_ONCE, number_of
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -25,8 +25,8 @@ from services import Valkey, valkey
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
 from pulse.runstores.base import Bid, Totals
+from pulse.runstores.instants import number_of
 from pulse.runstores.redis import AT_ONCE, RedisRunStore
-from pulse.runstores.sql import number_of
 
 ODD = 'na\u00efve \u2028 "quoted" \\ / \udcff \x00'
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)

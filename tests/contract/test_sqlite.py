@@ -22,7 +22,8 @@ from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
 from pulse.runstores.base import Totals
-from pulse.runstores.sql import TRIM_EVERY, number_of
+from pulse.runstores.instants import number_of
+from pulse.runstores.sql import TRIM_EVERY
 from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
 from pulse.testing import ManualClock
 
