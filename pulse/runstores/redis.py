@@ -62,7 +62,8 @@ from pulse.runstores.redis_records import (
     stamp,
     text_of,
 )
-from pulse.runstores.redis_scripts import WON, Script
+from pulse.runstores.redis_rules import WON
+from pulse.runstores.redis_scripts import Script
 from pulse.zone import EPOCH
 
 T = TypeVar("T")
