@@ -105,12 +105,16 @@ class FireQueue:
                 self._lane_of(fire.task).put(fire.task, line)
             self._call()
 
-    def begun(self, task: str, run_id: str) -> None:
+    def begun(self, task: str, run_id: str, *, may_overlap: bool = False) -> None:
         """A fire that was handed out is claimed; if it is the last of its task, later ones do not wait for it.
 
         What becomes due while it runs is an overlap like any other, of which the task says what is done.
+        Where its runs *may_overlap*, its turn is over.
         """
         if task not in self._held:  # of most tasks never more than one fire waits
+            return
+        if may_overlap:
+            self.over(task, run_id)
             return
         with self._changed:
             line = self._held.get(task)

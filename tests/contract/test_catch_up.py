@@ -141,6 +141,17 @@ def test_the_last_of_them_are_run_in_order_and_the_others_are_recorded(begin, si
     assert [run.trigger for run in ran] == [Trigger.CATCHUP] * (LIMIT - 1) + [Trigger.SCHEDULE]
 
 
+def test_where_runs_may_overlap_each_waits_for_the_beginning_of_the_one_before(begin, site, store):
+    site.hold(1)
+    middleware = begin(overlap="allow")
+
+    wait_until(lambda: len(site.dues) == LIMIT)
+    site.go_on.set()
+    wait_until(lambda: ended(store) == LIMIT)
+
+    assert sorted(site.dues) == expected(middleware)
+
+
 @pytest.mark.parametrize(("overlap", "held"), [("skip", 1), ("queue", 3), ("replace", 3), ("skip", LIMIT - 1)])
 def test_who_comes_second_waits_for_the_run_of_the_other_and_skips_nothing(begin, site, store, overlap, held):
     site.hold(held)

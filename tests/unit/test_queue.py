@@ -230,6 +230,19 @@ def test_with_the_last_one_begun_what_becomes_due_waits_no_longer(queue):
     assert queue.poll() == fire("a", 5)
 
 
+def test_where_runs_may_overlap_the_next_one_does_not_wait_for_the_end(queue):
+    queue.put(missed("a", 1, 2), keep=9)
+    queue.poll()
+    assert queue.poll() is None
+
+    queue.begun("a", fire("a", 1).run_id, may_overlap=True)
+    assert queue.poll() == late("a", 2)
+    queue.over("a", fire("a", 1).run_id)  # its end is not that of the one behind it
+    queue.put([fire("a", 3)], keep=9)
+
+    assert queue.poll() is None
+
+
 def test_what_has_to_be_asked_for_again_keeps_those_behind_it_waiting_until_it_is_woken(queue):
     queue.put(missed("a", 1, 3), keep=9)
     first = queue.poll()
