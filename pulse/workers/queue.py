@@ -95,12 +95,14 @@ class FireQueue:
             self._call()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
-        """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
+        """Have a fire that had to wait be handed out again, unless later ones have taken its place.
+
+        Nothing takes that of a further attempt.
+        """
         with self._changed:
             line = self._line_of(fire.task) or Line()
-            if self._is_closed or line.count >= keep:
+            if self._is_closed or not line.put_back(fire, keep=keep):
                 return
-            line.fires.appendleft(fire)
             if fire.task not in self._held:
                 self._lane_of(fire.task).put(fire.task, line)
             self._call()
@@ -294,7 +296,8 @@ class FireQueue:
         if not self._is_joined(fires[0], joins):
             return fires
         for more in waiting.prompt.values():
-            if len(fires) == HANDFUL or more.count > 1 or not self._is_joined(more.fires[0], joins):
+            is_alone = more.count == 1 and not more.attempts
+            if len(fires) == HANDFUL or not (is_alone and self._is_joined(more.fires[0], joins)):
                 break
             fires += more.fires
         for fire in fires[1:]:

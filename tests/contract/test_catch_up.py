@@ -13,7 +13,7 @@ from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.middleware import PulseMiddleware
-from pulse.model import Fire, Outcome, Pause, Run, Trigger
+from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.sqlite import SqliteRunStore
@@ -203,6 +203,19 @@ def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(be
     assert records(store)[-1].due == following
     site.go_on.set()
     wait_until(lambda: ended(store) == LIMIT)
+
+
+def test_a_lost_run_that_recovers_is_run_again_before_those_that_are_caught_up(begin, site, store):
+    schedule = schedule_of(read_config(tasks={"a": TASK}).tasks["a"])
+    lost = Fire(task="a", due=schedule.next_due(store.register(["a"], SystemClock().now())["a"]))
+    terms = {"owner": "elsewhere:1", "now": SystemClock().now(), "lease": timedelta(0), "passed": lambda _: None}
+    store.claim(lost, limits=Limits(recovers=True), **terms)
+
+    middleware = begin(recover=True)
+    wait_until(lambda: ended(store) == LIMIT + 2)
+
+    assert site.dues == [lost.due, *expected(middleware)]
+    assert {run.outcome for run in records(store) if run.attempt == 2} == {Outcome.SUCCESS}
 
 
 def test_a_pause_ends_it_with_records(begin, site, store):
