@@ -88,12 +88,14 @@ class Claims:
         self._limits: dict[str, Limits] = {}  # by task, of what the schedule makes due
         # Claims without an answer, by run, the oldest first: until when it may show that they were won.
         self._unheard: dict[str, float] = {}
-        self._to_repeat: set[str] = set()  # by run; without a lock, as each fire is in one hand
+        # By track: the run that is to be asked for again; without a lock, as one fire of a track is in turn at a time.
+        # Not as many as there are such runs: in an outage each gives way to a later one, and is never asked for again.
+        self._to_repeat: dict[str, str] = {}
         self._noting = threading.Lock()
 
     def claim(self, fire: Fire) -> Active | Run | None:
         """Ask for *fire*; what was won, which has not begun, or the record that was made instead."""
-        self._to_repeat.discard(fire.run_id)
+        self._begin_turn(fire)
         return None if self._is_left_to_others(fire) else self._taken(fire, self._claim(fire))
 
     def claim_all(self, fires: Iterable[Fire]) -> list[tuple[Fire, Active]]:
@@ -122,7 +124,7 @@ class Claims:
 
         Since the one before is still being run, here or elsewhere, or since the store did not answer.
         """
-        return fire.run_id in self._to_repeat
+        return self._to_repeat.get(fire.track) == fire.run_id
 
     def reserve(self, fire: Fire) -> Run | None:
         """Claim *fire* for a queue, for as long as it is useful to begin it.
@@ -130,7 +132,7 @@ class Claims:
         From there any process takes it over, as the fire with `is_reserved`. Returns the
         record instead if one was made, or None, as `claim`.
         """
-        self._to_repeat.discard(fire.run_id)
+        self._begin_turn(fire)
         if self._is_left_to_others(fire):
             return None
         now, until = self._clock.now(), fire.latest
@@ -151,6 +153,7 @@ class Claims:
 
         Or if the store does not answer: then the next claim that it answers records it as missed.
         """
+        self._begin_turn(fire)
         with self._outage.endured("what is not run is recorded later"):
             now = self._clock.now()
             dismissed = self._store.dismiss(fire, outcome=outcome, reason=reason, now=now, passed=self._passed(fire))
@@ -199,27 +202,51 @@ class Claims:
         now = self._clock.monotonic()
         with self._noting:
             for fire in fires:
+                self._unheard.pop(fire.run_id, None)  # else what is repeated would stay in front of what is older
                 self._unheard[fire.run_id] = now + self._lease.total_seconds()
             for run_id in list(takewhile(lambda run_id: self._unheard[run_id] <= now, self._unheard)):
                 del self._unheard[run_id]
 
     # The steps of a claim
 
+    def _begin_turn(self, fire: Fire) -> None:
+        if fire.is_in_turn and self.is_to_repeat(fire):
+            del self._to_repeat[fire.track]
+
     def _is_left_to_others(self, fire: Fire) -> bool:
         return bool(self._fleet and self._fleet.why_not(fire.task)) and fire.trigger is not Trigger.MANUAL
 
     def _claim(self, fire: Fire, *, owner: str = "", lease: timedelta | None = None) -> Claimed:
-        limits = self._limits_of(fire)
         terms: _Terms = {"owner": owner or self._owner, "now": self._clock.now(), "lease": lease or self._lease}
+        was_unheard = self._is_heard_now(fire)
         with self._outage.endured("nothing is run unclaimed"):
-            if fire.is_reserved:
-                return self._take_over(fire, terms)
-            if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
-                return self._adopt(fire, limits, terms)
-            return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
+            claimed = self._asked(fire, terms)
+            if was_unheard and claimed.answer is Claim.TAKEN:
+                self._note_unheard([fire])  # perhaps by that claim
+            return claimed
         self._note_unheard([fire])
         self._repeat(fire)
         return Claimed(answer=Claim.REFUSED)
+
+    def _asked(self, fire: Fire, terms: _Terms) -> Claimed:
+        """What the store answers, once all is done that its answer asks for."""
+        if fire.is_reserved:
+            return self._take_over(fire, terms)
+        limits = self._limits_of(fire)
+        if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
+            return self._adopt(fire, limits, terms)
+        return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
+
+    def _is_heard_now(self, fire: Fire) -> bool:
+        """Whether *fire*, which is asked for now, has been before, without an answer; that counts no more.
+
+        Else the watcher, which looks at the same moment, would take the run that is won now for one
+        that was won then, and give it back while it is being run.
+        """
+        if fire.run_id not in self._unheard:
+            return False
+        with self._noting:
+            return self._unheard.pop(fire.run_id, None) is not None
 
     def _looked_at(self, fire: Fire, claimed: Claimed) -> Claimed:
         """*claimed*, once all is done that the answer of the store asks for."""
@@ -243,7 +270,7 @@ class Claims:
     def _repeat(self, fire: Fire) -> bool:
         """Have whoever has *fire* in hand ask again, and hold back what is behind it; False if that may go first."""
         if fire.is_in_turn:
-            self._to_repeat.add(fire.run_id)
+            self._to_repeat[fire.track] = fire.run_id
         return fire.is_in_turn
 
     def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:

@@ -269,7 +269,9 @@ class PulseMiddleware:
         count = sum(task.enabled for task in self.config.tasks.values())
         said = (count, "" if count == 1 else "s", self.run_store, reason)
         log.info("ringing for %d task%s, claimed in %s: %s", *said, extra={"pulse_event": "ringing"})
-        if self.config.store == "auto" and (path := getattr(self.run_store, "path", None)):
+        # A store that was given may lie in a folder where others keep theirs.
+        is_own = self._given_store is None and self.config.store == "auto"
+        if is_own and (path := getattr(self.run_store, "path", None)):
             clear_away(path.parent)
         if not self.config.guard and "pulse.config.guard" not in self.config.origins:  # else somebody wants it so
             log.warning(

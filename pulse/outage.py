@@ -19,13 +19,15 @@ LINGERS: Final = 5.0
 class Outage:
     """The state of the way to a store; safe to use from any thread."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Nothing is wrong yet."""
+    def __init__(self, clock: Clock, *, long: float) -> None:
+        """Nothing is wrong yet; *long*: seconds from which on an outage is felt behind its end."""
         self._clock = clock
+        self._long = long
         self._since: float | None = None
         self._said: float | None = None  # when it was last said that it is on; None since it was said to be over
         self._over = float("-inf")  # when that was
-        self._last = (0.0, float("-inf"))  # how long the last one was, said or not, and when it ended
+        # When the last long one ended, said or not. A shorter one behind it does not hide it: see LINGERS.
+        self._long_over = float("-inf")
         self._lock = threading.Lock()
 
     @property
@@ -33,11 +35,12 @@ class Outage:
         """Whether the store did not answer when it was last asked."""
         return self._since is not None
 
-    def is_felt(self, lasted: float, seconds: float) -> bool:
-        """Whether an outage of at least *lasted* seconds is on, or ended less than *seconds* ago."""
-        now, since = self._clock.monotonic(), self._since
-        length, ended = self._last if since is None else (now - since, now)
-        return length >= lasted and now - ended < seconds
+    def is_felt(self, seconds: float) -> bool:
+        """Whether a long outage is on, or ended less than *seconds* ago."""
+        now = self._clock.monotonic()
+        with self._lock:  # else one that ends at this moment would neither be on nor over
+            is_on = self._since is not None and now - self._since >= self._long
+            return is_on or now - self._long_over < seconds
 
     def failed(self, error: Exception, consequence: str) -> None:
         """The store did not answer; *consequence* is what that means, in a few words."""
@@ -61,8 +64,8 @@ class Outage:
             was_said, self._said = self._said is not None, None
             if was_said:
                 self._over = now
-            if since is not None:
-                self._last = (now - since, now)
+            if since is not None and now - since >= self._long:
+                self._long_over = now
         if since is not None and was_said:
             log.warning("the run store answers again, after %.1f s", now - since, extra={"pulse_event": "store_back"})
 

@@ -83,7 +83,7 @@ class Runner:
         self._hears = tuple(hears)
         self._under_way = UnderWay(clock, patience)
         self._postponed = Postponed(clock)
-        self._outage = Outage(clock)
+        self._outage = Outage(clock, long=lease.total_seconds() - self.beat)  # after that, some leases have ended
         self._aftermath = Aftermath(tasks, schedules, store, self._paused)
         self._recorder = Recorder(
             store, aftermath=self._aftermath, postponed=self._postponed, outage=self._outage, hears=hears,
@@ -178,8 +178,7 @@ class Runner:
 
     def _are_leases_spoilt(self) -> bool:
         """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""
-        lease = self._lease.total_seconds()
-        return self._outage.is_felt(lasted=lease - self.beat, seconds=lease)
+        return self._outage.is_felt(self._lease.total_seconds())
 
     def due_again(self) -> list[Fire]:
         """The fires that had to wait, and whose time to be asked for again has come.

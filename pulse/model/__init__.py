@@ -4,18 +4,16 @@ All are frozen and validated once, at the door; inside the house they are truste
 """
 
 from pulse.model.claim import Claim, Claimed, Limits, Span
-from pulse.model.config import CELERY, MOST_THREADS, SHARED_STORES, Config, misfits
+from pulse.model.config import MOST_THREADS, Config, misfits
 from pulse.model.fleet import Instance, Pause, Press
 from pulse.model.run import QUEUE, Fire, Outcome, Progress, Run, Trigger, track_of
 from pulse.model.task import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, YEAR, Task
 
 __all__ = [
-    "CELERY",
     "DEFAULT_INTERVAL",
     "MOST_THREADS",
     "QUEUE",
     "SCHEDULES",
-    "SHARED_STORES",
     "TASK_NAME",
     "YEAR",
     "Claim",

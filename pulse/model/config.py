@@ -12,8 +12,8 @@ from pulse.model.task import TASK_NAME, Task
 from pulse.option import option, options_of, read_options, shown
 
 MOST_THREADS: Final = 256
-SHARED_STORES: Final = frozenset({"redis", "rediss", "unix", "postgres", "postgresql"})
-CELERY: Final = "goes with mode celery only"
+_SHARED_STORES: Final = frozenset({"redis", "rediss", "unix", "postgres", "postgresql"})
+_CELERY: Final = "goes with mode celery only"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +146,7 @@ class Config:
         object.__setattr__(self, "tasks", _Tasks(self.tasks))
         refused = {fault.key for fault in faults}
         scheme = self.store.partition(":")[0] if isinstance(self.store, str) else ""
-        if scheme.lower() in SHARED_STORES and not self.name:  # an address that is refused wants one as well
+        if scheme.lower() in _SHARED_STORES and not self.name:  # an address that is refused wants one as well
             faults.append(
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )
@@ -202,7 +202,7 @@ def _celery_faults(config: Config) -> list[Fault]:
     """What does not go together with mode celery, or without it; options that nobody reads are refused."""
     options = options_of(Config)
     if config.mode != "celery":
-        return [options["broker"].fault(config.broker, CELERY)] if config.broker is not None else []
+        return [options["broker"].fault(config.broker, _CELERY)] if config.broker is not None else []
     faults = []
     if config.broker is None:
         problem = "want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host"
@@ -224,4 +224,4 @@ def misfits(mode: str, tasks: Iterable[Task]) -> list[tuple[Task, Fault]]:
         return [(task, options["scope"].fault(task.scope, problem)) for task in tasks if task.scope != "fleet"]
     queued = [task for task in tasks if task.queue is not None or task.priority is not None]
     said = [(task, name, getattr(task, name)) for task in queued for name in ("queue", "priority")]
-    return [(task, options[name].fault(value, CELERY)) for task, name, value in said if value is not None]
+    return [(task, options[name].fault(value, _CELERY)) for task, name, value in said if value is not None]

@@ -5,8 +5,8 @@ a `ValueError` whose message completes the sentence "want ...". Reading a value 
 been read before gives it back unchanged, so `dataclasses.replace` may read twice.
 """
 
-from pulse.reader.base import Reader, optional, remembering
-from pulse.reader.crons import CRON_NICKNAMES, MANUALLY, cron
+from pulse.reader.base import Reader, optional
+from pulse.reader.crons import MANUALLY, cron
 from pulse.reader.moments import last_moment, moment, zone
 from pulse.reader.places import TOKEN_LENGTH, broker, hook, specification, token
 from pulse.reader.plain import boolean, choice, integer, name, number, text, word
@@ -14,7 +14,6 @@ from pulse.reader.spans import duration, grace, limit, phase, spell
 from pulse.reader.web import body, context, environ, header_value, headers, host, method, mount, path, statuses, url
 
 __all__ = [
-    "CRON_NICKNAMES",
     "MANUALLY",
     "TOKEN_LENGTH",
     "Reader",
@@ -42,7 +41,6 @@ __all__ = [
     "optional",
     "path",
     "phase",
-    "remembering",
     "specification",
     "spell",
     "statuses",

@@ -9,7 +9,7 @@ from cronsim import CronSim, CronSimError
 from pulse.reader.base import remembering
 from pulse.reader.spans import seconds_of
 
-CRON_NICKNAMES: Final = {
+_NICKNAMES: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
     "@monthly": "0 0 1 * *",
@@ -35,12 +35,12 @@ def cron(value: object) -> str:
     """A cron expression of 5 fields, or of 6 with the seconds first; nicknames are spelt out."""
     expression = " ".join(value.split()) if isinstance(value, str) else ""
     nickname = expression.lower()
-    if nickname in CRON_NICKNAMES:
-        return CRON_NICKNAMES[nickname]
+    if nickname in _NICKNAMES:
+        return _NICKNAMES[nickname]
     if nickname == MANUALLY:
         return MANUALLY
     if expression.startswith("@"):
-        raise ValueError(f"want one of {' '.join([*CRON_NICKNAMES, MANUALLY])}, or 5 or 6 fields")
+        raise ValueError(f"want one of {' '.join([*_NICKNAMES, MANUALLY])}, or 5 or 6 fields")
     # cronsim reads `5-5/10` as `5/10`: a range of one is that one, whatever the step.
     expression = re.sub(r"\b(\w+)-\1/0*[1-9][0-9]*", r"\1", expression, flags=re.IGNORECASE)
     try:

@@ -27,6 +27,7 @@ from pulse.model import Claimed, Fire, Instance, Limits, Outcome, Pause, Press, 
 PRESSES: Final = 1000  # that are kept of an application: a year of a busy one, or more
 PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
 SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another one are forgotten
+FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
 FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
 
 Passed = Callable[[datetime], Span | None]

@@ -13,7 +13,7 @@ def number_of(instant: datetime) -> int: ...
 @overload
 def number_of(instant: datetime | None) -> int | None: ...
 def number_of(instant: datetime | None) -> int | None:
-    """*instant* as the database has it."""
+    """*instant* as a store keeps it."""
     return None if instant is None else (instant - EPOCH) // MICROSECOND
 
 

@@ -27,6 +27,7 @@ FORGOTTEN: Final = "the run store did not know the task"
 REBORN: Final = "it was due before the run store lost what it knew"
 RUNNING: Final = "the task is still running"
 REPLACED: Final = "the next run takes its place"
+NOT_RENEWED: Final = "its lease was not renewed"
 NOT_TAKEN: Final = "no Celery worker took it in time"
 PASSED_OVER: Final = "nobody ran it before the next one was due"
 
@@ -540,7 +541,7 @@ def losses(held: Iterable[Run], now: datetime) -> list[tuple[Run, str]]:
 def why_lost(run: Run, now: datetime, has_ended: Callable[[str], bool] = is_gone) -> str:
     """Why the runner of *run* is dead or frozen; empty if it may be alive."""
     if run.expires and run.expires < now:
-        return NOT_TAKEN if run.is_reserved else "its lease was not renewed"
+        return NOT_TAKEN if run.is_reserved else NOT_RENEWED
     return "its process has ended" if has_ended(run.owner) else ""
 
 

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
-from typing import Final
 
 from pulse.model import Instance, Outcome, Pause, Press, Run
-from pulse.runstores.base import PRESSES, Totals
+from pulse.runstores.base import FORGET_INSTANCE_AFTER, PRESSES, Totals
 from pulse.runstores.ledger import LedgerStore, Standing, timing
 from pulse.zone import EPOCH
-
-FORGET_INSTANCE: Final = timedelta(days=1)  # who was not heard of so long is not shown any more
 
 
 @dataclass(kw_only=True, slots=True)
@@ -136,7 +133,7 @@ class MemoryRunStore(LedgerStore):
                 self._configurations.pop(instance.digest, None)
             self._configurations.setdefault(instance.digest, (instance.seen, fingerprints))
             self._instances[instance.owner] = instance
-            self._forget_the_gone(instance.seen - FORGET_INSTANCE)
+            self._forget_the_gone(instance.seen - FORGET_INSTANCE_AFTER)
             return {digest: self._configurations[digest][0] for digest in self._living(instance.seen - alive)}
 
     def _forget_the_gone(self, since: datetime) -> None:

@@ -40,15 +40,25 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.instance import is_gone
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
-from pulse.runstores.base import FORGET_AFTER, PRESSES, PURGED_AT_ONCE, SPENT_FOR, Bid, Passed, RunStore, Totals
+from pulse.runstores.base import (
+    FORGET_AFTER,
+    FORGET_INSTANCE_AFTER,
+    PRESSES,
+    PURGED_AT_ONCE,
+    SPENT_FOR,
+    Bid,
+    Passed,
+    RunStore,
+    Totals,
+)
 from pulse.runstores.instants import MICROSECOND
 from pulse.runstores.ledger import PASSED_OVER, losses, unclaimed, why_lost, won
 from pulse.runstores.redis_records import (
+    TOTALS,
     fire_fields,
     instance_fields,
     instance_from,
     instant_from,
-    instant_or_none,
     json_of,
     limit_fields,
     pause_fields,
@@ -61,6 +71,7 @@ from pulse.runstores.redis_records import (
     run_from,
     stamp,
     text_of,
+    totals_from,
 )
 from pulse.runstores.redis_rules import WON
 from pulse.runstores.redis_scripts import Script
@@ -73,7 +84,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS: Final = 1.0  # how long a call waits for a connection
 ANSWER_SECONDS: Final = 2.0  # and how long for an answer
-FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
 AT_ONCE: Final = 50  # claims, or ends of runs, in one script: while it runs, nobody else is served
 RECORDS_AT_ONCE: Final = 500  # that one script reads, or leases: it takes the server a few milliseconds
 TRIES: Final = 20  # a claim that finds another state than expected is repeated; each time somebody else was faster
@@ -243,15 +253,7 @@ class RedisRunStore(RunStore):
 
     def totals(self, task: str) -> Totals:
         """See `RunStore.totals`."""
-        kept = {key.decode(): value for key, value in self._read("HGETALL", f"task:{task}").items()}
-        return Totals(
-            counts={outcome: int(kept[outcome.value]) for outcome in Outcome if outcome.value in kept},
-            last_finished=instant_or_none(kept.get("last_finished")),
-            last_success=instant_or_none(kept.get("last_success")),
-            timed=int(kept.get("timed", 0)),
-            seconds=float(kept.get("seconds", 0)),
-            seconds_late=float(kept.get("seconds_late", 0)),
-        )
+        return totals_from(*self._read("HMGET", f"task:{task}", *TOTALS))
 
     def find(self, task: str, run_id: str) -> list[Run]:
         """See `RunStore.find`."""
@@ -279,21 +281,11 @@ class RedisRunStore(RunStore):
     def all_totals(self) -> Mapping[str, Totals]:
         """See `RunStore.all_totals`."""
         found: dict[str, Totals] = {}
-        sums = ("timed", "seconds", "seconds_late")
-        fields = ("last_finished", "last_success", *sums, *(outcome.value for outcome in Outcome))
         for some in _parts(self.tasks(), RECORDS_AT_ONCE):
             keys = self._keys(*(f"task:{task}" for task in some))
-            answers = self._step(redis_scripts.TOTALS, keys, {"fields": fields, "now": "0"})
-            for task, (finished, success, timed, seconds, seconds_late, *counts) in zip(some, answers, strict=True):
-                if any(counts):
-                    found[task] = Totals(
-                        counts={outcome: int(count) for outcome, count in zip(Outcome, counts, strict=True) if count},
-                        last_finished=instant_or_none(finished),
-                        last_success=instant_or_none(success),
-                        timed=int(timed or 0),
-                        seconds=float(seconds or 0),
-                        seconds_late=float(seconds_late or 0),
-                    )
+            answers = self._step(redis_scripts.TOTALS, keys, {"fields": TOTALS, "now": "0"})
+            known = {task: totals_from(*answer) for task, answer in zip(some, answers, strict=True)}
+            found |= {task: totals for task, totals in known.items() if totals.counts}
         return found
 
     def ran(self, day: date) -> int:
@@ -369,6 +361,30 @@ class RedisRunStore(RunStore):
         """See `RunStore.instances`."""
         known = [self._understood(instance_from, said) for said in self._read("HVALS", "instances")]
         return sorted(known, key=lambda one: one.seen, reverse=True)
+
+    # What the status page needs
+
+    def secret(self) -> str:
+        """See `RunStore.secret`."""
+        self._command("SET", f"{self._space}secret", token_urlsafe(32), "NX")
+        secret: bytes = self._read("GET", "secret")
+        return secret.decode()
+
+    def spend(self, code: str, until: datetime) -> bool:
+        """See `RunStore.spend`; by the clock of the server, for a day at the least."""
+        left = max(until - self.now(), timedelta(0)) + SPENT_FOR
+        answer = self._command("SET", f"{self._space}spent:{code}", "1", "NX", "EX", left // timedelta(seconds=1))
+        return answer is not None
+
+    def keep_press(self, press: Press) -> None:
+        """See `RunStore.keep_press`."""
+        self._command("LPUSH", f"{self._space}presses", json_of(press_fields(press)))
+        self._command("LTRIM", f"{self._space}presses", 0, PRESSES - 1)
+
+    def presses(self, limit: int = PRESSES) -> list[Press]:
+        """See `RunStore.presses`."""
+        said = self._read("LRANGE", "presses", 0, limit - 1) if limit else []
+        return [self._understood(press_from, one) for one in said]
 
     # The store itself
 
@@ -449,30 +465,6 @@ class RedisRunStore(RunStore):
             "ledger", "pauses", "held", *(f"{kind}:{task}" for task in tasks for kind in ("task", "history"))
         )
 
-    # What the status page needs
-
-    def secret(self) -> str:
-        """See `RunStore.secret`."""
-        self._command("SET", f"{self._space}secret", token_urlsafe(32), "NX")
-        secret: bytes = self._read("GET", "secret")
-        return secret.decode()
-
-    def spend(self, code: str, until: datetime) -> bool:
-        """See `RunStore.spend`; by the clock of the server, for a day at the least."""
-        left = max(until - self.now(), timedelta(0)) + SPENT_FOR
-        answer = self._command("SET", f"{self._space}spent:{code}", "1", "NX", "EX", left // timedelta(seconds=1))
-        return answer is not None
-
-    def keep_press(self, press: Press) -> None:
-        """See `RunStore.keep_press`."""
-        self._command("LPUSH", f"{self._space}presses", json_of(press_fields(press)))
-        self._command("LTRIM", f"{self._space}presses", 0, PRESSES - 1)
-
-    def presses(self, limit: int = PRESSES) -> list[Press]:
-        """See `RunStore.presses`."""
-        said = self._read("LRANGE", "presses", 0, limit - 1) if limit else []
-        return [self._understood(press_from, one) for one in said]
-
     # The server
 
     def _step(self, script: Script, keys: list[str], terms: Mapping[str, Any], *more: bytes) -> Any:
@@ -539,9 +531,8 @@ class RedisRunStore(RunStore):
             raise self._unavailable(f"it holds what Pulse has not written ({error!r})") from error
 
 
-_inherited: Final[
-    list[Any]
-] = []  # kept from the garbage collector, which could wait for a lock of the parent's threads
+# Kept from the garbage collector, which could wait for a lock of the parent's threads.
+_inherited: Final[list[Any]] = []
 
 
 # The way to the server

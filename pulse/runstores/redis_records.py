@@ -1,4 +1,4 @@
-"""What Pulse keeps on a Redis server: runs, fires, pauses and processes as JSON, and JSON as these.
+"""What Pulse keeps on a Redis server: runs, fires, pauses and processes as JSON, and JSON as these; and totals.
 
 Instants are texts, since the numbers of scripts are floats.
 """
@@ -12,9 +12,14 @@ from operator import attrgetter
 from typing import Any, Final
 
 from pulse.model import Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
+from pulse.runstores.base import Totals
 from pulse.runstores.instants import MICROSECOND, number_of
 from pulse.zone import EPOCH
 
+TOTALS: Final = (
+    *("last_finished", "last_success", "timed", "seconds", "seconds_late"),
+    *(outcome.value for outcome in Outcome),
+)
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _PRESS: Final = tuple(field.name for field in fields(Press))
 _RUN: Final = tuple(field.name for field in fields(Run))
@@ -129,6 +134,25 @@ _WRITES: Final[Mapping[str, Callable[[Any], Any]]] = {
     "progress": progress_text,
 }
 _WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is
+
+
+def totals_from(
+    finished: bytes | None,
+    success: bytes | None,
+    timed: bytes | None,
+    seconds: bytes | None,
+    seconds_late: bytes | None,
+    *counts: bytes | None,
+) -> Totals:
+    """What the fields `TOTALS` of a task say; a task has only those that something was added to."""
+    return Totals(
+        counts={outcome: int(count) for outcome, count in zip(Outcome, counts, strict=True) if count},
+        last_finished=instant_or_none(finished),
+        last_success=instant_or_none(success),
+        timed=int(timed or 0),
+        seconds=float(seconds or 0),
+        seconds_late=float(seconds_late or 0),
+    )
 
 
 def pause_fields(pause: Pause) -> dict[str, Any]:

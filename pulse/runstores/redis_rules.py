@@ -8,7 +8,7 @@ microseconds since 1970, as text: as a JSON number they would lose their last di
 from typing import Final
 
 from pulse.model import QUEUE, Claim
-from pulse.runstores.ledger import FORGOTTEN, NOT_TAKEN, REBORN, RECOVERIES, REPLACED, RUNNING
+from pulse.runstores.ledger import FORGOTTEN, NOT_RENEWED, NOT_TAKEN, REBORN, RECOVERIES, REPLACED, RUNNING
 
 TERMS: Final = """
 local call = redis.call
@@ -80,7 +80,7 @@ local FORGOTTEN = '{FORGOTTEN}'
 local REBORN = '{REBORN}'
 local RUNNING = '{RUNNING}'
 local REPLACED = '{REPLACED}'
-local NOT_RENEWED = 'its lease was not renewed'
+local NOT_RENEWED = '{NOT_RENEWED}'
 local NOT_TAKEN = '{NOT_TAKEN}'
 local QUEUE = '{QUEUE}'
 local WON = '{WON}'

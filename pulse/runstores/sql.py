@@ -15,7 +15,14 @@ from typing import Any, Final
 from zlib import crc32
 
 from pulse.model import Instance, Outcome, Pause, Press, Run, Trigger, track_of
-from pulse.runstores.base import FORGET_AFTER, PRESSES, PURGED_AT_ONCE, SPENT_FOR, Totals
+from pulse.runstores.base import (
+    FORGET_AFTER,
+    FORGET_INSTANCE_AFTER,
+    PRESSES,
+    PURGED_AT_ONCE,
+    SPENT_FOR,
+    Totals,
+)
 from pulse.runstores.instants import MICROSECOND, number_of
 from pulse.runstores.ledger import LedgerStore, Standing, timing
 from pulse.runstores.rows import (
@@ -32,7 +39,6 @@ from pulse.runstores.rows import (
 from pulse.zone import EPOCH
 
 TRIM_EVERY: Final = 16  # records of a task, on average, from one look at the length of its history to the next
-FORGET_INSTANCE: Final = 86_400_000_000  # microseconds; who was not heard of for a day is not shown any more
 
 _PRESS: Final = "at, author, address, action, task, details"
 _DAY: Final = 86_400_000_000  # microseconds
@@ -238,6 +244,7 @@ class SqlStore(LedgerStore):
     def beat(self, instance: Instance, fingerprints: Mapping[str, str], alive: timedelta) -> Mapping[str, datetime]:
         """See `RunStore.beat`."""
         seen, still = number_of(instance.seen), number_of(instance.seen - alive)
+        forgotten = number_of(instance.seen - FORGET_INSTANCE_AFTER)
         with self._step():
             # A process that comes with what nobody lives by any more begins it anew, as when a
             # deployment is rolled back; one that was only frozen does not.
@@ -253,7 +260,7 @@ class SqlStore(LedgerStore):
                 self._app, instance.owner, number_of(instance.started), seen, instance.digest, instance.server,
                 instance.version, instance.refused,
             )  # fmt: skip
-            self._run("DELETE FROM instances WHERE app = ? AND seen < ?", self._app, seen - FORGET_INSTANCE)
+            self._run("DELETE FROM instances WHERE app = ? AND seen < ?", self._app, forgotten)
             self._run(
                 "DELETE FROM configurations WHERE app = ? AND digest NOT IN "
                 "(SELECT digest FROM instances WHERE app = ?)",

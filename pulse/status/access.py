@@ -95,11 +95,11 @@ class Access:
 
         Args:
             token: Gives the token, or None if there is none.
+            authenticate: Gives the name of the user who makes a request; None for a stranger.
+            clock: For the life of cookies, and of what is remembered of wrong tokens.
             has_form: Whether people know the token, and may give it in a form.
             code_key: Gives what codes are signed with, or None if it is not known.
             spend: Whether a code for one login is spent for the first time.
-            authenticate: Gives the name of the user who makes a request; None for a stranger.
-            clock: For the life of cookies.
         """
         self._token = token
         self._authenticate = authenticate

@@ -38,8 +38,9 @@ class Health:
     Attributes:
         faults: Why it is not.
         is_store_there: Whether the run store answers; if not, nothing below is known.
-        heartbeat_age: Seconds since a process that rings was last heard of; None if none ever was.
-        late_tasks: How many tasks are overdue.
+        heartbeat_age: Seconds since a process that rings was last heard of; None if none ever was, or if
+            all have said that they leave.
+        late_tasks: How many tasks are overdue; None if that is not known.
     """
 
     faults: Sequence[Fault] = ()

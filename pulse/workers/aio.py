@@ -179,8 +179,7 @@ class AioWorkers(Workers):
             keep_promise(promise, error)
             _say_broke(fire, error)
         if isinstance(claimed, Active):
-            told = self._queue.over if claimed.task.overlap == "allow" else self._queue.begun
-            told(fire.task, fire.run_id)
+            self._queue.begun(fire.task, fire.run_id, may_overlap=claimed.task.overlap == "allow")
             self._send([Flight(claimed, promise, self._landing)], of=1)
             return True
         keep_promise(promise, claimed)

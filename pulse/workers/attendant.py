@@ -16,12 +16,12 @@ from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.fleet import Fleet
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
+from pulse.workers.base import REPORT
 from pulse.workers.courier import Post
 
 log = logging.getLogger(__name__)
 
 LOOK: Final = 0.25  # seconds; how late a deadline may be noticed
-REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
 LAST_RECORDS: Final = 5.0  # seconds that the store has at the end: Celery waits for its processes, which may be many
 
 

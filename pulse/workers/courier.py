@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import Final, Protocol
 
+from pulse.claims import is_past
 from pulse.clock import Clock
 from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableError
 from pulse.missed import Missed
@@ -243,9 +244,7 @@ class Courier(Workers):
             self.hand_over(fire)
             is_over = not self._runner.claims.is_to_repeat(fire)
         except BrokerUnavailableError as error:
-            is_over = not fire.is_in_turn
-            if is_over:
-                self._hold_back(fire, str(error))
+            is_over = self._put_off(fire, str(error))
         except ClosedError:
             return  # what is not claimed belongs to whichever process asks next
         # A fault of Pulse or of the store: the fire stays unrecorded until the next claim passes over it.
@@ -261,6 +260,16 @@ class Courier(Workers):
         else:
             self._queue.rest(fire)
             self._begun.set()  # the watcher has to wake it
+
+    def _put_off(self, fire: Fire, problem: str) -> bool:
+        """Have *fire* wait for the broker; whether those behind it do not wait with it."""
+        if not fire.is_in_turn:
+            self._hold_back(fire, problem)
+        elif is_past(self._clock.now(), fire.latest):
+            self._dismiss(fire, problem)  # who asks why shall read that it was the broker
+        else:
+            return False
+        return True
 
     def _hold_back(self, fire: Fire, problem: str) -> None:
         with self._lock:

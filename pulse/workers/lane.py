@@ -11,16 +11,19 @@ class Line:
     """What waits of one task, the oldest first.
 
     Attributes:
-        fires: Of single instants.
-        missed: Behind them, what is to be caught up, if there is any. As long as it is known here,
+        attempts: Further attempts of runs. They go first, and nothing takes their place: for one
+            that recovers, the store has all others of its task wait.
+        fires: Of single instants, behind them.
+        missed: Behind these, what is to be caught up, if there is any. As long as it is known here,
             also when its last one is run, what becomes due joins it.
         holder: The run for whose end all of them wait, if its turn is not over.
     """
 
-    __slots__ = ("fires", "holder", "missed")
+    __slots__ = ("attempts", "fires", "holder", "missed")
 
     def __init__(self) -> None:
         """Nothing waits."""
+        self.attempts: deque[Fire] = deque()
         self.fires: deque[Fire] = deque()
         self.missed: Missed | None = None
         self.holder = ""
@@ -28,6 +31,10 @@ class Line:
     @property
     def count(self) -> int:
         """How many they are."""
+        return len(self.attempts) + self._instants
+
+    @property
+    def _instants(self) -> int:
         return len(self.fires) + (len(self.missed) if self.missed is not None else 0)
 
     def put(self, fires: Iterable[Fire] | Missed, *, keep: int) -> None:
@@ -38,12 +45,25 @@ class Line:
             self.missed = fires
         else:
             self.fires.extend(fires)
-        surplus = self.count - keep
+        surplus = self._instants - keep
         if surplus > 0:
             self._drop(surplus)
 
+    def put_back(self, fire: Fire, *, keep: int) -> bool:
+        """Have *fire* be the next one, unless *keep* later ones have taken its place; whether it is."""
+        if fire.attempt > 1:
+            is_new = fire not in self.attempts  # those that wait in the store are found there again and again
+            self.attempts.extend([fire] if is_new else [])
+            return is_new
+        if self._instants >= keep:
+            return False
+        self.fires.appendleft(fire)
+        return True
+
     def pop(self) -> Fire:
         """The oldest one."""
+        if self.attempts:
+            return self.attempts.popleft()
         if self.fires or self.missed is None:
             return self.fires.popleft()
         return self.missed.pop()

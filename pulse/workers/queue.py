@@ -95,22 +95,28 @@ class FireQueue:
             self._call()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
-        """Have a fire that had to wait be handed out again, unless later ones have taken its place."""
+        """Have a fire that had to wait be handed out again, unless later ones have taken its place.
+
+        Nothing takes that of a further attempt.
+        """
         with self._changed:
             line = self._line_of(fire.task) or Line()
-            if self._is_closed or line.count >= keep:
+            if self._is_closed or not line.put_back(fire, keep=keep):
                 return
-            line.fires.appendleft(fire)
             if fire.task not in self._held:
                 self._lane_of(fire.task).put(fire.task, line)
             self._call()
 
-    def begun(self, task: str, run_id: str) -> None:
+    def begun(self, task: str, run_id: str, *, may_overlap: bool = False) -> None:
         """A fire that was handed out is claimed; if it is the last of its task, later ones do not wait for it.
 
         What becomes due while it runs is an overlap like any other, of which the task says what is done.
+        Where its runs *may_overlap*, its turn is over.
         """
         if task not in self._held:  # of most tasks never more than one fire waits
+            return
+        if may_overlap:
+            self.over(task, run_id)
             return
         with self._changed:
             line = self._held.get(task)
@@ -290,7 +296,8 @@ class FireQueue:
         if not self._is_joined(fires[0], joins):
             return fires
         for more in waiting.prompt.values():
-            if len(fires) == HANDFUL or more.count > 1 or not self._is_joined(more.fires[0], joins):
+            is_alone = more.count == 1 and not more.attempts
+            if len(fires) == HANDFUL or not (is_alone and self._is_joined(more.fires[0], joins)):
                 break
             fires += more.fires
         for fire in fires[1:]:

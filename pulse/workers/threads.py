@@ -269,7 +269,7 @@ class ThreadWorkers(Workers):
         claimed = self._runner.claim(fire)
         if not isinstance(claimed, Active):
             return claimed
-        self._queue.begun(fire.task, fire.run_id)
+        self._queue.begun(fire.task, fire.run_id, may_overlap=claimed.task.overlap == "allow")
         return self._runner.finish(claimed, self._runner.perform(claimed))
 
     def _note_pace(self, seconds: float | None) -> None:

@@ -13,7 +13,7 @@ from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.middleware import PulseMiddleware
-from pulse.model import Fire, Outcome, Pause, Run, Trigger
+from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.sqlite import SqliteRunStore
@@ -141,6 +141,17 @@ def test_the_last_of_them_are_run_in_order_and_the_others_are_recorded(begin, si
     assert [run.trigger for run in ran] == [Trigger.CATCHUP] * (LIMIT - 1) + [Trigger.SCHEDULE]
 
 
+def test_where_runs_may_overlap_each_waits_for_the_beginning_of_the_one_before(begin, site, store):
+    site.hold(1)
+    middleware = begin(overlap="allow")
+
+    wait_until(lambda: len(site.dues) == LIMIT)
+    site.go_on.set()
+    wait_until(lambda: ended(store) == LIMIT)
+
+    assert sorted(site.dues) == expected(middleware)
+
+
 @pytest.mark.parametrize(("overlap", "held"), [("skip", 1), ("queue", 3), ("replace", 3), ("skip", LIMIT - 1)])
 def test_who_comes_second_waits_for_the_run_of_the_other_and_skips_nothing(begin, site, store, overlap, held):
     site.hold(held)
@@ -192,6 +203,19 @@ def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(be
     assert records(store)[-1].due == following
     site.go_on.set()
     wait_until(lambda: ended(store) == LIMIT)
+
+
+def test_a_lost_run_that_recovers_is_run_again_before_those_that_are_caught_up(begin, site, store):
+    schedule = schedule_of(read_config(tasks={"a": TASK}).tasks["a"])
+    lost = Fire(task="a", due=schedule.next_due(store.register(["a"], SystemClock().now())["a"]))
+    terms = {"owner": "elsewhere:1", "now": SystemClock().now(), "lease": timedelta(0), "passed": lambda _: None}
+    store.claim(lost, limits=Limits(recovers=True), **terms)
+
+    middleware = begin(recover=True)
+    wait_until(lambda: ended(store) == LIMIT + 2)
+
+    assert site.dues == [lost.due, *expected(middleware)]
+    assert {run.outcome for run in records(store) if run.attempt == 2} == {Outcome.SUCCESS}
 
 
 def test_a_pause_ends_it_with_records(begin, site, store):

@@ -484,6 +484,21 @@ def test_a_process_that_rings_clears_away_what_others_have_left_years_ago(wrap, 
     assert {file.name.partition("-")[0] for file in folder.iterdir()} == {"news", "shop"}
 
 
+def test_the_folder_of_a_store_that_was_given_is_left_as_it_is(wrap, tmp_path):
+    names = ["blog-0123456789ab.db", "news-0123456789ab.db", "shop-0123456789ab.db"]
+    for name in names:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / names[0], (0, 0))
+    store = SqliteRunStore(tmp_path / "runs.db", name="shop")
+
+    middleware = wrap(task={"a": {}}, run_store=store)
+    middleware.start()
+    middleware.close()
+    store.close()
+
+    assert {file.name for file in tmp_path.iterdir()} >= set(names)
+
+
 def test_that_a_process_rings_is_said_in_one_line(wrap, caplog):
     caplog.set_level(logging.INFO)
     wrap(task={"a": {}}).start()

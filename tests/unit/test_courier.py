@@ -187,6 +187,22 @@ def test_missed_instants_wait_one_behind_the_other_for_a_broker_that_is_away():
     assert [run.due for run, _ in bench.post.sent] == [fires[0].due]
 
 
+def test_a_missed_instant_whose_grace_ends_while_the_broker_is_away_says_that_it_was_the_broker():
+    bench = Bench()
+    fires = [bench.fire(1, grace=60, is_in_turn=True), bench.fire(2, grace=None, is_in_turn=True)]
+    bench.courier.submit(fires, keep=9)
+    bench.post.is_there = False
+    bench.courier._note_silence(BrokerUnavailableError("the broker is away"))
+
+    bench.ring(bench.courier._queue.poll())
+    bench.clock.advance(61)
+    bench.courier._queue.wake()
+    bench.ring(bench.courier._queue.poll())
+
+    assert bench.recorded == [(Outcome.MISSED, "the broker is away")]
+    assert bench.courier._queue.poll() == fires[1]
+
+
 def test_a_fire_without_a_limit_waits_for_a_day():
     bench = Bench()
 

@@ -188,6 +188,90 @@ def test_what_may_have_been_won_unheard_is_looked_for_as_long_as_its_lease_would
     assert not bench.runner.is_awaited
 
 
+def in_turn(bench: Bench, *minutes: int) -> list[Fire]:
+    return [Fire(task="a", due=NOON + timedelta(minutes=minute), is_in_turn=True) for minute in minutes]
+
+
+def test_a_run_that_is_won_when_it_is_asked_for_again_is_not_given_back_as_one_that_was_won_unheard():
+    bench = Bench("a")
+    [fire] = in_turn(bench, 1)
+    bench.store.is_out_of_reach = True
+    assert bench.runner.claims.claim(fire) is None
+    bench.store.is_out_of_reach = False
+    claim = bench.store.claim
+
+    def look_meanwhile(*bid, **terms):
+        claimed = claim(*bid, **terms)
+        bench.runner.claims.give_back_unheard()  # as the watcher does, when nobody here has heard of it yet
+        return claimed
+
+    bench.store.claim = look_meanwhile
+    active = bench.runner.claims.claim(fire)
+    bench.runner.record_late()
+
+    assert bench.records == []
+    assert [run.id for run in bench.store.running()] == [active.run.id]
+
+
+def test_what_was_won_unheard_and_is_asked_for_again_is_given_back():
+    bench = Bench("a")
+    [fire] = in_turn(bench, 1)
+    claim = bench.store.claim
+
+    def lost(*bid, **terms):
+        claim(*bid, **terms)
+        bench.store.away()
+
+    bench.store.claim = lost
+    assert bench.runner.claims.claim(fire) is None
+    bench.store.claim = claim
+    assert bench.runner.claims.claim(fire) is None
+
+    bench.runner.renew()
+
+    assert [(run.id, run.outcome) for run in bench.records] == [(fire.run_id, Outcome.MISSED)]
+    assert bench.store.running() == []
+
+
+def test_what_is_repeated_for_as_long_as_an_outage_lasts_does_not_keep_the_others_in_mind():
+    bench = Bench("a", "b")
+    [fire], others = in_turn(bench, 1), []
+    bench.store.is_out_of_reach = True
+
+    for minute in range(5):
+        bench.runner.claims.claim(fire)
+        others.append(Fire(task="b", due=NOON + timedelta(minutes=minute)))
+        bench.runner.claims.claim(others[-1])
+        bench.clock.advance(LEASE.total_seconds())
+    bench.runner.claims.claim(fire)
+
+    assert set(bench.runner.claims._unheard) == {fire.run_id}
+
+
+def test_of_a_task_that_waits_for_the_store_one_run_is_to_be_repeated_however_many_gave_way():
+    bench = Bench("a")
+    fires = in_turn(bench, 1, 2, 3)
+    bench.store.is_out_of_reach = True
+
+    for fire in fires:
+        bench.runner.claims.claim(fire)
+
+    assert [bench.runner.claims.is_to_repeat(fire) for fire in fires] == [False, False, True]
+
+
+def test_what_had_to_be_repeated_and_is_not_to_be_run_any_more_keeps_nothing_waiting():
+    bench = Bench("a")
+    [fire] = in_turn(bench, 1)
+    bench.store.is_out_of_reach = True
+    bench.runner.claims.claim(fire)
+    assert bench.runner.claims.is_to_repeat(fire)
+    bench.store.is_out_of_reach = False
+
+    bench.runner.claims.dismiss(fire, Outcome.SKIPPED, "earlier runs do not come back")
+
+    assert not bench.runner.claims.is_to_repeat(fire)
+
+
 def test_what_was_won_begins_though_the_store_is_gone_when_another_one_of_them_is_given_back():
     bench = Bench("a", "b", "c")
     latest = bench.clock.now() + timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""What the log says of a store that does not answer, or answers some and not others."""
+"""What is said of a store that does not answer, or answers some and not others, and for how long that is felt."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,11 +8,13 @@ from pulse.errors import StoreUnavailableError
 from pulse.outage import LINGERS, SILENCE, Outage
 from pulse.testing import ManualClock
 
+LONG = 20.0  # seconds
+
 
 class Bench:
     def __init__(self, log) -> None:
         self.clock = ManualClock(datetime(2027, 5, 1, 12, tzinfo=UTC))
-        self.outage = Outage(self.clock)
+        self.outage = Outage(self.clock, long=LONG)
         self._log = log
 
     def fail(self) -> None:
@@ -88,3 +90,37 @@ def test_another_one_is_said_at_once(bench):
     bench.fail()
 
     assert bench.said == ["unavailable", "back", "unavailable"]
+
+
+def test_a_long_one_is_felt_while_it_is_on_and_for_a_while_behind_its_end(bench):
+    bench.fail()
+    bench.wait(LONG - 1)
+    assert not bench.outage.is_felt(30)
+    bench.wait(1)
+    assert bench.outage.is_felt(30)
+    bench.answer()
+
+    bench.wait(29)
+    assert bench.outage.is_felt(30)
+    bench.wait(1)
+    assert not bench.outage.is_felt(30)
+
+
+def test_a_short_one_is_not_felt(bench):
+    bench.fail()
+    bench.wait(LONG - 1)
+    bench.answer()
+
+    assert not bench.outage.is_felt(30)
+
+
+def test_a_long_one_is_felt_though_calls_that_began_before_fail_behind_its_end(bench):
+    bench.fail()
+    bench.wait(LONG)
+    bench.answer()
+    bench.wait(1)
+    bench.fail()
+    assert bench.outage.is_felt(30)
+    bench.answer()
+
+    assert bench.outage.is_felt(30)

@@ -8,7 +8,7 @@ import pytest
 from pulse.config import read_config
 from pulse.errors import ClosedError
 from pulse.missed import Missed
-from pulse.model import Fire
+from pulse.model import Fire, Trigger
 from pulse.schedule import schedule_of
 from pulse.workers.handful import Handful
 from pulse.workers.queue import FireQueue, Manner
@@ -228,6 +228,53 @@ def test_with_the_last_one_begun_what_becomes_due_waits_no_longer(queue):
     queue.put([fire("a", 5)], keep=9)
 
     assert queue.poll() == fire("a", 5)
+
+
+def attempt(task: str, minute: int) -> Fire:
+    return replace(fire(task, minute), attempt=2, trigger=Trigger.RECOVER)
+
+
+def test_a_further_attempt_goes_before_all_that_waits_however_much_that_is(queue):
+    queue.put(missed("a", 2, 3), keep=2)
+    queue.put_back(attempt("a", 1), keep=2)
+    queue.put_back(attempt("a", 1), keep=2)  # found in the store once more
+    queue.put(missed("a", 4, 4), keep=2)
+
+    assert turns(queue, 3) == [attempt("a", 1), late("a", 3), late("a", 4)]
+    assert queue.poll() is None
+
+
+def test_what_has_to_be_asked_for_again_lets_a_further_attempt_go_first(queue):
+    queue.put(missed("a", 2, 3), keep=2)
+    waits = queue.poll()
+    queue.put_back(attempt("a", 1), keep=2)
+    queue.rest(waits)
+    queue.wake()
+
+    assert turns(queue, 3) == [attempt("a", 1), waits, late("a", 3)]
+
+
+def test_a_further_attempt_is_joined_by_nothing(queue):
+    queue.put([fire("a", 1)], keep=1)
+    queue.put_back(attempt("b", 1), keep=1)
+    queue.put([fire("c", 1)], keep=1)
+
+    assert [queue.take(joins=lambda one: one.attempt == 1) for _ in "abc"] == [
+        [fire("a", 1)], [attempt("b", 1)], [fire("c", 1)],
+    ]  # fmt: skip
+
+
+def test_where_runs_may_overlap_the_next_one_does_not_wait_for_the_end(queue):
+    queue.put(missed("a", 1, 2), keep=9)
+    queue.poll()
+    assert queue.poll() is None
+
+    queue.begun("a", fire("a", 1).run_id, may_overlap=True)
+    assert queue.poll() == late("a", 2)
+    queue.over("a", fire("a", 1).run_id)  # its end is not that of the one behind it
+    queue.put([fire("a", 3)], keep=9)
+
+    assert queue.poll() is None
 
 
 def test_what_has_to_be_asked_for_again_keeps_those_behind_it_waiting_until_it_is_woken(queue):
