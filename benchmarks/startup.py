@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from measure import Bound, Row, check, column, effort, medians, show, show_heading
+from measure import Bound, Effort, Row, check, column, effort, medians, show, show_heading
 
 PACKAGES: Final = ("pulse", "APScheduler", "PasteDeploy", "cronsim", "Flask", "celery")
 
@@ -93,17 +93,17 @@ def main(argv: Sequence[str] | None = None) -> list[Import | Command]:
     given = effort(__doc__, argv, rounds=15, bounds=[IMPORTED, LISTED])
     show_heading("What a start costs", PACKAGES, given)
     with tempfile.TemporaryDirectory() as folder:
-        environment = _environment(Path(folder))
-        imports = _imports(environment, given.rounds)
+        environment = _environment(Path(folder), is_compiled=not given.is_quick)
+        imports = _imports(environment, given)
         show("a process that imports", imports)
-        commands = _commands(Path(folder), environment, given.rounds)
+        commands = _commands(Path(folder), environment, given)
         show("a command", commands)
     check(imports, [IMPORTED], given)
     check(commands, [LISTED], given)
     return [*imports, *commands]
 
 
-def _imports(environment: Mapping[str, str], rounds: int) -> list[Import]:
+def _imports(environment: Mapping[str, str], given: Effort) -> list[Import]:
     loaded = _run(environment, "-c", _LOADED).split()
     ways = {
         NOTHING: "pass",
@@ -113,7 +113,7 @@ def _imports(environment: Mapping[str, str], rounds: int) -> list[Import]:
         FLASK: "import flask",
         CELERY: "from celery import Celery; Celery()",
     }
-    found = _medians({name: ("-c", way) for name, way in ways.items() if _is_there(name)}, environment, rounds)
+    found = _medians({name: ("-c", way) for name, way in ways.items() if _is_there(name)}, environment, given)
     return [
         Import(name=name, ms=found[name], more_ms=_more(found[name], found[OTHERS]), ratio=found[name] / found[OTHERS])
         if name in found
@@ -122,7 +122,7 @@ def _imports(environment: Mapping[str, str], rounds: int) -> list[Import]:
     ]
 
 
-def _commands(folder: Path, environment: Mapping[str, str], rounds: int) -> list[Command]:
+def _commands(folder: Path, environment: Mapping[str, str], given: Effort) -> list[Command]:
     (folder / "shop.py").write_text(_SHOP, encoding="utf-8")
     ini = folder / "ten.ini"
     ini.write_text(_INI.format(tasks="".join(map(_TASK.format, "abcdefghij"))), encoding="utf-8")
@@ -133,7 +133,7 @@ def _commands(folder: Path, environment: Mapping[str, str], rounds: int) -> list
         FLASK_HELP: ("-m", "flask", "--help"),
         CELERY_HELP: ("-m", "celery", "--help"),
     }
-    found = _medians({name: way for name, way in ways.items() if _is_there(name)}, environment, rounds)
+    found = _medians({name: way for name, way in ways.items() if _is_there(name)}, environment, given)
     return [
         Command(name=name, ms=found[name], ratio=found[name] / found[NOTHING])
         if name in found
@@ -151,11 +151,12 @@ def _is_there(name: str) -> bool:
     return peer not in ("flask", "celery") or find_spec(peer) is not None
 
 
-def _medians(ways: Mapping[str, Sequence[str]], environment: Mapping[str, str], rounds: int) -> dict[str, float]:
+def _medians(ways: Mapping[str, Sequence[str]], environment: Mapping[str, str], given: Effort) -> dict[str, float]:
     """Milliseconds of processor time that a process takes, for each of *ways*; its modules are compiled by then."""
-    for way in ways.values():
-        _run(environment, *way)
-    return medians({name: partial(_milliseconds, environment, way) for name, way in ways.items()}, rounds)
+    if not given.is_quick:
+        for way in ways.values():
+            _run(environment, *way)
+    return medians({name: partial(_milliseconds, environment, way) for name, way in ways.items()}, given.rounds)
 
 
 def _milliseconds(environment: Mapping[str, str], way: Sequence[str]) -> float:
@@ -177,10 +178,11 @@ def _run(environment: Mapping[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, *, is_compiled: bool) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     path = os.pathsep.join([str(folder), *sys.path[1:]])
-    return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "compiled"), "PYTHONPATH": path}
+    own = {"PYTHONPYCACHEPREFIX": str(folder / "compiled")} if is_compiled else {}
+    return {**kept, **own, "PYTHONPATH": path}
 
 
 if __name__ == "__main__":
