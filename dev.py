@@ -33,7 +33,7 @@ UNFINISHED = "unfinished"
 CHECKS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",))
 # Several processes share the tests file by file, as most tests wait for processes, clocks and servers.
 # In the order of tests/conftest.py: what takes longest comes first, and the many short files fill the gaps.
-WHOLE_SUITE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+WHOLE_SUITE = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-rfEsR")  # and say which had a second chance
 
 
 class SetupError(Exception):
