@@ -7,7 +7,8 @@ a server do that has more to answer than it can. Beside them an engine calls end
 times a second. The limit is what these threads answer without one. What is counted are the
 requests in a second of processor time: the threads use as much of that as the interpreter can.
 An engine whose steps turn to the interpreter often gets to it late, and is behind with its fires:
-each statement of SQLite is such a turn, of which a run needs a dozen.
+each statement of SQLite is such a turn, of which a run needs a dozen. How late a fire is counts
+from the last due instant of its task: whole instants that were left out show in the fires alone.
 """
 
 import threading
@@ -97,7 +98,7 @@ def _beside(name: str, given: Effort, span: float, late: list[float]) -> float:
 
 
 @contextmanager
-def _requests() -> "Iterator[list[int]]":
+def _requests() -> Iterator[list[int]]:
     """Threads that answer without a pause; the list has what each of them has answered so far."""
     answered, ended = [0] * THREADS, threading.Event()
 
@@ -123,13 +124,15 @@ def _work() -> None:
         pass
 
 
-def _rate(answered: list[int], span: float) -> float:
+def _rate(answered: Sequence[int], span: float) -> float:
+    """Requests in a second of processor time, over *span* seconds by the clock."""
     before, begun = sum(answered), time.process_time()
     time.sleep(span)
     return (sum(answered) - before) / (time.process_time() - begun)
 
 
 def _percentile(late: Sequence[float], percent: int) -> float | None:
+    """Milliseconds; None where too few fires came."""
     return quantiles(late, n=100, method="inclusive")[percent - 1] * 1e3 if len(late) > 1 else None
 
 
