@@ -61,19 +61,28 @@ class LedgerStore(RunStore):
     ) -> Claimed:
         """See `RunStore.claim`."""
         with self._step(fire.task, *_locks(limits)):
-            return self._claim(fire, owner, now, lease, passed, limits)
+            bid = Bid(fire=fire, passed=passed, limits=limits)
+            claimed = self._claim(bid, owner, now, lease, self._standing(fire.track, fire.task))
+            if claimed.answer is Claim.WON and claimed.run:
+                self._win(claimed.run)
+            return claimed
 
     def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
         """See `RunStore.claim_all`; all of it happens, or nothing."""
+        if not bids:
+            return []
         with self._step(*(bid.fire.task for bid in bids)):
-            return [self._claim(bid.fire, owner, now, lease, bid.passed, bid.limits) for bid in bids]
+            standings = self._standings([bid.fire for bid in bids])
+            answers = [self._claim(bid, owner, now, lease, standings.get(bid.fire.track)) for bid in bids]
+            self._win_all([one.run for one in answers if one.answer is Claim.WON and one.run])
+            return answers
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
         with self._step(fire.task):
             now = self._judged_at(now)
-            bid = self._judge(fire, now, passed)
-            return bid if isinstance(bid, Claimed) else self._dismiss(bid, Claim.STALE, outcome, reason)
+            case = self._judge(fire, now, passed, self._standing(fire.track, fire.task))
+            return case if isinstance(case, Claimed) else self._dismiss(case, Claim.STALE, outcome, reason)
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`."""
@@ -91,8 +100,10 @@ class LedgerStore(RunStore):
 
     def finish_all(self, runs: Sequence[Run]) -> list[bool]:
         """See `RunStore.finish_all`; all of it happens, or nothing."""
+        if not runs:
+            return []
         with self._step(*(run.task for run in runs)):
-            return [self._finish(run) for run in runs]
+            return self._finish_all(runs)
 
     def finish(self, run: Run, *, again_at: datetime | None = None) -> bool:
         """See `RunStore.finish`."""
@@ -233,10 +244,10 @@ class LedgerStore(RunStore):
     def _hold(self, run: Run) -> None:
         """Keep *run* as held, in place of what is held under its id."""
 
-    def _win(self, track: str, run: Run) -> None:
-        """Hold *run*, which is claimed now, and have its instant behind the cursor of *track*."""
+    def _win(self, run: Run) -> None:
+        """Hold *run*, which is claimed now, and have its instant behind the cursor of its track."""
         if run.trigger is not Trigger.MANUAL:
-            self._move_cursor(track, run.due)
+            self._move_cursor(run.track, run.due)
         self._hold(run)
 
     @abstractmethod
@@ -259,6 +270,22 @@ class LedgerStore(RunStore):
     def _extend(self, newest: Run, record: Run) -> None:
         """Put *newest* in place of the record that was appended last, and add *record* to the totals."""
 
+    # What a backend may do for several tasks at once
+
+    def _standings(self, fires: Sequence[Fire]) -> Mapping[str, Standing]:
+        """What is known of the tracks of *fires*, each of another task, by track."""
+        found = {fire.track: self._standing(fire.track, fire.task) for fire in fires}
+        return {track: standing for track, standing in found.items() if standing is not None}
+
+    def _win_all(self, runs: Sequence[Run]) -> None:
+        """As `_win` for each of *runs*."""
+        for run in runs:
+            self._win(run)
+
+    def _finish_all(self, runs: Sequence[Run]) -> list[bool]:
+        """Put a record in the place of each of *runs* that is held; for each, whether it was."""
+        return [self._finish(run) for run in runs]
+
     # What a backend with a clock of its own changes
 
     def _judged_at(self, now: datetime) -> datetime:
@@ -271,13 +298,12 @@ class LedgerStore(RunStore):
 
     # The rules
 
-    def _claim(
-        self, fire: Fire, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
-    ) -> Claimed:
-        now = self._judged_at(now)
+    def _claim(self, bid: Bid, owner: str, now: datetime, lease: timedelta, standing: Standing | None) -> Claimed:
+        """The answer to *bid*; what is won the caller has to hold."""
+        fire, limits, now = bid.fire, bid.limits, self._judged_at(now)
         if self._is_early(fire, now):
             return Claimed(answer=Claim.WAIT)
-        case = self._judge(fire, now, passed)
+        case = self._judge(fire, now, bid.passed, standing)
         if isinstance(case, Claimed):
             return case
         if fire.latest and now > fire.latest:
@@ -288,9 +314,7 @@ class LedgerStore(RunStore):
             if reason:
                 return replace(self._busy(case, limits, reason), lost=lost)
         missed = self._pass_over(case)
-        run = won(fire, owner, now, lease, limits)
-        self._win(case.track, run)
-        return Claimed(answer=Claim.WON, run=run, missed=missed, lost=lost)
+        return Claimed(answer=Claim.WON, run=won(fire, owner, now, lease, limits), missed=missed, lost=lost)
 
     def _make_way(self, case: "_Case", limits: Limits) -> tuple[str, tuple[Run, ...]]:
         """Why the fire may not be run beside what is held, empty if it may; and the records of what was lost."""
@@ -332,13 +356,11 @@ class LedgerStore(RunStore):
         standing = self._standing(track, task)  # another process may have made it known meanwhile
         return standing.cursor if standing else now
 
-    def _judge(self, fire: Fire, now: datetime, passed: Passed) -> "Claimed | _Case":
+    def _judge(self, fire: Fire, now: datetime, passed: Passed, standing: Standing | None) -> "Claimed | _Case":
         """The answer to whoever cannot have *fire* at all; or the case, if it is to be had."""
-        track = fire.track
-        standing = self._standing(track, fire.task)
         if standing is None:
             return self._refuse(fire, now)
-        case = _Case(fire, track, now, passed, standing)
+        case = _Case(fire, fire.track, now, passed, standing)
         if fire.trigger is Trigger.MANUAL:  # a call by hand stands beside the schedule
             return Claimed(answer=Claim.TAKEN) if fire.attempt > 1 and self._is_made(fire) else case
         if fire.due <= standing.cursor:

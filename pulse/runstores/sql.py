@@ -7,14 +7,16 @@ are microseconds since 1970.
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
+from functools import cache
+from itertools import chain
 from secrets import token_urlsafe
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
-from pulse.model import Instance, Outcome, Pause, Press, Run, Trigger, track_of
+from pulse.model import Fire, Instance, Outcome, Pause, Press, Run, Trigger, track_of
 from pulse.runstores.base import (
     FORGET_AFTER,
     FORGET_INSTANCE_AFTER,
@@ -38,9 +40,12 @@ from pulse.runstores.rows import (
 )
 from pulse.zone import EPOCH
 
+TOGETHER: Final = 32  # rows of one statement; each number of them is a text of its own, which is kept
 TRIM_EVERY: Final = 16  # records of a task, on average, from one look at the length of its history to the next
 
 _PRESS: Final = "at, author, address, action, task, details"
+T = TypeVar("T")
+
 _DAY: Final = 86_400_000_000  # microseconds
 _INSTANCE: Final = "owner, started, seen, digest, server, version, refused"
 
@@ -76,7 +81,7 @@ _TOTALS: Final = ", ".join(
 _COUNT: Final = {
     outcome.value: "INSERT INTO tasks "  # noqa: S608
     "(app, name, appended, cursor, last_finished, last_success, ran_on, ran, timed, seconds, seconds_late, "
-    f"{outcome.value}) VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    f"{outcome.value}) VALUES ({_marks(12)}) "
     "ON CONFLICT (app, name) DO UPDATE SET appended = tasks.appended + 1, "
     "cursor = CASE WHEN excluded.cursor > tasks.cursor THEN excluded.cursor ELSE tasks.cursor END, "
     "last_finished = coalesce(excluded.last_finished, tasks.last_finished), "
@@ -89,6 +94,41 @@ _COUNT: Final = {
     f"{outcome.value} = tasks.{outcome.value} + excluded.{outcome.value}"
     for outcome in Outcome
 }
+
+
+@cache
+def _standings_of(count: int) -> str:
+    """What `_STANDING` says, of *count* tasks whose tracks have no place."""
+    return (
+        "SELECT name, cursor, (SELECT since FROM pauses WHERE app = tasks.app AND task = tasks.name), "  # noqa: S608
+        f"(SELECT {_REACHED} FROM held WHERE app = tasks.app AND task = tasks.name AND place = '') "
+        f"FROM tasks WHERE app = ? AND name IN ({_marks(count)}) AND cursor IS NOT NULL"
+    )
+
+
+@cache
+def _release_of(count: int) -> str:
+    """Lets go of *count* runs, by their tasks and by id and attempt in one word; the ids of those that were held.
+
+    By the tasks they are found. By the words, which no index knows, they are told from other runs of these.
+    """
+    marks = _marks(count)
+    return (
+        f"DELETE FROM held WHERE app = ? AND task IN ({marks}) AND id || '/' || attempt IN ({marks}) "  # noqa: S608
+        "RETURNING id"
+    )
+
+
+@cache
+def _for_rows(statement: str, count: int) -> str:
+    """*statement*, which inserts one row, for *count* of them."""
+    before, marks, after = statement.partition(f"({_marks(statement.count('?'))})")
+    return f"{before}{', '.join([marks] * count)}{after}"
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """*items* in parts of as many as one statement takes."""
+    return (items[begin : begin + TOGETHER] for begin in range(0, len(items), TOGETHER))
 
 
 class SqlStore(LedgerStore):
@@ -371,14 +411,13 @@ class SqlStore(LedgerStore):
 
     def _standing(self, track: str, task: str) -> Standing | None:
         row = self._run(_STANDING, task, task, track.partition("@")[2], self._app, track).fetchone()
-        if row is None:
-            return None
-        cursor, paused, reached = row
-        is_held = reached is not None
-        if is_held:
+        return self._standing_in(task, *row) if row else None
+
+    def _standing_in(self, task: str, cursor: int, paused: int | None, reached: int | None) -> Standing:
+        if reached is not None:
             cursor = max(cursor, reached)
         pause = None if paused is None else self._pause(task)
-        return Standing(EPOCH + cursor * MICROSECOND, pause, is_held)
+        return Standing(EPOCH + cursor * MICROSECOND, pause, reached is not None)
 
     def _pause(self, task: str) -> Pause | None:
         row = self._run(
@@ -398,11 +437,24 @@ class SqlStore(LedgerStore):
             self._app, track, number_of(to),
         )  # fmt: skip
 
-    def _win(self, track: str, run: Run) -> None:
+    def _win(self, run: Run) -> None:
         if run.trigger in _PLANNED:
             self._hold(run)
         else:
-            super()._win(track, run)
+            super()._win(run)
+
+    def _standings(self, fires: Sequence[Fire]) -> Mapping[str, Standing]:
+        if any(fire.place for fire in fires):
+            return super()._standings(fires)
+        known: dict[str, Standing] = {}
+        for some in _parts([fire.task for fire in fires]):
+            rows = self._run(_standings_of(len(some)), self._app, *some).fetchall()
+            known |= {name: self._standing_in(name, *row) for name, *row in rows}
+        return known
+
+    def _win_all(self, runs: Sequence[Run]) -> None:
+        self._insert(_HOLD, [(self._app, *held_row(run)) for run in runs if run.trigger in _PLANNED])
+        super()._win_all([run for run in runs if run.trigger not in _PLANNED])
 
     def _held(self, track: str | None) -> list[Run]:
         if track is None:
@@ -442,6 +494,16 @@ class SqlStore(LedgerStore):
     def _hold(self, run: Run) -> None:
         self._run(_HOLD, self._app, *held_row(run))
 
+    def _finish_all(self, runs: Sequence[Run]) -> list[bool]:
+        if len({run.task for run in runs}) < len(runs) or any(run.place for run in runs):
+            return super()._finish_all(runs)
+        ours: set[str] = set()
+        for some in _parts(runs):
+            tasks, keys = [run.task for run in some], [f"{run.id}/{run.attempt}" for run in some]
+            ours.update(row[0] for row in self._run(_release_of(len(some)), self._app, *tasks, *keys).fetchall())
+        self._append_all([run for run in runs if run.id in ours])
+        return [run.id in ours for run in runs]
+
     def _release(self, run: Run) -> bool:
         released = self._changed(
             "DELETE FROM held WHERE app = ? AND task = ? AND id = ? AND attempt = ?",
@@ -454,10 +516,20 @@ class SqlStore(LedgerStore):
     def _append(self, run: Run) -> None:
         self._run(_APPEND, self._app, *record_row(run))
         self._count(run)
-        # By the id, which is as good as chance: a count would have to be asked for, or would begin anew with each
-        # process, and of ten thousand tasks that are due at once all would be trimmed in the same moment.
-        if (crc32(run.id.encode()) + run.attempt) % TRIM_EVERY == 0:
-            self._trim(run.task)
+        self._trim_at_times(run)
+
+    def _append_all(self, runs: Sequence[Run]) -> None:
+        """As `_append` for each of *runs*, which are of one task each."""
+        self._insert(_APPEND, [(self._app, *record_row(run)) for run in runs])
+        for outcome in dict.fromkeys(run.outcome for run in runs if run.outcome):
+            self._insert(_COUNT[outcome.value], [self._count_row(run) for run in runs if run.outcome is outcome])
+        for run in runs:
+            self._trim_at_times(run)
+
+    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Execute *statement*, which inserts one row, for each of *rows*."""
+        for some in _parts(rows):
+            self._run(_for_rows(statement, len(some)), *chain.from_iterable(some))
 
     def _newest(self, task: str) -> Run | None:
         row = self._run(
@@ -485,15 +557,21 @@ class SqlStore(LedgerStore):
     def _count(self, run: Run) -> None:
         """Add *run* to the totals, and move the cursor to it."""
         assert run.outcome is not None
+        self._run(_COUNT[run.outcome.value], *self._count_row(run))
+
+    def _count_row(self, run: Run) -> tuple[Any, ...]:
         reached = number_of(run.due) if run.trigger in _PLANNED and not run.place else None
         finished = number_of(run.finished) if run.started else None
         success = finished if run.outcome is Outcome.SUCCESS else None
         day = None if finished is None else finished // _DAY
-        outcome = run.outcome.value
-        self._run(
-            _COUNT[outcome],
-            self._app, run.task, reached, finished, success, day, 0 if finished is None else 1, *timing(run), run.count,
-        )  # fmt: skip
+        ran = 0 if finished is None else 1
+        return self._app, run.task, 1, reached, finished, success, day, ran, *timing(run), run.count
+
+    def _trim_at_times(self, run: Run) -> None:
+        # By the id, which is as good as chance: a count would have to be asked for, or would begin anew with each
+        # process, and of ten thousand tasks that are due at once all would be trimmed in the same moment.
+        if (crc32(run.id.encode()) + run.attempt) % TRIM_EVERY == 0:
+            self._trim(run.task)
 
     def _trim(self, task: str) -> None:
         self._run(

@@ -22,7 +22,7 @@ from services import Postgres, postgres
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
-from pulse.runstores.base import PURGED_AT_ONCE, Totals
+from pulse.runstores.base import PURGED_AT_ONCE, Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.ledger import REBORN
 from pulse.runstores.postgres import _UPGRADES, CONNECTIONS, PostgresRunStore
@@ -297,6 +297,23 @@ def test_a_lock_that_somebody_keeps_makes_the_task_unavailable_in_bounded_time_a
 
     assert time.monotonic() - begun < 30
     assert claim(store, 1).answer is Claim.WON
+
+
+def test_a_handful_costs_few_more_ways_there_and_back_than_one_run(store, monkeypatch):
+    tasks, ways, wait = [f"task{number}" for number in range(20)], [], backend._Connection.wait
+    store.register(tasks, NOON)
+    monkeypatch.setattr(backend._Connection, "wait", lambda *arguments: ways.append(1) or wait(*arguments))
+
+    def ways_of(some: list[str], seconds: int) -> int:
+        ways.clear()
+        due = NOON + seconds * SECOND
+        bids = [Bid(fire=Fire(task=task, due=due), passed=nothing, limits=Limits()) for task in some]
+        claimed = store.claim_all(bids, owner="me", now=due, lease=30 * SECOND)
+        assert all(store.finish_all([replace(one.run, outcome=Outcome.SUCCESS, finished=due) for one in claimed]))
+        return len(ways)
+
+    ways_of(tasks, 1)  # the first time some are looked up
+    assert ways_of(tasks, 2) < 2 * ways_of(tasks[:1], 3)
 
 
 def test_a_server_that_freezes_is_unavailable_in_bounded_time_and_usable_after(own_server):

@@ -33,6 +33,7 @@ from pulse.runstores.sqlite import SqliteRunStore
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+SECOND = timedelta(seconds=1)
 LEASE = timedelta(seconds=30)
 HISTORY = 5
 
@@ -1509,6 +1510,75 @@ def test_of_all_that_claim_the_same_in_one_go_one_wins_each(store):
     won = [one.run.task for claimed in answers.values() for one in claimed if one.answer is Claim.WON]
     assert sorted(won) == sorted(tasks)
     assert {run.task: run.owner for run in store.running()}.keys() == set(tasks)
+
+
+def test_more_than_one_statement_takes_is_claimed_and_finished_in_one_go(store):
+    tasks = [f"task{number}" for number in range(70)]
+    store.register(tasks, NOON)
+
+    won = [one.run for one in claim_all(store, *(fire(1, task=task) for task in tasks))]
+
+    assert [run.task for run in won] == tasks
+    assert {run.id: run for run in store.running()} == {run.id: run for run in won}
+    outcomes = [Outcome.SUCCESS, Outcome.FAILED, Outcome.TIMEOUT]
+    records = [ended(run, outcomes[number % 3]) for number, run in enumerate(won)]
+    assert store.finish_all(records) == [True] * 70
+    assert [store.history(run.task) for run in records] == [[run] for run in records]
+    assert [store.totals(run.task).counts for run in records] == [{run.outcome: 1} for run in records]
+    assert {one.answer for one in claim_all(store, *(fire(1, task=task) for task in tasks))} == {Claim.TAKEN}
+    assert store.running() == []
+
+
+def test_who_finishes_an_attempt_in_one_go_leaves_the_one_behind_it_and_other_runs_of_the_task(store):
+    store.register(["first", "second"], NOON)
+    first, second = (one.run for one in claim_all(store, fire(1, task="first"), fire(1, task="second")))
+    beside = claim(store, Fire(task="second", due=fire(1).due + SECOND), instances=None).run
+    store.finish(ended(first, Outcome.FAILED), again_at=fire(1).due)
+    again = store.waiting()
+
+    assert store.finish_all([ended(first), ended(second)]) == [False, True]
+
+    assert store.waiting() == again
+    assert store.running() == [beside]
+
+
+def test_runs_of_one_task_are_finished_in_one_go_in_their_order(store):
+    dues = [fire(1).due + number * SECOND for number in range(3)]
+    runs = [claim(store, Fire(task="cleanup", due=due), instances=None).run for due in dues]
+
+    assert store.finish_all([ended(run) for run in runs]) == [True] * 3
+
+    assert [run.due for run in store.history("cleanup")] == dues[::-1]
+    assert store.totals("cleanup").counts == {Outcome.SUCCESS: 3}
+
+
+def test_what_a_place_has_claimed_and_finished_in_one_go_it_does_not_get_again(store):
+    store.register(["cleanup@here", "cleanup@there"], NOON)
+    here = claim_all(store, fire(1, place="here"))[0].run
+
+    assert store.finish_all([ended(here)]) == [True]
+
+    assert claim_all(store, fire(1, place="here"))[0].answer is Claim.TAKEN
+    assert claim_all(store, fire(1, place="there"))[0].answer is Claim.WON
+
+
+def test_a_paused_task_is_not_run_in_one_go_and_its_pause_says_why(store):
+    store.register(["other"], NOON)
+    store.pause("cleanup", Pause(since=NOON, note="for now"))
+
+    paused, won = claim_all(store, fire(1), fire(1, task="other"))
+
+    assert (paused.answer, paused.run.outcome, won.answer) == (Claim.PAUSED, Outcome.SKIPPED, Claim.WON)
+    assert "for now" in paused.run.reason
+
+
+def test_a_call_by_hand_in_one_go_stands_beside_the_schedule(store):
+    store.register(["other"], NOON)
+
+    won = claim_all(store, fire(1, trigger=Trigger.MANUAL, run_id="by-hand"), fire(1, task="other"))
+
+    assert {run.id for run in store.running()} == {one.run.id for one in won} >= {"by-hand"}
+    assert claim(store, fire(1), instances=None).answer is Claim.WON
 
 
 def test_nothing_asked_for_in_one_go_is_no_error(store):
