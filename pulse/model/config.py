@@ -61,7 +61,7 @@ class Config:
     workers: int | None = option(
         None,
         reader.optional(reader.integer(1, 100_000)),
-        "whole number, 1 to 256",
+        "whole number, 1 to 256; in mode `asyncio` to 100000",
         "Concurrent runs of a process; from 2 on, two quick ones more beside runs that last. If not given 4, in "
         "mode `threading` any number more beside runs that last; in mode `asyncio` 1000, and any number.",
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXTS = [ROOT / "README.rst", ROOT / "CHANGES.rst", *sorted((ROOT / "docs").glob("*.rst"))]
+BESIDE = [ROOT / "README.rst", ROOT / "CHANGES.rst", ROOT / "examples" / "README.rst"]
+TEXTS = [*BESIDE, *sorted((ROOT / "docs").glob("*.rst"))]
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path):
@@ -22,8 +23,16 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert "PulseMiddleware" in (tmp_path / "html" / "reference.html").read_text()
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem)
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.parent.name + "-" + text.stem)
 def test_what_is_named_is_there(text):
     named = re.findall(r"``((?:examples|docs|benchmarks|tests)/[\w./-]*)``", text.read_text(encoding="utf-8"))
 
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"<(?!\w+:)([^>\s]+)>`__", (ROOT / "README.rst").read_text(encoding="utf-8")))
+
+    assert [name for name in linked if not (ROOT / name).is_file()] == []
+    pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.rst")}
+    assert pages - linked == {"docs/index.rst"}
