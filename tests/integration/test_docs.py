@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,28 @@ BESIDE = [ROOT / "README.rst", ROOT / "CHANGES.rst", ROOT / "examples" / "README
 TEXTS = [*BESIDE, *sorted((ROOT / "docs").glob("*.rst"))]
 
 
-def test_the_documentation_builds_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
-
-    done = subprocess.run([*command, "docs", tmp_path / "html"], cwd=ROOT, capture_output=True, text=True, check=False)
-
+@pytest.fixture(scope="module")
+def html(tmp_path_factory):
+    """The pages, as Sphinx builds them; a warning is an error."""
+    place = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", place / "trees"]
+    done = subprocess.run([*command, "docs", place / "html"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    pages = {page.stem for page in (tmp_path / "html").glob("*.html")}
+    return place / "html"
+
+
+def test_the_documentation_builds_without_a_warning(html):
+    pages = {page.stem for page in html.glob("*.html")}
+
     assert pages >= {text.stem for text in (ROOT / "docs").glob("*.rst")}
-    assert "PulseMiddleware" in (tmp_path / "html" / "reference.html").read_text()
+
+
+@pytest.mark.parametrize("room", ["pulse", "pulse.wsgi", "pulse.sessions", "pulse.state"])
+def test_the_reference_has_every_public_name(html, room):
+    reference = (html / "reference.html").read_text(encoding="utf-8")
+    anchors = {anchor.rpartition(".")[2] for anchor in re.findall(r'id="(pulse\.[\w.]+)"', reference)}
+
+    assert [name for name in import_module(room).__all__ if name not in anchors] == []
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.parent.name + "-" + text.stem)
