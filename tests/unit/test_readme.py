@@ -13,6 +13,7 @@ from docutils.writers import html5_polyglot
 from pulse import cli
 from pulse.config import OPTIONS, read_config, read_paste_config
 from pulse.sessions.option import read_filter_options
+from pulse.status import api
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -181,3 +182,12 @@ def test_the_ini_of_the_example_is_valid():
     config = read_paste_config({}, keys)
 
     assert list(config.tasks) == ["cleanup", "report", "feed", "digest"]
+
+
+def test_the_page_about_the_api_has_its_addresses():
+    page = PAGES[ROOT / "docs" / "http-api.rst"]
+
+    addresses = [line for line in (api.__doc__ or "").splitlines() if re.match(" +(GET|POST) ", line)]
+
+    assert len(addresses) > 10
+    assert [line for line in addresses if line not in page] == []
