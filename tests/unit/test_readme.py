@@ -4,7 +4,9 @@ import configparser
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from docutils.core import publish_string
@@ -33,6 +35,14 @@ def blocks(language: str, text: str = README) -> list[str]:
     return [re.sub("^    ", "", block, flags=re.MULTILINE) for block in found]
 
 
+@pytest.fixture
+def shop(monkeypatch):
+    """The module that the tutorial begins with."""
+    module = ModuleType("shop")
+    exec(blocks("python", PAGES[ROOT / "docs" / "tutorial.rst"])[0], vars(module))
+    monkeypatch.setitem(sys.modules, "shop", module)
+
+
 def blocks_of_pages(language: str) -> list[object]:
     return [
         pytest.param(block, id=f"{page.stem}-{number}")
@@ -51,6 +61,16 @@ def read_filter(block: str):
     keys = dict(sections(block)["filter:pulse"])
     assert keys.pop("use") == "egg:pulse"
     return read_paste_config({}, keys)
+
+
+def run(block: str) -> None:
+    """A Python block, and the tests that it has."""
+    names: dict[str, object] = {}
+    exec(compile(block, "a page", "exec"), names)
+    assert names
+    for name, one in names.items():
+        if name.startswith("test_"):
+            one()
 
 
 def plain(text: str) -> str:
@@ -86,11 +106,7 @@ def test_the_ini_blocks_are_valid(block):
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_the_python_blocks_run(block):
-    names: dict[str, object] = {}
-
-    exec(compile(block, "README.rst", "exec"), names)
-
-    assert names
+    run(block)
 
 
 @pytest.mark.parametrize("block", blocks_of_pages("ini"))
@@ -107,13 +123,10 @@ def test_the_filter_of_sessions_is_valid():
 
 
 @pytest.mark.parametrize("block", blocks_of_pages("python"))
+@pytest.mark.usefixtures("shop")
 def test_the_python_blocks_of_the_pages_run(block, monkeypatch):
     monkeypatch.setattr("logging.Logger.addHandler", lambda self, handler: None)  # the log is not theirs
-    names: dict[str, object] = {}
-
-    exec(compile(block, "docs", "exec"), names)
-
-    assert names
+    run(block)
 
 
 @pytest.mark.parametrize("text", TEXTS)
