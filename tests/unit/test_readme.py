@@ -16,6 +16,7 @@ from pulse import cli
 from pulse.config import OPTIONS, read_config, read_paste_config
 from pulse.sessions.option import read_filter_options
 from pulse.status import api
+from pulse.status.survey import State
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -204,3 +205,15 @@ def test_the_page_about_the_api_has_its_addresses():
 
     assert len(addresses) > 10
     assert [line for line in addresses if line not in page] == []
+
+
+def test_the_page_about_operation_has_each_metric_and_each_state():
+    page = PAGES[ROOT / "docs" / "operate.rst"]
+    written = (ROOT / "pulse" / "status" / "metrics.py").read_text(encoding="utf-8")
+
+    tables = set(re.findall(r"^``(\w+)``  ", page, re.MULTILINE))
+
+    assert {name for name in tables if name.startswith("pulse_")} == set(re.findall(r'"(pulse_\w+)"', written)) - {
+        name.removesuffix("_total") for name in tables if name.endswith("_total")
+    }
+    assert {state.value for state in State} <= tables
