@@ -6,7 +6,7 @@ A test fails when a table on a page is not this one.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ _TABLE: Final = re.compile(
 
 def renewed(page: str) -> str:
     """The text of a *page* with its tables as they are now."""
-    return _TABLE.sub(lambda found: f"{found[1]}.\n\n{table(TABLES[found[1]]())}\n", page)
+    return _TABLE.sub(lambda found: f"{found[1]}.\n\n{table(TABLES[found[1]])}\n", page)
 
 
 def table(options: Mapping[str, Option]) -> str:
@@ -31,27 +31,19 @@ def table(options: Mapping[str, Option]) -> str:
     return "".join(_rows(options))
 
 
-def _config() -> Mapping[str, Option]:
-    return {key: option for key, option in OPTIONS.items() if key.startswith("pulse.config.")}
+def _below(prefix: str) -> Mapping[str, Option]:
+    return {key.removeprefix(prefix): option for key, option in OPTIONS.items() if key.startswith(prefix)}
 
 
-def _task() -> Mapping[str, Option]:
-    return {key: option for key, option in OPTIONS.items() if key.startswith("pulse.task.")}
-
-
-def _sessions() -> Mapping[str, Option]:
-    return options_of(SessionOptions)
-
-
-TABLES: Final[Mapping[str, Callable[[], Mapping[str, Option]]]] = {
-    "config": _config,
-    "task": _task,
-    "sessions": _sessions,
+TABLES: Final[Mapping[str, Mapping[str, Option]]] = {
+    "config": _below("pulse.config."),
+    "task": _below("pulse.task.<name>."),
+    "sessions": options_of(SessionOptions),
 }
 
 
 def _rows(options: Mapping[str, Option]) -> Iterator[str]:
-    yield ".. list-table::\n   :header-rows: 1\n   :widths: 30 25 12 50\n\n"
+    yield ".. list-table::\n   :header-rows: 1\n   :widths: 20 25 12 50\n\n"
     yield _row("option", "value", "default", "meaning")
     for key, option in options.items():
         yield _row(f"``{key}``", _literal(option.unit), _default(option), _literal(option.sentence))
