@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pulse import errors
 from pulse.asgi import AsgiPulse
 from pulse.cli import main
 from pulse.config import read_config
@@ -25,7 +26,13 @@ PARTS = re.split(
 )
 TEXTS = dict(zip(PARTS[1::2], PARTS[2::2], strict=True))
 LATER = ("An instant was not run", "The store", "What the log warns of")  # what is said when something has happened
-QUOTED = [one for title in TEXTS if title not in LATER for one in re.findall("^``(.+)``$", TEXTS[title], re.MULTILINE)]
+RAISED = "What Python raises"
+QUOTED = [
+    one
+    for title in TEXTS
+    if title not in (*LATER, RAISED)
+    for one in re.findall("^``(.+)``$", TEXTS[title], re.MULTILINE)
+]
 APPLICATION = "\n[app:application]\nuse = egg:there-is-no-such-application\n"
 LINES = "use = egg:pulse\npulse.task.a.interval = 300\n"
 FILTER = f"[filter:pulse]\n{LINES}"
@@ -141,3 +148,13 @@ def test_what_records_and_the_log_say_by_the_page_is_in_the_code(said):
 
     assert [one for one in quoted if one not in texts and one not in said] == []
     assert len(quoted) > 20
+
+
+def test_the_page_has_each_error_and_what_it_also_is():
+    rows = re.findall(r"^``(\w+)`` +``(\w+)``  ", TEXTS[RAISED], re.MULTILINE)
+
+    there = {
+        (one.__name__, one.__bases__[1].__name__) for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, errors.PulseError) and one is not errors.PulseError
+    }  # fmt: skip
+    assert set(rows) == there
