@@ -7,13 +7,16 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from wsgiref.simple_server import demo_app
 
 import pytest
 from docutils.core import publish_string
 from docutils.writers import html5_polyglot
+from webob import Request
 
 from pulse import cli
 from pulse.config import OPTIONS, read_config, read_paste_config
+from pulse.middleware import PulseMiddleware
 from pulse.sessions.option import read_filter_options
 from pulse.status import api
 from pulse.status.survey import State
@@ -219,3 +222,18 @@ def test_the_page_about_operation_has_each_metric_and_each_state():
         name.removesuffix("_total") for name in tables if name.endswith("_total")
     }
     assert {state.value for state in State} <= tables
+
+
+def test_the_page_about_the_api_has_the_keys_of_a_task_and_of_a_run():
+    token = "long-enough-for-a-token"
+    site = PulseMiddleware(demo_app, task={"a": {}}, status="/_pulse", token=token, store="memory:", start="manual")
+    site.run_now("a")
+
+    def keys(path: str, name: str) -> list[str]:
+        request = Request.blank(f"/_pulse/api/{path}", headers={"Authorization": f"Bearer {token}"})
+        return list(request.get_response(site).json[name][0])
+
+    page = PAGES[ROOT / "docs" / "http-api.rst"]
+    listed = re.findall(r"^``(\w+)``  ", page, re.MULTILINE)
+
+    assert listed == keys("tasks", "tasks") + keys("tasks/a/runs", "runs")
