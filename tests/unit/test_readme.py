@@ -69,9 +69,8 @@ def read_filter(block: str):
 
 def run(block: str) -> None:
     """A Python block, and the tests that it has."""
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"app": demo_app}
     exec(compile(block, "a page", "exec"), names)
-    assert names
     for name, one in names.items():
         if name.startswith("test_"):
             one()
@@ -108,6 +107,14 @@ def test_the_readme_says_the_defaults_that_there_are():
 @pytest.mark.parametrize("block", blocks("ini"))
 def test_the_ini_blocks_are_valid(block):
     assert read_filter(block).tasks["cleanup"].path == "/sessions/cleanup"
+
+
+def test_the_shortest_python_is_what_the_shortest_ini_is():
+    names: dict[str, object] = {"app": demo_app}
+
+    exec(blocks("python")[0], names)
+
+    assert names["app"].config.tasks == read_filter(blocks("ini")[0]).tasks
 
 
 @pytest.mark.parametrize("block", blocks("python"))
@@ -162,7 +169,7 @@ def test_the_commands_that_a_text_shows_can_be_called(text):
 
 
 def test_there_are_blocks_to_look_at():
-    assert (len(blocks("ini")), len(blocks("python"))) == (4, 3)
+    assert (len(blocks("ini")), len(blocks("python"))) == (4, 4)
     assert len(blocks_of_pages("ini")) >= 7
     assert len(blocks_of_pages("python")) >= 12
 
