@@ -1,8 +1,8 @@
 """The configuration table: each option is a field of the record that it configures.
 
 A field made by `option` carries its reader, default, unit and sentence. The ini loader,
-the keywords of `PulseMiddleware`, `pulse check` and the README's table all read them from
-the records (`options_of`), so nothing has to be kept in step.
+the keywords of `PulseMiddleware`, `pulse check` and the tables of docs/configuration.rst
+all read them from the records (`options_of`), so nothing has to be kept in step.
 """
 
 from collections.abc import Callable, Mapping

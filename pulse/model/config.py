@@ -61,9 +61,9 @@ class Config:
     workers: int | None = option(
         None,
         reader.optional(reader.integer(1, 100_000)),
-        "whole number, 1 to 256",
-        "Concurrent runs of a process; from 2 on, two quick ones more beside runs that last. If not given 4, in "
-        "mode `threading` any number more beside runs that last; in mode `asyncio` 1000, and any number.",
+        "whole number, 1 to 256; in mode `asyncio` to 100000",
+        "How many runs a process has under way at once; from 2 on, two quick ones more may pass runs that last. If "
+        "not given it is 4, and in mode `threading` any number more beside runs that last; in mode `asyncio` 1000.",
     )
     host: str = option("localhost", reader.host, "host", "`Host` and `SERVER_NAME` of internal requests.")
     scheme: str = option("http", reader.choice("http", "https"), "`http`, `https`", "Their URL scheme.")

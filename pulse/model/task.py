@@ -65,13 +65,13 @@ class Task:
     offset: timedelta | Literal["hash"] = option(
         "0s",
         reader.phase(YEAR),
-        "duration or `hash`",
+        "duration, 0s to 366d, or `hash`",
         "Moves the instants of `interval`; `hash` spreads tasks by their names, the same on every host.",
     )
     jitter: timedelta = option(
         "0s",
         reader.duration(0, YEAR),
-        "duration",
+        "duration, 0s to 366d",
         "Starts each run up to this much later, by a hash of task and instant; never past the next one.",
     )
     enabled: bool = option(True, reader.boolean, "boolean", "Whether it runs by itself; it stays guarded when not.")
@@ -89,7 +89,7 @@ class Task:
         "200-299", reader.statuses, "statuses and ranges", "Which answers are a success; any other is a failure."
     )
     timeout: timedelta | None = option(
-        "1h", reader.limit(YEAR), "duration, 0 for none", "How long a run may take before it is given up."
+        "1h", reader.limit(YEAR), "duration, 0.1s to 366d, 0 for none", "How long a run may take before it is given up."
     )
     kill_grace: timedelta = option(
         "10s",
@@ -100,12 +100,15 @@ class Task:
     misfire_grace_time: timedelta | Literal["auto"] | None = option(
         "auto",
         reader.grace(YEAR),
-        "duration, `auto`, `none`",
+        "duration, 0.1s to 366d, `auto`, `none`",
         "How late a run may still start: `auto` until the next instant, `none` at any time.",
     )
     coalesce: bool = option(True, reader.boolean, "boolean", "Whether many missed instants become one run.")
     catchup_limit: int = option(
-        10, reader.integer(1, 1000), "whole number", "The most missed instants that are run without `coalesce`."
+        10,
+        reader.integer(1, 1000),
+        "whole number, 1 to 1000",
+        "The most missed instants that are run without `coalesce`.",
     )
     overlap: str = option(
         "skip",
@@ -115,7 +118,10 @@ class Task:
         "asks them to stop and takes their place.",
     )
     max_instances: int = option(
-        1, reader.integer(1, 1000), "whole number", "How many runs may be under way at once over the `scope`."
+        1,
+        reader.integer(1, 1000),
+        "whole number, 1 to 1000",
+        "How many runs may be under way at once over the `scope`.",
     )
     scope: str = option(
         "fleet",
@@ -153,16 +159,21 @@ class Task:
     retries: int = option(
         0,
         reader.integer(0, 1000),
-        "whole number",
+        "whole number, 0 to 1000",
         "How often a run that failed is tried again before the next instant.",
     )
     retry_delay: timedelta = option(
-        "10s", reader.duration(0, YEAR), "duration", "How long after a failure; a `Retry-After` of the answer wins."
+        "10s",
+        reader.duration(0, YEAR),
+        "duration, 0s to 366d",
+        "How long after a failure; a `Retry-After` of the answer wins.",
     )
     retry_backoff: float = option(
         "2", reader.number(1, 100), "number, 1 to 100", "By how much the delay grows with each further attempt."
     )
-    retry_max_delay: timedelta = option("1h", reader.duration(0, YEAR), "duration", "The most that it grows to.")
+    retry_max_delay: timedelta = option(
+        "1h", reader.duration(0, YEAR), "duration, 0s to 366d", "The most that it grows to."
+    )
     retry_status: frozenset[int] = option(
         "429 500-599",
         reader.statuses,
@@ -170,12 +181,15 @@ class Task:
         "Which answers are worth another attempt; a run without an answer always is.",
     )
     pause_on_failure: int = option(
-        0, reader.integer(0, 1000), "whole number, 0 for never", "Pauses the task after so many failures in a row."
+        0,
+        reader.integer(0, 1000),
+        "whole number, 1 to 1000, 0 for never",
+        "Pauses the task after so many failures in a row.",
     )
     grace: timedelta | Literal["auto"] | None = option(
         "auto",
         reader.grace(YEAR),
-        "duration, `auto`, `none`",
+        "duration, 0.1s to 366d, `auto`, `none`",
         "How long after an instant without a success the task is overdue; `auto` at the next instant.",
     )
     on_success: str | None = option(

@@ -91,7 +91,10 @@ class SessionOptions:
     """How sessions are kept, and what their cookies look like; see the sentence of each option."""
 
     store: str = option(
-        "cookie:", address, "`cookie:`, `memory:`, `redis://...`", "Where sessions are kept; `cookie:` is the client."
+        "cookie:",
+        address,
+        "`cookie:`, `memory:`, `redis://`, `rediss://`, `unix://`",
+        "Where sessions are kept; `cookie:` is the client.",
     )
     secret: str | None = option(
         None,
@@ -111,13 +114,13 @@ class SessionOptions:
     ttl: timedelta = option(  # noqa: RUF009 - option() makes a field
         "14d",
         reader.duration(1, timedelta(days=3650)),
-        "duration",
+        "duration, 1s to 3650d",
         "How long a session lives that is not used.",
     )
     max_sessions: int = option(
         100_000,
         reader.integer(1, 10**9),
-        "number",
+        "whole number, 1 to 1000000000",
         "With `store = memory:`, the most sessions; the one that has rested longest makes room.",
     )
     key: str = option("pulse.session", environ_key, "text", "The key of the environ that holds the session.")
@@ -138,7 +141,7 @@ class SessionOptions:
     cookie_max_age: timedelta | None = option(  # noqa: RUF009 - option() makes a field
         None,
         reader.optional(reader.duration(1, timedelta(days=400))),  # browsers keep none longer
-        "duration",
+        "duration, 1s to 400d",
         "How long a browser keeps it; by default until it is closed.",
     )
     cleanup: str | None = option(

@@ -131,6 +131,17 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert packed == {name for name in files if "__pycache__" not in name}
 
 
+def test_the_wheel_tells_package_indexes_what_the_readme_says(wheel):
+    with ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        said = archive.read(name).decode()
+
+    assert "Description-Content-Type: text/x-rst" in said
+    assert "pulse.task.cleanup.interval = 300" in said
+    assert "Where to go on" in said
+    assert "<docs/" not in said
+
+
 @pytest.mark.parametrize("use", ["egg:pulse", "egg:pulse#pulse_factory"])
 def test_the_installed_filter_requests_the_clean_up_of_sessions(python, tmp_path, use):
     (tmp_path / "sample.ini").write_text(dedent(INI).format(use=use))

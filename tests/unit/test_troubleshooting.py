@@ -1,5 +1,6 @@
 """The messages that docs/troubleshooting.rst quotes are those that Pulse says."""
 
+import ast
 import re
 import sys
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pulse import errors
 from pulse.asgi import AsgiPulse
 from pulse.cli import main
 from pulse.config import read_config
@@ -18,8 +20,19 @@ from pulse.model import Run
 from pulse.runstores.sqlite import SqliteRunStore
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
-PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.rst"
-QUOTED = re.findall("^``(.+)``$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+ROOT = Path(__file__).parents[2]
+PARTS = re.split(
+    r"^(.+)\n-{4,}\n", (ROOT / "docs" / "troubleshooting.rst").read_text(encoding="utf-8"), flags=re.MULTILINE
+)
+TEXTS = dict(zip(PARTS[1::2], PARTS[2::2], strict=True))
+LATER = ("An instant was not run", "The store", "What the log warns of")  # what is said when something has happened
+RAISED = "What Python raises"
+QUOTED = [
+    one
+    for title in TEXTS
+    if title not in (*LATER, RAISED)
+    for one in re.findall("^``(.+)``$", TEXTS[title], re.MULTILINE)
+]
 APPLICATION = "\n[app:application]\nuse = egg:there-is-no-such-application\n"
 LINES = "use = egg:pulse\npulse.task.a.interval = 300\n"
 FILTER = f"[filter:pulse]\n{LINES}"
@@ -118,3 +131,30 @@ def said(tmp_path, monkeypatch, capsys) -> str:
 def test_each_message_that_the_page_quotes_is_said(said):
     assert [message for message in QUOTED if message not in said] == []
     assert len(QUOTED) > 30
+
+
+def texts_of_the_code() -> str:
+    """All texts in the code of Pulse, one a line, those in one expression joined as Python joins them."""
+    trees = (ast.parse(file.read_text(encoding="utf-8")) for file in ROOT.glob("pulse/**/*.py"))
+    found = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\n".join(text for text in found if isinstance(text, str))
+
+
+def test_what_records_and_the_log_say_by_the_page_is_in_the_code(said):
+    terms = [line for title in LATER for line in TEXTS[title].splitlines() if re.match(r"[`*]", line)]
+    quoted = [one for line in terms for one in re.findall("``(.+?)``", line) if line.endswith("``")]
+
+    texts = texts_of_the_code()
+
+    assert [one for one in quoted if one not in texts and one not in said] == []
+    assert len(quoted) > 20
+
+
+def test_the_page_has_each_error_and_what_it_also_is():
+    rows = re.findall(r"^``(\w+)`` +``(\w+)``  ", TEXTS[RAISED], re.MULTILINE)
+
+    there = {
+        (one.__name__, one.__bases__[1].__name__) for one in vars(errors).values()
+        if isinstance(one, type) and issubclass(one, errors.PulseError) and one is not errors.PulseError
+    }  # fmt: skip
+    assert set(rows) == there
