@@ -96,7 +96,7 @@ def _dead_letters(config: Config, written: Mapping[str, str]) -> Iterator[str]:
     if config.tasks and not config.enabled:
         yield f"{CONFIG}enabled is off: nothing will run"
     if TOKEN in written and not config.guard and config.status is None:
-        yield f"{TOKEN} has no effect: {GUARD} is off, and there is no status page"
+        yield f"{TOKEN} opens only what is internal_only: {GUARD} is off, and there is no status page"
 
 
 def _likenesses(config: Config, written: Mapping[str, str]) -> Iterator[str]:

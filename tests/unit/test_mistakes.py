@@ -670,7 +670,7 @@ def test_the_check_suspects_no_file_that_is_as_it_should_be(check, monkeypatch, 
         (["pulse.config.enabled = false"], "pulse.config.enabled is off: nothing will run"),
         (
             ["pulse.config.guard = false", "pulse.config.token = 0123456789abcdef"],
-            "pulse.config.token has no effect: pulse.config.guard is off, and there is no status page",
+            "pulse.config.token opens only what is internal_only: pulse.config.guard is off, and there is no status page",
         ),
         (["pulse.config.store = memory:"], "is known to one process alone: with several, each runs every task"),
         (
