@@ -429,6 +429,23 @@ def test_a_call_by_hand_that_finds_a_run_lost_recovers_nothing_of_a_task_that_is
     assert bench.runner.due_again() == []
 
 
+def test_a_run_that_is_lost_with_the_lock_is_told_and_waits_for_whoever_knows_its_task():
+    bench = Bench(lock="files")
+    bench.store.register(["unknown here"], NOON)
+    lost = bench.store.claim(
+        Fire(task="unknown here", due=bench.fire(1).due), owner="dead", now=bench.clock.now(),
+        lease=timedelta(seconds=30), passed=lambda cursor: None, limits=Limits(recovers=True, lock="files"),
+    ).run  # fmt: skip
+    bench.clock.advance(31)
+
+    run = bench.runner.run(Fire(task="a", due=bench.clock.now(), trigger=Trigger.MANUAL, run_id="x"))
+
+    assert run.outcome is Outcome.SUCCESS
+    assert [(record.id, record.outcome) for record in bench.records] == [(lost.id, Outcome.LOST), ("x", run.outcome)]
+    assert [one.id for one in bench.store.waiting()] == [lost.id]
+    assert bench.runner.due_again() == []
+
+
 def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
     bench = Bench(recover=True)
     bench.store.claim(
