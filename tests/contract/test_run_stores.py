@@ -970,13 +970,13 @@ def test_a_configuration_that_comes_back_is_new_again(store):
     assert beat(store, "four", "old", 130)["old"] == NOON + timedelta(seconds=120)
 
 
-def test_an_instance_says_with_each_beat_how_much_it_has_refused(store):
+def test_an_instance_says_with_each_beat_how_much_it_has_refused_and_what_the_store_has(store):
     one = Instance(owner="one", started=NOON, seen=NOON, digest="old", server="test", version="1")
-    two = replace(one, owner="two", seen=NOON - timedelta(seconds=1), refused=3_000_000_000)
-    for instance in (one, two, replace(one, refused=7)):
+    two = replace(one, owner="two", seen=NOON - timedelta(seconds=1), refused=3_000_000_000, store_errors=4_000_000_000)
+    for instance in (one, two, replace(one, refused=7, store_errors=9)):
         store.beat(instance, {}, ALIVE)
 
-    assert store.instances() == [replace(one, refused=7), two]
+    assert store.instances() == [replace(one, refused=7, store_errors=9), two]
 
 
 def test_who_was_not_heard_of_for_days_is_forgotten(store):

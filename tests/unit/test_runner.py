@@ -793,6 +793,33 @@ def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
     assert [record.pulse_event for record in caplog.records] == ["store_unavailable"]
 
 
+def test_the_steps_that_failed_are_told_with_the_first_beat_that_does_not():
+    bench = Bench(store=Flaky(), fleet=(fleet := Beats()))
+    bench.runner.renew()
+    bench.store.is_down = True
+    for minute in (1, 2):
+        bench.runner.run(bench.fire(minute))
+    bench.runner.renew()
+    bench.store.is_down = False
+
+    bench.runner.renew()
+
+    assert fleet.told == [0, 3]
+
+
+class Beats:
+    """A fleet that nobody is left anything by, and that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def why_not(self, task: str) -> str:
+        return ""
+
+    def beat(self, store_errors: int) -> None:
+        self.told.append(store_errors)
+
+
 def test_what_is_not_run_while_the_store_does_not_answer_is_missed_later(flaky, caplog):
     flaky.store.is_down = True
     assert flaky.runner.claims.dismiss(flaky.fire(1), Outcome.SKIPPED, "2 earlier runs never came back") is None
