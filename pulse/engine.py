@@ -148,7 +148,7 @@ class EngineFactory:
         scheduler = Scheduler(
             {name: task for name, task in self._config.tasks.items() if task.enabled},
             self._schedules,
-            submit=lambda fires, keep: workers.submit(fires, keep=keep),
+            submit=lambda due, keep: workers.submit(due, keep=keep),
             clock=clock,
             places=places,
         )

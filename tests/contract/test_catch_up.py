@@ -233,7 +233,7 @@ def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(be
     wait_until(lambda: len(site.dues) == LIMIT)
     following = schedule_of(middleware.config.tasks["a"]).next_due(site.dues[-1])
 
-    middleware._engine.workers.submit([Fire(task="a", due=following)], keep=LIMIT)
+    middleware._engine.workers.submit(Fire(task="a", due=following), keep=LIMIT)
 
     wait_until(lambda: records(store) and records(store)[-1].outcome is Outcome.SKIPPED)
     assert records(store)[-1].due == following
@@ -323,7 +323,7 @@ def test_they_are_handed_over_to_a_queue_one_after_the_other(store, was_away):
 
     courier = Courier(runner("web"), Broker(runner("celery")), store=store, clock=SystemClock())
     scheduler = Scheduler(
-        tasks, schedules, submit=lambda fires, keep: courier.submit(fires, keep=keep), clock=SystemClock()
+        tasks, schedules, submit=lambda due, keep: courier.submit(due, keep=keep), clock=SystemClock()
     )
     scheduler.plan(store.register(["a"], SystemClock().now()))
     if was_away:
