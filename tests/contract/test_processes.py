@@ -226,7 +226,7 @@ folder = pathlib.Path(os.environ[endpoints.RELEASE]).parent
 try:
     (folder / "first").touch(exist_ok=False)
 except FileExistsError:
-    (folder / "second").touch()
+    (folder / f"loads-{os.getpid()}").touch()
     time.sleep(600)
 """
 
@@ -237,7 +237,7 @@ def test_a_run_that_waits_for_a_child_to_load_takes_the_first_one_that_is_free(m
     bench = make(workers=2, timeout=300, options={"application": "gated_site:app"})
     first = pid_of(bench)
     bench.submit("hangs", "ok")
-    wait_until((tmp_path / "second").exists)
+    wait_until(lambda: list(tmp_path.glob("loads-*")))
     assert bench.outcomes("ok") == []
 
     bench.release()
@@ -245,6 +245,9 @@ def test_a_run_that_waits_for_a_child_to_load_takes_the_first_one_that_is_free(m
     wait_until(lambda: bench.outcomes("ok"))
     assert bench.outcomes("ok") == bench.outcomes("hangs") == [Outcome.SUCCESS]
     assert pid_of(bench) == first
+    bench.submit("slow", "raises")
+    wait_until(lambda: bench.outcomes("raises"))
+    assert len(list(tmp_path.glob("loads-*"))) == 1  # it goes on loading, and no third one is made
 
 
 SITE = """
