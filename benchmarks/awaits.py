@@ -167,7 +167,7 @@ def pulse(site: Site, runs: int, watch: Watch) -> None:
     workers, store, due = middleware._engine.workers, middleware.run_store, datetime.now(UTC)  # noqa: SLF001
     watch.begin()
     for name in tasks:
-        workers.submit([Fire(task=name, due=due)])
+        workers.submit(Fire(task=name, due=due))
     while site.waiting < runs:
         time.sleep(0.001)
     watch.all_wait()

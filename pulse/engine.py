@@ -118,13 +118,20 @@ class EngineFactory:
         """In a forked child: what announces has threads of its own, which are not here."""
         self.announcers = _announcers(self._config)
 
-    def build(self, reason: str, beside: Callable[[], Collection[str]], refused: Callable[[], int] = int) -> Engine:
+    def build(
+        self,
+        reason: str,
+        beside: Callable[[], Collection[str]],
+        refused: Callable[[], int] = int,
+        errors_beside: Callable[[], int] = int,
+    ) -> Engine:
         """An engine whose process has joined the fleet, and whose tasks are planned; it has not been started.
 
         Args:
             reason: Why this process rings.
             beside: Digests of the configurations by which others in this process ring.
             refused: How many requests the guard has refused, for the fleet to know.
+            errors_beside: How many steps of the store have failed for others that share its row.
 
         Raises:
             StoreUnavailableError: the store does not answer.
@@ -132,13 +139,16 @@ class EngineFactory:
         clock = FleetClock(self._clock)
         beat = self._config.lease / RENEWALS
         alarms = Alarms(self._app, self._config, clock=clock)
-        fleet = Fleet(self._config, store=self._store, clock=clock, beat=beat, beside=beside, refused=refused)
+        fleet = Fleet(
+            self._config, store=self._store, clock=clock, beat=beat, beside=beside, refused=refused,
+            errors_beside=errors_beside,
+        )  # fmt: skip
         workers = self._build_workers(clock, alarms, fleet)
         places = self._places()
         scheduler = Scheduler(
             {name: task for name, task in self._config.tasks.items() if task.enabled},
             self._schedules,
-            submit=lambda fires, keep: workers.submit(fires, keep=keep),
+            submit=lambda due, keep: workers.submit(due, keep=keep),
             clock=clock,
             places=places,
         )

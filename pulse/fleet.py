@@ -52,6 +52,9 @@ class Fleet:
     """What this process tells the others and learns from them; used by one thread at a time.
 
     `why_not` may be asked, and `leave` called, from any thread.
+
+    Attributes:
+        store_errors: How many steps of the store had failed by the last beat.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Fleet:
         beat: timedelta,
         beside: Callable[[], Collection[str]] = tuple,
         refused: Callable[[], int] = int,
+        errors_beside: Callable[[], int] = int,
     ) -> None:
         """Wire it; `join` makes this process known.
 
@@ -74,6 +78,8 @@ class Fleet:
             beside: The digests of the configurations that this very process lives by, too:
                 filters that share a store do not stand down for each other.
             refused: How many requests this process has refused so far; asked for each beat.
+            errors_beside: How many steps of the store have failed for the other filters that share
+                the row of this process in it; asked for each beat, too.
         """
         self._config = config
         self._fingerprints = _fingerprints_of(config)
@@ -83,6 +89,8 @@ class Fleet:
         self._alive = beat * ALIVE
         self._beside = beside
         self._refused = refused
+        self._errors_beside = errors_beside
+        self.store_errors = 0
         self._instance: Instance | None = None
         self._superseded: Mapping[str, str] = {}
         self._foreign: dict[str, Mapping[str, str]] = {}
@@ -105,8 +113,12 @@ class Fleet:
         )
         self.beat()
 
-    def beat(self) -> None:
+    def beat(self, store_errors: int = 0) -> None:
         """Say that this process is alive, and look at what the others live by.
+
+        Args:
+            store_errors: How many steps of the store have failed so far. It is told with the
+                first beat that does not fail.
 
         Raises:
             StoreUnavailableError: the store does not answer.
@@ -117,8 +129,14 @@ class Fleet:
             if self._has_left:
                 return
             self._is_heard = False
+            self.store_errors = store_errors
             self.watch_the_clock()
-            self._instance = replace(self._instance, seen=self._clock.now(), refused=self._refused())
+            self._instance = replace(
+                self._instance,
+                seen=self._clock.now(),
+                refused=self._refused(),
+                store_errors=store_errors + self._errors_beside(),
+            )
             self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
             self._is_heard = True
 

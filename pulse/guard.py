@@ -13,7 +13,7 @@ from typing import Final
 
 from pulse.clock import Clock, SystemClock
 from pulse.gateway import Environ, StartResponse, WsgiApp
-from pulse.guesses import Guesses
+from pulse.guesses import Guesses, given_token
 from pulse.mark import INTERNAL, Mark, is_internal, not_found, run_by_hand
 from pulse.model import Config, Trigger
 from pulse.spelling import LONGEST, ORDINARY, Paths
@@ -82,7 +82,7 @@ class Guard:
 
     @property
     def token_failures(self) -> int:
-        """How many requests to a guarded path had an `Authorization` that is not the token's."""
+        """How many requests to a guarded path gave another token."""
         return self._guesses.count
 
     def admits(self, environ: Environ) -> bool:
@@ -118,7 +118,7 @@ class Guard:
     def by_hand(self, environ: Environ) -> Mark | None:
         """A live mark if *environ* has the token, which is removed from it; for doors that are not WSGI."""
         if not self._has_token(environ):
-            if self._token is not None and "HTTP_AUTHORIZATION" in environ:
+            if self._token is not None and given_token(environ) is not None:
                 self._guesses.note()
             return None
         del environ["HTTP_AUTHORIZATION"]
@@ -202,9 +202,9 @@ class Guard:
         return any(map(self._guarded.has, ways))
 
     def _has_token(self, environ: Environ) -> bool:
-        """Whether there is one `Authorization: Bearer <token>`; repeated, it arrives with a comma."""
-        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        if self._token is None or scheme.lower() != "bearer":
+        """Whether the token is given, once."""
+        given = given_token(environ)
+        if self._token is None or given is None:
             return False
         return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token)
 

@@ -11,11 +11,22 @@ from itertools import count
 from typing import Final
 
 from pulse.clock import Clock
+from pulse.gateway import Environ
 
 MANY: Final = 5  # wrong tokens within SECONDS that are worth a warning
 SECONDS: Final = 60.0
 
 _log = logging.getLogger(__name__)
+
+
+def given_token(environ: Environ) -> str | None:
+    """What a program gives as its token, in `Authorization: Bearer`; repeated, it arrives with a comma.
+
+    None where nobody gives one: a browser sends the password that the application, or a proxy
+    in front of it, has asked for with everything, and guesses nothing.
+    """
+    scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return given if scheme.lower() == "bearer" else None
 
 
 class Guesses:

@@ -261,7 +261,10 @@ class PulseMiddleware:
             log.info("nothing is run in this process: %s", why, extra={"pulse_event": "nothing_to_run"})
             return  # PULSE_START and start() say when, not whether
         engine = self._engines.build(
-            reason, beside=partial(_digests_beside, self), refused=partial(_refused_in_row, self)
+            reason,
+            beside=partial(_digests_beside, self),
+            refused=partial(_refused_in_row, self),
+            errors_beside=partial(_store_errors_beside, self),
         )
         engine.start()
         self._engine = engine
@@ -377,8 +380,17 @@ def _refused_in_row(own: PulseMiddleware) -> int:
 
     Were each to fill it with its own number, a scraper would see it go up and down.
     """
-    same = [other for other in list(_ringing) if other is not own and other._row == own._row]  # noqa: SLF001 - one of us
-    return sum(one._guard.denied for one in (own, *same))  # noqa: SLF001
+    return sum(one._guard.denied for one in (own, *_sharing_row(own)))  # noqa: SLF001 - one of us
+
+
+def _store_errors_beside(own: PulseMiddleware) -> int:
+    """How many steps of the store have failed for the filters that share the row of *own*."""
+    engines = [other._engine for other in _sharing_row(own)]  # noqa: SLF001 - one of us
+    return sum(engine.fleet.store_errors for engine in engines if engine)
+
+
+def _sharing_row(own: PulseMiddleware) -> list[PulseMiddleware]:
+    return [other for other in list(_ringing) if other is not own and other._row == own._row]  # noqa: SLF001 - one of us
 
 
 def _faults_of(app: object, *, clock: object, run_store: object, authenticate: object) -> list[Fault]:

@@ -17,10 +17,15 @@ LINGERS: Final = 5.0
 
 
 class Outage:
-    """The state of the way to a store; safe to use from any thread."""
+    """The state of the way to a store; safe to use from any thread.
+
+    Attributes:
+        errors: How many steps of the store have failed.
+    """
 
     def __init__(self, clock: Clock, *, long: float) -> None:
         """Nothing is wrong yet; *long*: seconds from which on an outage is felt behind its end."""
+        self.errors = 0
         self._clock = clock
         self._long = long
         self._since: float | None = None
@@ -46,6 +51,7 @@ class Outage:
         """The store did not answer; *consequence* is what that means, in a few words."""
         now = self._clock.monotonic()
         with self._lock:
+            self.errors += 1
             is_news = now - self._over >= LINGERS if self._said is None else now - self._said >= SILENCE
             if self._since is None:
                 self._since = now

@@ -172,7 +172,7 @@ class Runner:
             self.claims.look_for_attempts(now)
             self.claims.give_back_unheard()
             if self._fleet:
-                self._fleet.beat()
+                self._fleet.beat(self._outage.errors)
         if not self._outage.is_on:
             self.record_late()  # what was just given back
 

@@ -52,7 +52,7 @@ AT_ONCE: Final = 100  # tasks that are late; some 5 ms, for which what becomes d
 
 JOIN: Final = 1.0  # seconds; a ring takes milliseconds, and does nothing once the workers are closed
 
-Submit = Callable[[list[Fire] | Missed, int], None]
+Submit = Callable[[Fire | Missed, int], None]
 
 
 class _Planned(NamedTuple):
@@ -162,7 +162,7 @@ class Scheduler:
             missed = Missed(task.name, schedule, planned.due, last, partial(self._missed_fire, task))
             self._submit(missed, task.backlog)
         else:
-            self._submit([self._fire(task, last, following)], task.backlog)
+            self._submit(self._fire(task, last, following), task.backlog)
         if following is not None:
             self._put(self._entry(task, following))
 

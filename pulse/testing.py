@@ -194,7 +194,7 @@ class Rehearsal:
         self._scheduler = Scheduler(
             {name: task for name, task in config.tasks.items() if task.enabled and config.enabled},
             self._schedules,
-            submit=lambda fires, keep: self._queue.put(fires, keep=keep),
+            submit=lambda due, keep: self._queue.put(due, keep=keep),
             clock=self.clock,
             places=self._places,
         )
@@ -341,8 +341,9 @@ class Rehearsal:
     def began(self, run: Run) -> None:
         """A run has begun; told by the runner."""
         self._retries.pop(run.id, None)
-        self._queue.begun(run.task, run.id)
-        timeout = self._tasks[run.task].timeout
+        task = self._tasks[run.task]
+        self._queue.begun(run.task, run.id, may_overlap=task.overlap == "allow")
+        timeout = task.timeout
         self._deadlines[run.id] = self.clock.now() + timeout + _GIVEN_UP if timeout else _NEVER
 
     def ended(self, run: Run) -> None:

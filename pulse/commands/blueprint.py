@@ -10,14 +10,18 @@ from collections.abc import Iterator, Mapping
 from configparser import Error as IniError
 from configparser import InterpolationError, MissingSectionHeaderError, ParsingError
 from dataclasses import dataclass
+from datetime import timedelta
 from difflib import get_close_matches
 from importlib import metadata
+from math import ceil
 from os.path import relpath
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
 from paste.deploy.loadwsgi import APP, FILTER, FILTER_APP, FILTER_WITH, PIPELINE, ConfigLoader, LoaderContext
+
+from pulse.reader import spell
 
 PULSE: Final = frozenset(
     {
@@ -34,6 +38,9 @@ _KINDS: Final = {
     **dict.fromkeys(("app", "application", "pipeline", "filter-app", *_COMPOSITES), APP),
     "filter": FILTER,
 }
+_GUNICORN: Final = ("egg:gunicorn", "egg:gunicorn#main")
+_GRACEFUL: Final = 30  # seconds; gunicorn's own `graceful_timeout`
+PARTING: Final = timedelta(seconds=2)  # until a worker has noticed its end, and Pulse has recorded what it gave up
 _FACTORIES: Final = tuple(f"paste.{kind}_factory" for kind in ("app", "composite", "composit", "filter", "filter_app"))
 
 
@@ -87,12 +94,16 @@ def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Pr
     return (found, problems) if found or problems or name else blueprints(file)
 
 
-def suspicions(file: str) -> list[Problem]:
-    """What PasteDeploy reads without complaint, and nobody uses: filters without an application, stray options."""
+def suspicions(file: str, drain: timedelta) -> list[Problem]:
+    """What PasteDeploy reads without complaint, and is hardly meant so.
+
+    Filters without an application, stray options, and servers that do not wait for runs,
+    which have *drain* to end.
+    """
     drawing = _open(file)
     if isinstance(drawing, Problem) or drawing.reach_all():
         return []  # what cannot be read may be what uses them
-    return [*drawing.idle_filters(), *drawing.stray_options()]
+    return [*drawing.idle_filters(), *drawing.stray_options(), *drawing.hasty_servers(drain)]
 
 
 def _open(file: str) -> "_Drawing | Problem":
@@ -173,11 +184,31 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
     def stray_options(self) -> Iterator[Problem]:
         """Options of Pulse where no filter of Pulse reads them."""
         for section in self.parser.sections():
-            keys = [key for key in self.parser.options(section) if key.startswith(_OPTIONS)]
-            own = [key for key in keys if key not in self.parser.defaults()]
+            own = [key for key in self._own_options(section) if key.startswith(_OPTIONS)]
             if own and self._is_no_filter(section):
                 text = f"{own[0]} stands in a section that is no Pulse filter, and is never read"
                 yield Problem(where=self._place(section), text=text)
+
+    def hasty_servers(self, drain: timedelta) -> Iterator[Problem]:
+        """Those that kill a process before the runs in it, which have *drain* to end, are given up and recorded."""
+        for section in self.parser.sections():
+            own = {key: self.parser.get(section, key, raw=True) for key in self._own_options(section)}
+            if not section.startswith("server:") or own.get("use") not in _GUNICORN:
+                continue
+            written = own.get("graceful_timeout", "" if "config" in own else str(_GRACEFUL))
+            if not written.isdecimal() or int(written) >= (drain + PARTING).total_seconds():
+                continue
+            said = f"= {written}" if "graceful_timeout" in own else f"is {written} if nothing is said"
+            text = (
+                f"graceful_timeout {said}: gunicorn kills a worker before runs are given up and recorded, which have "
+                f"pulse.config.shutdown_timeout = {spell(drain)} to end: want graceful_timeout = "
+                f"{ceil(drain.total_seconds()) + 5} or more"
+            )
+            yield Problem(where=self._place(section), text=text)
+
+    def _own_options(self, section: str) -> list[str]:
+        """Those that stand in *section* itself."""
+        return [key for key in self.parser.options(section) if key not in self.parser.defaults()]
 
     def _is_no_filter(self, section: str) -> bool:
         kind = section.partition(":")[0]

@@ -81,7 +81,7 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
-    findings += [Finding(level=Level.WARNING, where=one.where, text=one.text) for one in source.suspicions()]
+    findings += [Finding(level=Level.WARNING, where=one.where, text=one.text) for one in source.suspicions(filters)]
     brokers = list(ask_brokers(filters))
     findings += [
         Finding(level=Level.WARNING, where=one.where, text=problem) for one in brokers for problem in one.problems

@@ -8,11 +8,12 @@ import logging.config
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from configparser import Error as IniError
 from configparser import RawConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -81,8 +82,8 @@ class Source(ABC):
             CommandError: an object cannot be imported.
         """
 
-    def suspicions(self) -> list[Problem]:
-        """What is read without complaint, and has no effect."""
+    def suspicions(self, filters: Sequence[Filter]) -> list[Problem]:  # noqa: ARG002 - of an object there is nothing
+        """What is read without complaint, and is hardly meant so, where *filters* are what was found."""
         return []
 
     @abstractmethod
@@ -166,9 +167,10 @@ class IniSource(Source):
         found, problems = blueprints(self.path, self._section)
         return [_read(blueprint) for blueprint in found], problems
 
-    def suspicions(self) -> list[Problem]:
+    def suspicions(self, filters: Sequence[Filter]) -> list[Problem]:
         """See `Source.suspicions`; of the whole file alone."""
-        return [] if self._section else suspicions(self.path)
+        drains = [one.config.shutdown_timeout for one in filters if one.config]
+        return [] if self._section else suspicions(self.path, max(drains, default=timedelta(0)))
 
     def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:
         """See `Source.run_stores`; without a section those of `main`, as `load` has it."""

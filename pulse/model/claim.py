@@ -67,7 +67,7 @@ class Claimed:
         answer: One of `Claim`.
         run: The run that was won, or the record that was made instead; None if there is none.
         missed: The record of the instants that this claim passed over, if there were any.
-        lost: The records of runs of the task whose leases it found to have ended.
+        lost: The records of runs, of the task or with its lock, that it found to be lost.
     """
 
     answer: Claim

@@ -63,6 +63,7 @@ class Instance:
         server: What serves in it, or why it rings, in a few words.
         version: Of Pulse.
         refused: How many requests its guards had refused when it was last heard of.
+        store_errors: How many steps of the run store had failed in it by then.
     """
 
     owner: str
@@ -72,3 +73,4 @@ class Instance:
     server: str = ""
     version: str = ""
     refused: int = 0
+    store_errors: int = 0

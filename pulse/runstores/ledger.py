@@ -60,10 +60,19 @@ class LedgerStore(RunStore):
         self, fire: Fire, *, owner: str, now: datetime, lease: timedelta, passed: Passed, limits: Limits
     ) -> Claimed:
         """See `RunStore.claim`."""
-        with self._step(fire.task, *_locks(limits)):
-            bid = Bid(fire=fire, passed=passed, limits=limits)
+        bid = Bid(fire=fire, passed=passed, limits=limits)
+        lost: list[Run] = []
+        while isinstance(claimed := self._claim_once(bid, owner, now, lease), Run):
+            # A step of its own task: one that took the locks of both could wait for another that waits for it.
+            lost += self._reap_held([claimed], now)
+        return replace(claimed, lost=(*lost, *claimed.lost)) if lost else claimed
+
+    def _claim_once(self, bid: Bid, owner: str, now: datetime, lease: timedelta) -> Claimed | Run:
+        """As `_claim`, in a step, with what is won held."""
+        fire = bid.fire
+        with self._step(fire.task, *_locks(bid.limits)):
             claimed = self._claim(bid, owner, now, lease, self._standing(fire.track, fire.task))
-            if claimed.answer is Claim.WON and claimed.run:
+            if isinstance(claimed, Claimed) and claimed.answer is Claim.WON and claimed.run:
                 self._win(claimed.run)
             return claimed
 
@@ -73,7 +82,8 @@ class LedgerStore(RunStore):
             return []
         with self._step(*(bid.fire.task for bid in bids)):
             standings = self._standings([bid.fire for bid in bids])
-            answers = [self._claim(bid, owner, now, lease, standings.get(bid.fire.track)) for bid in bids]
+            judged = [self._claim(bid, owner, now, lease, standings.get(bid.fire.track)) for bid in bids]
+            answers = [one for one in judged if isinstance(one, Claimed)]  # all: none has a lock
             self._win_all([one.run for one in answers if one.answer is Claim.WON and one.run])
             return answers
 
@@ -124,8 +134,7 @@ class LedgerStore(RunStore):
         for begin in range(0, len(suspects), REAPED_AT_ONCE):
             some = suspects[begin : begin + REAPED_AT_ONCE]
             try:
-                with self._step(*(run.task for run in some)):
-                    lost += self._reap([one for run in some if (one := self._find(run))], now)
+                lost += self._reap_held(some, now)
             except StoreUnavailableError:
                 if not lost:
                     raise
@@ -157,7 +166,8 @@ class LedgerStore(RunStore):
                 return None
             if held.is_waiting and standing.pause and standing.pause.holds(now):
                 return None
-            if self._why_busy([one for one in self._held(run.track) if one.started], limits):
+            running = [one for one in self._held(run.track) if one.started]
+            if _why_busy(running, limits, self._holder_for(limits)):
                 return None
             # What was claimed for a queue keeps the lock that it has: whoever takes it over asks for none.
             lock = limits.lock if held.is_waiting else held.lock
@@ -298,8 +308,11 @@ class LedgerStore(RunStore):
 
     # The rules
 
-    def _claim(self, bid: Bid, owner: str, now: datetime, lease: timedelta, standing: Standing | None) -> Claimed:
-        """The answer to *bid*; what is won the caller has to hold."""
+    def _claim(self, bid: Bid, owner: str, now: datetime, lease: timedelta, standing: Standing | None) -> Claimed | Run:
+        """The answer to *bid*, and what is won the caller has to hold.
+
+        Or, with nothing changed, the lost run that has the lock: it is to be recorded first.
+        """
         fire, limits, now = bid.fire, bid.limits, self._judged_at(now)
         if self._is_early(fire, now):
             return Claimed(answer=Claim.WAIT)
@@ -310,13 +323,20 @@ class LedgerStore(RunStore):
             return self._dismiss(case, Claim.STALE, Outcome.MISSED, _late(fire, now))
         lost: tuple[Run, ...] = ()
         if case.standing.is_held or limits.lock or fire.attempt > 1:
-            reason, lost = self._make_way(case, limits)
+            holder = self._holder_for(limits)
+            if holder and why_lost(holder, now):
+                return holder
+            reason, lost = self._make_way(case, limits, holder)
             if reason:
                 return replace(self._busy(case, limits, reason), lost=lost)
         missed = self._pass_over(case)
         return Claimed(answer=Claim.WON, run=won(fire, owner, now, lease, limits), missed=missed, lost=lost)
 
-    def _make_way(self, case: "_Case", limits: Limits) -> tuple[str, tuple[Run, ...]]:
+    def _holder_for(self, limits: Limits) -> Run | None:
+        """The run that has the lock which *limits* ask for, if they do."""
+        return self._holder(limits.lock) if limits.lock else None
+
+    def _make_way(self, case: "_Case", limits: Limits, holder: Run | None) -> tuple[str, tuple[Run, ...]]:
         """Why the fire may not be run beside what is held, empty if it may; and the records of what was lost."""
         fire = case.fire
         held = self._beside(case)
@@ -327,7 +347,7 @@ class LedgerStore(RunStore):
         # A call by hand stands beside that: a task that is paused or disabled recovers nothing.
         goes_first = fire.trigger is not Trigger.MANUAL
         running = [run for run in held if run.started or (goes_first and run.trigger is Trigger.RECOVER)]
-        reason = self._why_busy(running, limits)
+        reason = _why_busy(running, limits, holder)
         if any(run.started and run.id == fire.run_id for run in held):
             reason = RUNNING  # two attempts of one run are never under way, whatever the limits
         if not reason:
@@ -387,16 +407,6 @@ class LedgerStore(RunStore):
         self._append(record)
         return Claimed(answer=Claim.REFUSED, run=record)
 
-    def _why_busy(self, running: Sequence[Run], limits: Limits) -> str:
-        """Why another run may not begin beside those that are *running*; empty if it may."""
-        if limits.instances is not None and len(running) >= limits.instances:
-            return RUNNING
-        if limits.lock:
-            holder = self._holder(limits.lock)
-            if holder is not None:
-                return f"{holder.task} is running, and has the lock {limits.lock!r}, too"
-        return ""
-
     def _busy(self, case: "_Case", limits: Limits, reason: str) -> Claimed:
         if case.fire.trigger is Trigger.MANUAL or not limits.waits:
             return self._dismiss(case, Claim.BUSY, Outcome.SKIPPED, reason)
@@ -439,6 +449,12 @@ class LedgerStore(RunStore):
             self._extend(joined(newest, record), record)
         else:
             self._append(record)
+
+    def _reap_held(self, suspects: Sequence[Run], now: datetime) -> list[Run]:
+        """Record those of *suspects* that are still held, and lost; in a step of their tasks."""
+        with self._step(*(run.task for run in suspects)):
+            held = [one for run in suspects if (one := self._find(run))]
+            return self._reap(held, self._judged_at(now))
 
     def _reap(self, held: Iterable[Run], now: datetime) -> list[Run]:
         """Record those of *held* whose lease has ended, or whose process has, as lost."""
@@ -570,6 +586,13 @@ def why_lost(run: Run, now: datetime, has_ended: Callable[[str], bool] = is_gone
 def _locks(limits: Limits) -> tuple[str, ...]:
     """What a step has to keep others from, beside its task; no task has such a name."""
     return (f"lock:{limits.lock}",) if limits.lock else ()
+
+
+def _why_busy(running: Sequence[Run], limits: Limits, holder: Run | None) -> str:
+    """Why another run may not begin beside those that are *running*, and the *holder* of its lock; empty if it may."""
+    if limits.instances is not None and len(running) >= limits.instances:
+        return RUNNING
+    return f"{holder.task} is running, and has the lock {limits.lock!r}, too" if holder else ""
 
 
 def _late(fire: Fire, now: datetime) -> str:

@@ -28,7 +28,7 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
 from pulse.runstores.rows import BRIEF, record_of
-from pulse.runstores.schema import LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.schema import ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 
 try:
@@ -71,6 +71,7 @@ _UPGRADES: Final = (
     TALLIES + _SAME_GENERATION,
     LOCKS,
     SUMS,
+    ERRORS,
 )
 
 _SETTINGS: Final = {

@@ -201,15 +201,20 @@ class RedisRunStore(RunStore):
         suspects = [run for run, _ in losses(map(self._run_of, held), instant_from(at))]
         lost: list[Run] = []
         for some in _parts(suspects, AT_ONCE):
-            terms = {"suspects": [_named(run) for run in some], "now": stamp(now), **_judged(some)}
             try:
-                found = self._step(redis_scripts.REAP, self._keys_of(*(run.task for run in some)), terms)
+                found = self._reap(some, now)
             except StoreUnavailableError:
                 if not lost:
                     raise
                 break  # what is recorded has to be told; the rest is found by the next look
             lost += map(self._run_of, found)
         return lost
+
+    def _reap(self, suspects: Sequence[Run], now: datetime) -> list[bytes]:
+        """Record those of *suspects* that are lost; these records."""
+        terms = {"suspects": [_named(run) for run in suspects], "now": stamp(now), **_judged(suspects)}
+        records: list[bytes] = self._step(redis_scripts.REAP, self._keys_of(*(run.task for run in suspects)), terms)
+        return records
 
     def waiting(self) -> list[Run]:
         """See `RunStore.waiting`."""
@@ -427,14 +432,17 @@ class RedisRunStore(RunStore):
     ) -> None:
         """Ask once more where *script* has found another state than it was told of, until it settles all *bids*."""
         doubtful: list[Run] = []
+        lost: list[dict[str, Any]] = []  # by one of *bids*, the only one: no other bid has a lock
         for _ in range(TRIES):
             places = _unsettled(answers)
             if not places:
                 return
             doubtful += (run_from(held) for place in places for held in answers[place].get("held", ()))
+            for holder in (answers[place]["lost_holder"] for place in places if "lost_holder" in answers[place]):
+                lost += [self._understood(dict, record) for record in self._reap([run_from(holder)], now)]
             heard = self._ask(script, [bids[place] for place in places], now, {**terms, **_judged(doubtful)})
             for place, answer in zip(places, heard, strict=True):
-                answers[place] = answer
+                answers[place] = {**answer, "lost": [*lost, *answer.get("lost", ())]} if lost else answer
         raise self._unavailable("too many others claim the same task")
 
     def _ask(self, script: Script, bids: Sequence[Bid], now: datetime, terms: Mapping[str, Any]) -> list[_Answer]:

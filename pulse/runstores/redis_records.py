@@ -193,6 +193,7 @@ def instance_fields(instance: Instance) -> dict[str, Any]:
         "server": instance.server,
         "version": instance.version,
         "refused": instance.refused,
+        "store_errors": instance.store_errors,
     }
 
 
@@ -206,4 +207,5 @@ def instance_from(said: Mapping[str, Any]) -> Instance:
         server=said["server"],
         version=said["version"],
         refused=said.get("refused", 0),
+        store_errors=said.get("store_errors", 0),
     )

@@ -74,6 +74,18 @@ local function beside(bid)
     return held
 end
 
+-- What the caller has to see to before anything is done: whether the one who has the lock of a bid still lives, or
+-- that it is lost. To record it here would be to use the keys of another task.
+local function about_holder(bid)
+    local holder = bid.lock and holder_of(bid.lock)
+    if holder and why_lost(holder) then
+        return answer('again', bid, {lost_holder = holder})
+    end
+    if holder and not (holder.owner == terms.owner or is_living(holder)) then
+        return answer('again', bid, {held = {holder}})
+    end
+end
+
 local function claim(bid)
     if is_early(bid) then
         return answer('wait', bid)
@@ -84,6 +96,10 @@ local function claim(bid)
     end
     if bid.latest and now > tonumber(bid.latest) then
         return dismiss('stale', bid, 'missed', string.format(LATE, (now - tonumber(bid.fire.due)) / 1000000))
+    end
+    local unsettled = about_holder(bid)
+    if unsettled then
+        return unsettled
     end
     local held, running, doubtful, reasons = beside(bid), {}, false, {}
     for _, run in ipairs(held) do

@@ -163,3 +163,7 @@ ALTER TABLE tasks ADD COLUMN seconds DOUBLE PRECISION NOT NULL DEFAULT 0;
 ALTER TABLE tasks ADD COLUMN seconds_late DOUBLE PRECISION NOT NULL DEFAULT 0;
 ALTER TABLE instances ADD COLUMN refused BIGINT NOT NULL DEFAULT 0
 """
+# How many steps of the store have failed in a process.
+ERRORS: Final = """
+ALTER TABLE instances ADD COLUMN store_errors BIGINT NOT NULL DEFAULT 0
+"""

@@ -47,7 +47,7 @@ _PRESS: Final = "at, author, address, action, task, details"
 T = TypeVar("T")
 
 _DAY: Final = 86_400_000_000  # microseconds
-_INSTANCE: Final = "owner, started, seen, digest, server, version, refused"
+_INSTANCE: Final = "owner, started, seen, digest, server, version, refused, store_errors"
 
 
 def _marks(count: int) -> str:
@@ -294,11 +294,12 @@ class SqlStore(LedgerStore):
                 self._app, instance.digest, self._app, instance.digest, still, instance.owner,
             )  # fmt: skip
             self._run(
-                f"INSERT INTO instances (app, {_INSTANCE}) VALUES ({_marks(8)}) "  # noqa: S608
+                f"INSERT INTO instances (app, {_INSTANCE}) VALUES ({_marks(9)}) "  # noqa: S608
                 "ON CONFLICT (app, owner) DO UPDATE SET seen = excluded.seen, digest = excluded.digest, "
-                "started = excluded.started, server = excluded.server, refused = excluded.refused",
+                "started = excluded.started, server = excluded.server, refused = excluded.refused, "
+                "store_errors = excluded.store_errors",
                 self._app, instance.owner, number_of(instance.started), seen, instance.digest, instance.server,
-                instance.version, instance.refused,
+                instance.version, instance.refused, instance.store_errors,
             )  # fmt: skip
             self._run("DELETE FROM instances WHERE app = ? AND seen < ?", self._app, forgotten)
             self._run(
@@ -349,9 +350,9 @@ class SqlStore(LedgerStore):
         return [
             Instance(
                 owner=owner, started=EPOCH + started * MICROSECOND, seen=EPOCH + seen * MICROSECOND, digest=digest,
-                server=server, version=version, refused=refused,
+                server=server, version=version, refused=refused, store_errors=store_errors,
             )
-            for owner, started, seen, digest, server, version, refused in rows
+            for owner, started, seen, digest, server, version, refused, store_errors in rows
         ]  # fmt: skip
 
     def secret(self) -> str:

@@ -18,7 +18,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
-from pulse.runstores.schema import LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.schema import ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
@@ -74,6 +74,7 @@ _UPGRADES: Final = (
     TALLIES + "DROP TABLE tracks",
     LOCKS,
     SUMS,
+    ERRORS,
 )
 
 

@@ -24,7 +24,7 @@ from webob import Request, Response
 
 from pulse.clock import Clock
 from pulse.gateway import Environ
-from pulse.guesses import Guesses
+from pulse.guesses import Guesses, given_token
 from pulse.sessions.header import CookieForm
 from pulse.status.login import read_code
 
@@ -141,9 +141,8 @@ class Access:
         token = self._token()
         if not token:
             return None
-        scheme, _, given = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        # A proxy in front may have asked for a password, which the browser then sends with everything.
-        if scheme.lower() == "bearer":
+        given = given_token(request.environ)
+        if given is not None:
             return self._program(given.strip(), token)
         cookie = request.cookies.get(COOKIE, "")
         return self._logged_in(cookie, token, is_by_code=False) or self._came_by_code(cookie)

@@ -6,9 +6,10 @@ each would be one more column or field of a task that every record has to be add
 them stand gauges of the last run.
 
 What one process counts by itself would jump back and forth, since each scrape may reach
-another process. So each that rings tells how many requests its guard has refused whenever it
-says that it is alive, and has a series of its own, which is up to a third of a lease behind.
-Errors of the store are left out: it is the one that could not be told of them.
+another process. So each that rings tells how many requests its guard has refused, and how many
+steps of the store have failed in it, whenever it says that it is alive, and has series of its own,
+which are up to a third of a lease behind. A store that is away can be told nothing, and asked for
+nothing: what failed meanwhile is told with the first beat that it answers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from prometheus_client.utils import floatToGoString
 
 from pulse import __version__
 from pulse.instance import short
-from pulse.model import Config, Outcome, Task
+from pulse.model import Config, Instance, Outcome, Task
 from pulse.runstores.base import RunStore, Totals
 from pulse.schedule import Schedule
 from pulse.status.survey import Moment, Survey, failures
@@ -164,14 +165,22 @@ class _Fleet:
             "When a process that rings was last heard of.",
             [(_place(short(one.owner)), one.seen.timestamp()) for one in self._moment.alive],
         )
-        yield (
-            CounterMetricFamily(
-                "pulse_guard_rejected", "Requests that the guard of a process has refused, as it last said."
-            ),
+        yield self._counted(
+            "pulse_guard_rejected",
+            "Requests that the guard of a process has refused, as it last said.",
+            lambda one: one.refused,
+        )
+        yield self._counted(
+            "pulse_store_errors",
+            "Steps of the run store that have failed in a process, as it last said.",
+            lambda one: one.store_errors,
+        )
+
+    def _counted(self, name: str, text: str, count: Callable[[Instance], int]) -> _Family:
+        return (
+            CounterMetricFamily(name, text),
             (
-                _sample(
-                    "pulse_guard_rejected_total", _place(short(one.owner), context=self._context), float(one.refused)
-                )
+                _sample(f"{name}_total", _place(short(one.owner), context=self._context), float(count(one)))
                 for one in self._moment.alive
             ),
         )

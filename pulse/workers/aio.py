@@ -68,9 +68,9 @@ class AioWorkers(Workers):
         for _ in range(CLAIMERS):
             threading.Thread(target=self._claim, name="pulse-claim", daemon=True).start()
 
-    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
+    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
         """See `Workers.submit`."""
-        self._queue.put(fires, keep=keep)
+        self._queue.put(due, keep=keep)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
         """See `Workers.run_apart`."""

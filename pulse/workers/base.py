@@ -6,7 +6,6 @@ over at once, is dispatched. What waits in a queue holds no lease, and the idle 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, Final
@@ -27,8 +26,8 @@ class Workers(ABC):
         """Begin to take fires."""
 
     @abstractmethod
-    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
-        """Run *fires* of one task, one after the other, as soon as a worker is free.
+    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
+        """Run what is *due* of a task as soon as a worker is free: a fire, or one after the other.
 
         Never blocks. If fires of the task are waiting already, only the last *keep* of
         all stay: the others are recorded as missed when a later one is claimed.

@@ -98,9 +98,9 @@ class Courier(Workers):
             sender.start()
             self._senders.append(sender)
 
-    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
+    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
         """See `Workers.submit`."""
-        self._queue.put(fires, keep=keep)
+        self._queue.put(due, keep=keep)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
         """See `Workers.run_apart`; it is run by a worker of Celery, like any other."""

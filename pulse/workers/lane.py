@@ -1,7 +1,6 @@
 """What waits of one task, and in which order tasks wait."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 
 from pulse.missed import Missed
 from pulse.model import Fire
@@ -37,14 +36,14 @@ class Line:
     def _instants(self) -> int:
         return len(self.fires) + (len(self.missed) if self.missed is not None else 0)
 
-    def put(self, fires: Iterable[Fire] | Missed, *, keep: int) -> None:
-        """Append *fires*, of which at most *keep* stay."""
+    def put(self, due: Fire | Missed, *, keep: int) -> None:
+        """Append what is *due*; of all instants at most *keep* stay."""
         if self.missed is not None:
-            self.missed.reach(fires.last if isinstance(fires, Missed) else max(fire.due for fire in fires))
-        elif isinstance(fires, Missed):
-            self.missed = fires
+            self.missed.reach(due.last if isinstance(due, Missed) else due.due)
+        elif isinstance(due, Missed):
+            self.missed = due
         else:
-            self.fires.extend(fires)
+            self.fires.append(due)
         surplus = self._instants - keep
         if surplus > 0:
             self._drop(surplus)

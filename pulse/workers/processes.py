@@ -86,8 +86,10 @@ class Children:
             child = self._take()
         except (OSError, RuntimeError) as error:  # no process, thread or descriptor left, or the pool is closed
             return Reply(outcome=Outcome.FAILED, reason=f"no process could be started for it: {error}")
+        end = self._clock.monotonic() + LOAD_LIMIT
         try:
-            problem = child.problem(self._clock, control)
+            while (problem := child.problem(self._clock, end, control)) is None:
+                child = self._another_for(child)
             if not problem:
                 return self._ask(child, task, run, control)
             child.kill()
@@ -117,7 +119,7 @@ class Children:
         with self._lock:
             if self._is_closed:
                 raise ClosedError("the workers were closed")
-            child = self._idle.pop() if self._idle else None
+            child = self._pop_loaded() or (self._idle.pop() if self._idle else None)
         while child is not None and not child.is_alive():
             child.kill()  # it has ended, and left what it was held by
             with self._lock:
@@ -126,6 +128,24 @@ class Children:
         with self._lock:
             self._busy.add(child)
         return child
+
+    def _another_for(self, child: "_Child") -> "_Child":
+        """One that is free by now, in place of *child*, which goes on loading; or *child* itself."""
+        with self._lock:
+            free = self._pop_loaded()
+            if free is None:
+                return child
+            self._busy ^= {child, free}
+            self._idle.append(child)
+            return free
+
+    def _pop_loaded(self) -> "_Child | None":
+        """One that is idle and can answer at once; the lock is held, so nobody else looks at those that are idle."""
+        for child in reversed(self._idle):
+            if child.has_loaded() and child.is_alive():
+                self._idle.remove(child)
+                return child
+        return None
 
     def _make(self) -> "_Child":
         child = _Child(self._startup)
@@ -248,17 +268,23 @@ class _Child:
         assert self._process.stdout is not None
         return self._process.stdout
 
-    def problem(self, clock: Clock, control: Control) -> str:
-        """Wait until it has loaded the application; why it has not, if it has not."""
+    def has_loaded(self) -> bool:
+        """Whether it has loaded the application, or has failed to."""
+        return self._is_ready or self.has_said(0)
+
+    def problem(self, clock: Clock, end: float, control: Control) -> str | None:
+        """Why it cannot be asked, empty if it can; None if it is still loading the application.
+
+        It is waited for a moment each time, and has until *end*, by the monotonic clock.
+        """
         if self._is_ready:
             return ""
-        end = clock.monotonic() + LOAD_LIMIT
         try:
-            while not self.has_said(LOOK):
+            if not self.has_said(LOOK):
                 if control.is_set():
                     return "it was cancelled while its process was loading the application"
-                if clock.monotonic() > end:
-                    return f"the application was not loaded in its process after {LOAD_LIMIT:g} s"
+                is_late = clock.monotonic() > end
+                return f"the application was not loaded in its process after {LOAD_LIMIT:g} s" if is_late else None
             ready: Ready = receive(self.connection)
         except (EOFError, OSError):
             return f"the application could not be loaded: {self.ending()}"

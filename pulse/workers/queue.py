@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -78,8 +78,8 @@ class FireQueue:
         self._is_closed = False
         self._turn = 0
 
-    def put(self, fires: Iterable[Fire] | Missed, *, keep: int) -> None:
-        """Append *fires* of one task, of which at most *keep* stay; those of `Missed` are made in their turn.
+    def put(self, due: Fire | Missed, *, keep: int) -> None:
+        """Append what is *due* of a task, of which at most *keep* stay; the fires of `Missed` are made in their turn.
 
         Raises:
             ClosedError: the queue was closed.
@@ -87,11 +87,10 @@ class FireQueue:
         with self._changed:
             if self._is_closed:
                 raise ClosedError("the workers were closed")
-            if isinstance(fires, Missed):
-                self._put(fires.task, fires, keep)
-            else:
-                for fire in fires:
-                    self._put(fire.task, [fire], keep)
+            line = self._line_of(due.task) or Line()
+            line.put(due, keep=keep)
+            if due.task not in self._held:
+                self._lane_of(due.task).put(due.task, line)
             self._call()
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
@@ -262,12 +261,6 @@ class FireQueue:
             return
         self._is_called = True
         self._changed.notify()
-
-    def _put(self, task: str, fires: Iterable[Fire] | Missed, keep: int) -> None:
-        line = self._line_of(task) or Line()
-        line.put(fires, keep=keep)
-        if task not in self._held:
-            self._lane_of(task).put(task, line)
 
     def _line_of(self, task: str) -> Line | None:
         return self._held.get(task) or self._lane_of(task).find(task)

@@ -64,9 +64,9 @@ class ThreadWorkers(Workers):
         threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
         self._fill()
 
-    def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
+    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
         """See `Workers.submit`."""
-        self._queue.put(fires, keep=keep)
+        self._queue.put(due, keep=keep)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
         """See `Workers.run_apart`."""

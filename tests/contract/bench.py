@@ -74,7 +74,7 @@ class Bench:
 
     def submit(self, *tasks: str) -> None:
         for task in tasks:
-            self.workers.submit([self.fire(task)])
+            self.workers.submit(self.fire(task))
 
     def outcomes(self, task: str) -> list[Outcome]:
         return [run.outcome for run in self.records if run.task == task and run.started]

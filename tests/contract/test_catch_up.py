@@ -19,6 +19,7 @@ from pulse.runstores.base import RunStore
 from pulse.runstores.sqlite import SqliteRunStore
 from pulse.schedule import schedule_of
 from pulse.scheduler import Scheduler
+from pulse.testing import ManualClock, rehearse
 from pulse.workers.courier import Courier
 
 MISSED = 12  # instants
@@ -152,6 +153,41 @@ def test_where_runs_may_overlap_each_waits_for_the_beginning_of_the_one_before(b
     assert sorted(site.dues) == expected(middleware)
 
 
+class Span:
+    """A stand-in for `Site.go_on`: a call that is to last takes its time on the clock of a rehearsal."""
+
+    def wait(self, _limit: float) -> None:
+        self.rehearsal.advance("1m")
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "replace", "allow"])
+def test_a_rehearsal_begins_them_as_they_are_begun_in_production(begin, site, store, overlap):
+    site.hold(1)
+    middleware = begin(overlap=overlap)
+    wait_until(lambda: len(site.dues) == (LIMIT if overlap == "allow" else 1))
+    site.go_on.set()
+    wait_until(lambda: ended(store) == LIMIT)
+
+    other = Site()
+    other.hold(1)
+    other.go_on = span = Span()
+    passed = MISSED * timedelta(hours=1)
+    clock = ManualClock(expected(middleware)[-1] + timedelta(minutes=1) - passed)
+    span.rehearsal = rehearse(
+        PulseMiddleware(other, task={"a": {**TASK, "overlap": overlap}}, store="memory:"), clock=clock
+    )
+    clock.advance(passed)
+    runs = span.rehearsal.run_due() + span.rehearsal.run_due()  # the first one moves the clock, and ends behind it
+
+    assert sorted(other.dues) == sorted(site.dues) == expected(middleware)
+    assert (other.most > 1) == (site.most > 1) == (overlap == "allow")
+    assert [said_of(run) for run in sorted(runs, key=lambda run: run.due)] == [said_of(run) for run in records(store)]
+
+
+def said_of(run: Run) -> tuple[object, ...]:
+    return run.due, run.count, run.outcome, run.trigger
+
+
 @pytest.mark.parametrize(("overlap", "held"), [("skip", 1), ("queue", 3), ("replace", 3), ("skip", LIMIT - 1)])
 def test_who_comes_second_waits_for_the_run_of_the_other_and_skips_nothing(begin, site, store, overlap, held):
     site.hold(held)
@@ -197,7 +233,7 @@ def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(be
     wait_until(lambda: len(site.dues) == LIMIT)
     following = schedule_of(middleware.config.tasks["a"]).next_due(site.dues[-1])
 
-    middleware._engine.workers.submit([Fire(task="a", due=following)], keep=LIMIT)
+    middleware._engine.workers.submit(Fire(task="a", due=following), keep=LIMIT)
 
     wait_until(lambda: records(store) and records(store)[-1].outcome is Outcome.SKIPPED)
     assert records(store)[-1].due == following
@@ -287,7 +323,7 @@ def test_they_are_handed_over_to_a_queue_one_after_the_other(store, was_away):
 
     courier = Courier(runner("web"), Broker(runner("celery")), store=store, clock=SystemClock())
     scheduler = Scheduler(
-        tasks, schedules, submit=lambda fires, keep: courier.submit(fires, keep=keep), clock=SystemClock()
+        tasks, schedules, submit=lambda due, keep: courier.submit(due, keep=keep), clock=SystemClock()
     )
     scheduler.plan(store.register(["a"], SystemClock().now()))
     if was_away:

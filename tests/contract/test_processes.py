@@ -217,6 +217,39 @@ def test_an_application_that_does_not_load_fails_its_runs_and_says_why(make, mon
     assert "no_such_module_anywhere" in run.reason
 
 
+GATED = """
+import os, pathlib, time
+import endpoints
+
+app = endpoints.app
+folder = pathlib.Path(os.environ[endpoints.RELEASE]).parent
+try:
+    (folder / "first").touch(exist_ok=False)
+except FileExistsError:
+    (folder / f"loads-{os.getpid()}").touch()
+    time.sleep(600)
+"""
+
+
+def test_a_run_that_waits_for_a_child_to_load_takes_the_first_one_that_is_free(make, monkeypatch, tmp_path):
+    (tmp_path / "gated_site.py").write_text(GATED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bench = make(workers=2, timeout=300, options={"application": "gated_site:app"})
+    first = pid_of(bench)
+    bench.submit("hangs", "ok")
+    wait_until(lambda: list(tmp_path.glob("loads-*")))
+    assert bench.outcomes("ok") == []
+
+    bench.release()
+
+    wait_until(lambda: bench.outcomes("ok"))
+    assert bench.outcomes("ok") == bench.outcomes("hangs") == [Outcome.SUCCESS]
+    assert pid_of(bench) == first
+    bench.submit("slow", "raises")
+    wait_until(lambda: bench.outcomes("raises"))
+    assert len(list(tmp_path.glob("loads-*"))) == 1  # it goes on loading, and no third one is made
+
+
 SITE = """
 from pulse import PulseMiddleware
 

@@ -387,6 +387,19 @@ def test_what_others_have_claimed_meanwhile_is_asked_for_once_more_alone(store, 
     assert sent == [16, 8]
 
 
+@pytest.mark.parametrize(("owner", "ways"), [("me", 1), ("somebody else", 2)])
+def test_a_claim_that_is_refused_because_of_a_lock_asks_once_more_if_another_process_has_it(store, admin, owner, ways):
+    store.register(["b"], NOON)
+    claim(store, 1, "b", owner=owner, lock="files")
+    admin.config_resetstat()
+
+    assert claim(store, 1, lock="files").answer is Claim.BUSY
+
+    assert calls(admin) == {"evalsha": ways, "eval": 0}
+    assert claim(store, 1, lock="files").answer is Claim.TAKEN
+    assert calls(admin) == {"evalsha": ways + 1, "eval": 0}
+
+
 def test_a_claim_beside_a_run_of_its_own_process_is_one_way_to_the_server(store, admin):
     claim(store, 1, instances=1)
     admin.config_resetstat()

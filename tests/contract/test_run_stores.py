@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from pulse.instance import this_instance
 from pulse.model import (
     QUEUE,
     Claim,
@@ -25,7 +26,7 @@ from pulse.model import (
     Trigger,
 )
 from pulse.runstores.base import Bid, RunStore, Totals
-from pulse.runstores.ledger import NOT_TAKEN
+from pulse.runstores.ledger import NOT_RENEWED, NOT_TAKEN
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.postgres import PostgresRunStore
 from pulse.runstores.redis import RedisRunStore
@@ -716,6 +717,66 @@ def test_a_fire_waits_for_a_lock_if_it_is_to_wait(store):
     assert claim(store, fire(1, task="other"), lock="files", waits=True).answer is Claim.WON
 
 
+def gone() -> str:
+    """An owner with the pid of this process, and another start: certainly no more."""
+    name, _, place = this_instance().partition(".")
+    return f"{name}0.{place}"
+
+
+@pytest.mark.parametrize(
+    ("owner", "late", "reason"),
+    [(gone(), 0, "its process has ended"), ("one", 31, NOT_RENEWED)],
+    ids=["ended", "not renewed"],
+)
+@pytest.mark.parametrize("more", [{}, {"waits": True}], ids=["skips", "waits"])
+def test_a_lock_is_free_when_whoever_had_it_for_another_task_is_lost(store, owner, late, reason, more):
+    store.register(["other", "third"], NOON)
+    run = claim(store, fire(1), owner=owner, lock="files").run
+
+    claimed = claim(store, fire(1, task="other"), late=late, lock="files", **more)
+
+    assert (claimed.answer, claimed.run.task) == (Claim.WON, "other")
+    for records in (claimed.lost, store.history("cleanup")):
+        assert [(one.id, one.outcome, one.reason) for one in records] == [(run.id, Outcome.LOST, reason)]
+    assert store.running() == [claimed.run]
+    assert claim(store, fire(1, task="third"), late=late, lock="files").answer is Claim.BUSY
+
+
+def test_a_call_by_hand_has_the_lock_of_a_process_that_has_ended(store):
+    store.register(["other"], NOON)
+    claim(store, fire(1), owner=gone(), lock="files")
+
+    by_hand = claim(store, fire(1, task="other", trigger=Trigger.MANUAL, run_id="byhand"), lock="files")
+
+    assert by_hand.answer is Claim.WON
+
+
+def test_what_recovers_waits_when_another_task_has_got_its_lock(store):
+    store.register(["other"], NOON)
+    run = claim(store, fire(1), owner=gone(), recovers=True, lock="files").run
+
+    other = claim(store, fire(1, task="other"), lock="files")
+
+    (waiting,) = store.waiting()
+    assert other.answer is Claim.WON
+    assert (waiting.id, waiting.attempt, waiting.trigger) == (run.id, 2, Trigger.RECOVER)
+    assert adopt(store, waiting, 1, lock="files") is None
+    store.finish(ended(other.run))
+    assert adopt(store, waiting, 2, lock="files") is not None
+
+
+def test_what_nobody_has_taken_from_a_queue_has_its_lock_no_longer_than_it_is_of_use(store):
+    store.register(["other", "third"], NOON)
+    claim(store, fire(1), owner=QUEUE, lock="files")
+
+    claims = [
+        claim(store, fire(1, task=task), late=late, lock="files") for task, late in (("other", 29), ("third", 31))
+    ]
+
+    assert [one.answer for one in claims] == [Claim.BUSY, Claim.WON]
+    assert [(one.outcome, one.reason) for one in claims[1].lost] == [(Outcome.MISSED, NOT_TAKEN)]
+
+
 def test_a_further_attempt_waits_for_its_lock(store):
     store.register(["other"], NOON)
     claim(store, fire(1), recovers=True, lock="files")
@@ -910,13 +971,13 @@ def test_a_configuration_that_comes_back_is_new_again(store):
     assert beat(store, "four", "old", 130)["old"] == NOON + timedelta(seconds=120)
 
 
-def test_an_instance_says_with_each_beat_how_much_it_has_refused(store):
+def test_an_instance_says_with_each_beat_how_much_it_has_refused_and_what_the_store_has(store):
     one = Instance(owner="one", started=NOON, seen=NOON, digest="old", server="test", version="1")
-    two = replace(one, owner="two", seen=NOON - timedelta(seconds=1), refused=3_000_000_000)
-    for instance in (one, two, replace(one, refused=7)):
+    two = replace(one, owner="two", seen=NOON - timedelta(seconds=1), refused=3_000_000_000, store_errors=4_000_000_000)
+    for instance in (one, two, replace(one, refused=7, store_errors=9)):
         store.beat(instance, {}, ALIVE)
 
-    assert store.instances() == [replace(one, refused=7), two]
+    assert store.instances() == [replace(one, refused=7, store_errors=9), two]
 
 
 def test_who_was_not_heard_of_for_days_is_forgotten(store):

@@ -454,7 +454,7 @@ class Taker:
 
 
 def put(queue: FireQueue, task: str) -> None:
-    queue.put([Fire(task=task, due=datetime(2027, 5, 1, tzinfo=UTC))], keep=1)
+    queue.put(Fire(task=task, due=datetime(2027, 5, 1, tzinfo=UTC)), keep=1)
 
 
 class SlowStore(MemoryRunStore):

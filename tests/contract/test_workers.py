@@ -118,7 +118,7 @@ def test_of_fires_that_wait_only_the_last_is_run_and_the_others_are_recorded(mak
 
     fires = [Fire(task="ok", due=bench.start + timedelta(seconds=number)) for number in (1, 2, 3)]
     for fire in fires:
-        bench.workers.submit([fire])
+        bench.workers.submit(fire)
     bench.release()
 
     wait_until(lambda: bench.outcomes("ok") == [Outcome.SUCCESS])
@@ -128,11 +128,12 @@ def test_of_fires_that_wait_only_the_last_is_run_and_the_others_are_recorded(mak
     assert missed.count >= 29
 
 
-def test_fires_of_one_submission_run_one_after_the_other(make):
+def test_fires_that_are_in_turn_run_one_after_the_other(make):
     bench = make(workers=2, timeout=60)
-    fires = [bench.fire("slow") for _ in range(2)]
+    fires = [bench.fire("slow", is_in_turn=True) for _ in range(2)]
 
-    bench.workers.submit(fires, keep=2)
+    for one in fires:
+        bench.workers.submit(one, keep=2)
 
     wait_until(lambda: len(bench.outcomes("slow")) == 2)
     assert bench.outcomes("slow") == [Outcome.SUCCESS] * 2
@@ -142,7 +143,8 @@ def test_a_fire_that_does_not_come_back_keeps_those_behind_it_waiting_until_it_i
     bench = make(workers=2)
     fires = [bench.fire("hangs", is_in_turn=True) for _ in range(2)]
 
-    bench.workers.submit(fires, keep=2)
+    for one in fires:
+        bench.workers.submit(one, keep=2)
 
     wait_until(lambda: bench.outcomes("hangs") == [Outcome.TIMEOUT] * 2)
     assert [run.due for run in bench.records] == [fire.due for fire in fires]

@@ -332,6 +332,20 @@ def test_filters_that_keep_to_themselves_tell_of_their_own_refusals(wrap, tmp_pa
         store.close()
 
 
+def test_of_filters_that_are_one_process_to_their_store_each_tells_it_what_failed_for_all(wrap):
+    store = MemoryRunStore()
+    filters = [wrap(task={"cleanup": {"interval": 3600}}, run_store=store) for _ in range(2)]
+    for one in filters:
+        one.start()
+
+    told = []
+    for number in (0, 1, 0):
+        filters[number]._engine.fleet.beat(number + 1)
+        told += [one.store_errors for one in store.instances()]
+
+    assert told == [1, 3, 3]
+
+
 def told_by(middleware: PulseMiddleware) -> int:
     middleware._engine.fleet.beat()
     (instance,) = middleware.run_store.instances()

@@ -192,6 +192,24 @@ def test_a_run_that_failed_is_tried_again_from_its_page(page, middleware):
     assert middleware.run_store.find("broken", failed.id)[0].attempt == 2
 
 
+def test_what_a_press_did_is_said_until_somebody_leaves_the_page_though_it_loads_itself_again(page, middleware):
+    page.add_init_script(HASTY)
+    page.get_by_role("link", name="feed", exact=True).first.click()
+    page.get_by_role("button", name="Run feed now").click()
+    is_said(page, "feed was started.")
+
+    for change, state in ((middleware.pause, "attached"), (middleware.resume, "detached")):
+        change("feed")
+        page.locator("#paused").wait_for(state=state)  # a part that has come or gone: the page has been loaded again
+
+        is_said(page, "feed was started.")
+        page.wait_for_url(lambda url: "did=" not in url)
+
+    page.reload()
+    page.get_by_role("button", name="Run feed now").wait_for()
+    assert page.get_by_role("status").get_by_text("feed was started.").count() == 0
+
+
 def test_a_history_is_cleared_by_somebody_who_is_sure(page, middleware):
     middleware.run_now("feed")
     page.get_by_role("link", name="feed", exact=True).last.click()

@@ -153,7 +153,8 @@ def test_of_two_that_ring_one_sends():
 def test_a_missed_instant_is_handed_over_when_the_one_before_has_been_run():
     bench = Bench()
     fires = [bench.fire(minute, grace=None, is_in_turn=True) for minute in (1, 2)]
-    bench.courier.submit(fires, keep=9)
+    for one in fires:
+        bench.courier.submit(one, keep=9)
 
     bench.ring(bench.courier._queue.poll())
     second = bench.courier._queue.poll()
@@ -171,7 +172,8 @@ def test_a_missed_instant_is_handed_over_when_the_one_before_has_been_run():
 def test_missed_instants_wait_one_behind_the_other_for_a_broker_that_is_away():
     bench = Bench()
     fires = [bench.fire(minute, grace=None, is_in_turn=True) for minute in (1, 2)]
-    bench.courier.submit(fires, keep=9)
+    for one in fires:
+        bench.courier.submit(one, keep=9)
     bench.courier._queue.poll()
     bench.post.is_there = False
     bench.courier._note_silence(BrokerUnavailableError("the broker is away"))
@@ -190,7 +192,8 @@ def test_missed_instants_wait_one_behind_the_other_for_a_broker_that_is_away():
 def test_a_missed_instant_whose_grace_ends_while_the_broker_is_away_says_that_it_was_the_broker():
     bench = Bench()
     fires = [bench.fire(1, grace=60, is_in_turn=True), bench.fire(2, grace=None, is_in_turn=True)]
-    bench.courier.submit(fires, keep=9)
+    for one in fires:
+        bench.courier.submit(one, keep=9)
     bench.post.is_there = False
     bench.courier._note_silence(BrokerUnavailableError("the broker is away"))
 
@@ -586,7 +589,7 @@ def test_what_is_held_back_at_the_end_belongs_to_whoever_asks_next():
 
     assert bench.store.register(["a"], NOON)["a"] == NOON + 60 * SECOND
     with pytest.raises(ClosedError):
-        bench.courier.submit([bench.fire(3)])
+        bench.courier.submit(bench.fire(3))
     with pytest.raises(ClosedError):
         bench.courier.run_apart(bench.fire(3))
 

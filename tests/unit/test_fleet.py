@@ -36,13 +36,16 @@ def store() -> MemoryRunStore:
     return MemoryRunStore()
 
 
-def member(store, clock, monkeypatch, owner, *, beside=tuple, refused=int, max_clock_skew="5s", **tasks) -> Fleet:
+def member(
+    store, clock, monkeypatch, owner, *, beside=tuple, refused=int, errors=int, max_clock_skew="5s", **tasks
+) -> Fleet:
     """A process of the fleet that has these tasks, by name and interval, and has joined."""
     config = read_config(
         tasks={name: {"interval": seconds} for name, seconds in tasks.items()},
         options={"max_clock_skew": max_clock_skew},
     )
-    fleet = Fleet(config, store=store, clock=FleetClock(clock), beat=BEAT, beside=beside, refused=refused)
+    more = {"beside": beside, "refused": refused, "errors_beside": errors}
+    fleet = Fleet(config, store=store, clock=FleetClock(clock), beat=BEAT, **more)
     with monkeypatch.context() as patch:
         patch.setattr("pulse.fleet.this_instance", lambda: owner)
         fleet.join("test")
@@ -169,6 +172,16 @@ def test_each_beat_tells_how_many_requests_were_refused_so_far(store, clock, mon
     fleet.beat()
 
     assert [one.refused for one in (*at_first, *store.instances())] == [2, 5]
+
+
+def test_each_beat_tells_how_many_steps_of_the_store_have_failed_here_and_beside(store, clock, monkeypatch):
+    fleet = member(store, clock, monkeypatch, "one", errors=lambda: 30, a=60)
+    at_first = store.instances()
+
+    fleet.beat(4)
+
+    assert [one.store_errors for one in (*at_first, *store.instances())] == [30, 34]
+    assert fleet.store_errors == 4
 
 
 def test_the_clock_of_the_store_counts(clock, monkeypatch, caplog):

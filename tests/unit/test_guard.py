@@ -1242,6 +1242,17 @@ def test_a_refusal_without_authorization_is_no_failure_of_the_token():
     assert (guard.denied, guard.token_failures) == (1, 0)
 
 
+@pytest.mark.parametrize("value", ["Basic bWFyYTpwdw==", "Digest x", "Negotiate", ""])
+def test_what_a_browser_sends_for_the_application_is_no_failure_of_the_token(caplog, value):
+    guard = guard_of(token=TOKEN)
+
+    for _ in range(5):
+        assert guard.by_hand(environ_of(PATH, HTTP_AUTHORIZATION=value)) is None
+
+    assert guard.token_failures == 0
+    assert not warnings_in(caplog)
+
+
 # The second line, in the endpoint
 
 

@@ -645,6 +645,47 @@ def test_the_check_says_what_to_do_about_a_file(check, text, finding):
     assert finding in check(text + APPLICATION)
 
 
+GUNICORN = "[server:main]\nuse = egg:gunicorn#main\n"
+
+
+@pytest.mark.parametrize(
+    ("server", "shutdown", "said"),
+    [
+        (GUNICORN, "30s", "graceful_timeout is 30 if nothing is said: gunicorn"),
+        (GUNICORN, "28.5s", "shutdown_timeout = 28.5s to end: want graceful_timeout = 34 or more"),
+        (f"{GUNICORN}graceful_timeout = 31\n", "30s", "graceful_timeout = 31: gunicorn kills a worker before runs are"),
+        (f"[DEFAULT]\ngraceful_timeout = 90\n{GUNICORN}", "2m", "graceful_timeout is 30 if nothing is said"),
+        (f"{GUNICORN}config = gunicorn.py\ngraceful_timeout = 5\n", "30s", "graceful_timeout = 5: gunicorn"),
+        ("[server:main]\nuse = egg:gunicorn\n", "30s", "graceful_timeout is 30 if nothing is said"),
+    ],
+)
+def test_the_check_tells_of_a_gunicorn_that_does_not_wait_for_the_runs(check, server, shutdown, said):
+    text = f"{server}{FILTER_APP}{TASKS}pulse.config.shutdown_timeout = {shutdown}\n{APPLICATION}"
+
+    found = check(text)
+
+    assert "[server:main]\n  warning  graceful_timeout" in found
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("server", "shutdown"),
+    [
+        (GUNICORN, "28s"),
+        (f"{GUNICORN}graceful_timeout = 32\n", "30s"),
+        (f"{GUNICORN}config = gunicorn.py\n", "30s"),  # which may say it
+        (f"{GUNICORN}graceful_timeout = %(patience)s\n", "30s"),  # nothing sets it, which the server will say
+        ("[server:main]\nuse = egg:waitress#main\n", "30s"),
+        ("[server:main]\npaste.server_factory = site:serve\n", "30s"),
+        ("[gunicorn]\nuse = egg:gunicorn#main\n", "30s"),
+    ],
+)
+def test_the_check_has_nothing_against_a_server_that_waits_or_of_which_it_knows_nothing(check, server, shutdown):
+    text = f"{server}{FILTER_APP}{TASKS}pulse.config.shutdown_timeout = {shutdown}\n{APPLICATION}"
+
+    assert "0 errors, 0 warnings" in check(text)
+
+
 @pytest.mark.parametrize(
     "text",
     [

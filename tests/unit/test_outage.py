@@ -47,6 +47,15 @@ def test_an_outage_is_said_once_and_again_after_a_while(bench):
     assert bench.outage.is_on
 
 
+def test_each_step_that_fails_counts_whether_it_is_said_or_not(bench):
+    for _ in range(3):
+        bench.fail()
+    bench.answer()
+    bench.fail()
+
+    assert bench.outage.errors == 4
+
+
 def test_its_end_is_said_with_how_long_it_was(bench, caplog):
     bench.fail()
     bench.wait(28)

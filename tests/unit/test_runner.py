@@ -429,6 +429,23 @@ def test_a_call_by_hand_that_finds_a_run_lost_recovers_nothing_of_a_task_that_is
     assert bench.runner.due_again() == []
 
 
+def test_a_run_that_is_lost_with_the_lock_is_told_and_waits_for_whoever_knows_its_task():
+    bench = Bench(lock="files")
+    bench.store.register(["unknown here"], NOON)
+    lost = bench.store.claim(
+        Fire(task="unknown here", due=bench.fire(1).due), owner="dead", now=bench.clock.now(),
+        lease=timedelta(seconds=30), passed=lambda cursor: None, limits=Limits(recovers=True, lock="files"),
+    ).run  # fmt: skip
+    bench.clock.advance(31)
+
+    run = bench.runner.run(Fire(task="a", due=bench.clock.now(), trigger=Trigger.MANUAL, run_id="x"))
+
+    assert run.outcome is Outcome.SUCCESS
+    assert [(record.id, record.outcome) for record in bench.records] == [(lost.id, Outcome.LOST), ("x", run.outcome)]
+    assert [one.id for one in bench.store.waiting()] == [lost.id]
+    assert bench.runner.due_again() == []
+
+
 def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
     bench = Bench(recover=True)
     bench.store.claim(
@@ -774,6 +791,33 @@ def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
     assert flaky.runner.run(flaky.fire()) is None
 
     assert [record.pulse_event for record in caplog.records] == ["store_unavailable"]
+
+
+def test_the_steps_that_failed_are_told_with_the_first_beat_that_does_not():
+    bench = Bench(store=Flaky(), fleet=(fleet := Beats()))
+    bench.runner.renew()
+    bench.store.is_down = True
+    for minute in (1, 2):
+        bench.runner.run(bench.fire(minute))
+    bench.runner.renew()
+    bench.store.is_down = False
+
+    bench.runner.renew()
+
+    assert fleet.told == [0, 3]
+
+
+class Beats:
+    """A fleet that nobody is left anything by, and that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def why_not(self, task: str) -> str:
+        return ""
+
+    def beat(self, store_errors: int) -> None:
+        self.told.append(store_errors)
 
 
 def test_what_is_not_run_while_the_store_does_not_answer_is_missed_later(flaky, caplog):

@@ -29,12 +29,12 @@ class Bench:
         )
         self.scheduler.plan(dict.fromkeys(known, cursor or start))
 
-    def _submit(self, fires, keep) -> None:
-        if isinstance(fires, Missed):
-            self.missed.append(fires)
-            self.keep[fires.task] = keep
+    def _submit(self, due, keep) -> None:
+        if isinstance(due, Missed):
+            self.missed.append(due)
+            self.keep[due.task] = keep
         else:
-            self.fires.extend(fires)
+            self.fires.append(due)
 
     def pass_time(self, seconds: float) -> list[tuple[str, int]]:
         """Let time pass, ring once, and return what was newly fired: task, seconds after noon."""
@@ -221,7 +221,7 @@ def test_the_wall_clock_stepping_back_gives_none_twice(caplog):
 
 def test_a_task_that_cannot_be_submitted_silences_no_other(caplog):
     bench = Bench(a={"interval": 10}, b={"interval": 10})
-    submit, bench.scheduler._submit = bench.scheduler._submit, lambda fires, keep: 1 / 0
+    submit, bench.scheduler._submit = bench.scheduler._submit, lambda due, keep: 1 / 0
 
     bench.pass_time(10)
     bench.scheduler._submit = submit

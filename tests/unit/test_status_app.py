@@ -802,6 +802,19 @@ def test_each_living_process_has_a_series_of_what_its_guard_has_refused(window):
     }
 
 
+def test_each_living_process_has_a_series_of_the_steps_of_the_store_that_failed_in_it(window):
+    window.ring(owner="web1:4711/1.x", store_errors=3)
+    window.ring(owner="web2:1/2.x")
+    window.ring(owner="web3:1/3.x", store_errors=99, seen=NOON - HOUR)
+
+    found = samples(window)
+
+    assert {key[1:]: value for key, value in found.items() if key[0] == "pulse_store_errors_total"} == {
+        ("pulse", "web1", "4711"): 3,
+        ("pulse", "web2", "1"): 0,
+    }
+
+
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text;version=1.0.0"])
 def test_every_family_says_of_what_type_it_is(window, accept):
     healthy(window)
@@ -811,7 +824,9 @@ def test_every_family_says_of_what_type_it_is(window, accept):
     types = dict(re.findall(r"# TYPE (\w+) (\w+)", text))
     assert {types[f"pulse_task_{of}_seconds"] for of in ("duration", "lateness")} == {"summary"}
     ending = "" if "openmetrics" in accept else "_total"
-    assert {types[f"{name}{ending}"] for name in ("pulse_task_runs", "pulse_guard_rejected")} == {"counter"}
+    assert {types[f"{name}{ending}"] for name in ("pulse_task_runs", "pulse_guard_rejected", "pulse_store_errors")} == {
+        "counter"
+    }
 
 
 def test_the_api_tells_the_averages_of_a_task(window):

@@ -1,6 +1,7 @@
 (() => {
   "use strict";
   const EVERY = 3000;
+  const arrived = location.href;
   const main = document.getElementById("main");
   const skew = Date.parse(document.body.dataset.now) - Date.now();
   let tag = document.body.dataset.tag;
@@ -35,13 +36,19 @@
     part.replaceWith(fresh);
     if (focused >= 0 && stops(fresh)[focused]) stops(fresh)[focused].focus({ preventScroll: true });
   };
+  // What a press did is said in the address, until the end of this script: else it would be news again when
+  // somebody loads the page anew. When the page does so itself, it still is.
+  const reload = () => {
+    history.replaceState(null, "", arrived);
+    location.reload();
+  };
   const take = (html) => {
     const fresh = new DOMParser().parseFromString(html, "text/html");
     const parts = [...main.querySelectorAll("[data-live]")];
     const others = parts.map((part) => fresh.getElementById(part.id));
     // Parts have come or gone: that is another page.
     if (others.includes(null) || fresh.querySelectorAll("[data-live]").length !== parts.length) {
-      if (!parts.some(isBusy)) location.reload();
+      if (!parts.some(isBusy)) reload();
       return false;
     }
     let all = true;
