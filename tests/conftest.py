@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_rerunfailures import StatusDB
 from services import Postgres, Valkey, postgres, valkey
 
 
@@ -59,6 +60,19 @@ def give_a_second_chance(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1))
         else:  # what an earlier test of that kind left to the garbage collector is told in whichever comes next
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["unraisable exception"]))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where several processes share the tests, have second chances counted in each of them.
+
+    pytest-rerunfailures asks the first process before each test how many processes that has
+    crashed, and its small messages wait 40 ms for each other: a third of the whole suite. Only
+    those that take the place of a crashed one need to know.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and int(worker.removeprefix("gw")) < int(os.environ["PYTEST_XDIST_WORKER_COUNT"]):
+        session.config.failures_db.sock.close()
+        session.config.failures_db = StatusDB()
 
 
 @pytest.hookimpl(wrapper=True)
