@@ -1,13 +1,29 @@
 """The servers that tests share: each is started once by a process of pytest, when its first test asks for it."""
 
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_rerunfailures import StatusDB
+from servers import passing_folder
 from services import Postgres, Valkey, postgres, valkey
+
+
+@pytest.fixture(scope="session", autouse=True)
+def passing_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests and their programs leave behind, killed as some of them are, goes with this process.
+
+    So do the run stores of applications that configure none, which would stay in the home directory.
+    """
+    tmp_path_factory.getbasetemp()  # that of pytest stays where it is, for a look at what failed
+    with passing_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        yield
 
 
 @pytest.fixture(scope="session")
