@@ -76,11 +76,13 @@ def wait_until(condition: Callable[[], T], seconds: float = PATIENCE) -> T:
     Raises:
         TimeoutError: it has not become true in *seconds*.
     """
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > end:
+        waited = time.monotonic() - begun
+        if waited > seconds:
             raise TimeoutError(f"not so after {seconds:g} s; the last answer was {value!r}")
-        time.sleep(0.02)
+        # To look through processes and files for something that takes long would hold that up.
+        time.sleep(min(max(0.02, waited / 20), 0.1))
     return value
 
 
