@@ -1,6 +1,6 @@
 """What a fleet does with its due instants while its processes, hosts and stores fail.
 
-    python benchmarks/fleet.py [--seconds N] [--stores sqlite,redis,postgres]
+    python benchmarks/fleet.py [--seconds N] [--workers N] [--stores sqlite,redis,postgres]
 
 Gunicorns with four workers each: two that pass for two hosts on Redis (a Valkey) and on
 PostgreSQL, one with nothing configured. Workers are killed, one is frozen for longer than
@@ -45,6 +45,7 @@ from pulse.schedule import Schedule, schedule_of
 
 HERE: Final = Path(__file__).parent
 WORKERS: Final = 4  # of each host
+THREADS: Final = 4  # of a worker that does not ring, at most
 LEASE: Final = 2.0  # seconds
 PATIENCE: Final = 60.0  # seconds until servers have started, or every instant is in a record
 NAME: Final = "fleet"
@@ -89,32 +90,36 @@ def main(argv: Sequence[str] | None = None) -> list[Account]:
     """Run a fleet on each store, and print what became of its instants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="how long each fleet runs (60)")
+    parser.add_argument("--workers", type=int, default=WORKERS, help=f"how many a host has ({WORKERS})")
     parser.add_argument("--stores", default=",".join(STORES), help=f"which stores, out of {', '.join(STORES)}")
     parser.add_argument("--seed", type=int, default=7, help="of which workers are killed when")
     given = parser.parse_args(argv)
     stores = given.stores.split(",")
     if not set(stores) <= set(STORES):
         parser.error(f"--stores: want some of {', '.join(STORES)}")
-    print(f"A fleet under faults: {given.seconds:g} s a store, {len(TASKS)} tasks, {WORKERS} workers a host")
+    print(f"A fleet under faults: {given.seconds:g} s a store, {len(TASKS)} tasks, {given.workers} workers a host")
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores; pulse {version('pulse')}")
-    accounts = [account_of(store, given.seconds, random.Random(given.seed)) for store in stores]  # noqa: S311
+    accounts = [
+        account_of(store, given.seconds, given.workers, random.Random(given.seed))  # noqa: S311
+        for store in stores
+    ]
     show("store", accounts)
     return accounts
 
 
-def account_of(store: str, seconds: float, chance: random.Random) -> Account:
+def account_of(store: str, seconds: float, workers: int, chance: random.Random) -> Account:
     """Run a fleet on *store* for *seconds*, and account for all due instants of that time."""
     with tempfile.TemporaryDirectory(prefix="pulse-fleet-") as folder, ExitStack() as stack:
         try:
             place = stack.enter_context(PLACES[store](Path(folder)))
         except ImportError:
             return Account(name=store, is_installed=False)
-        hosts = [Host(number, Path(folder), place.address) for number in range(place.hosts)]
+        hosts = [Host(number, Path(folder), place.address, workers) for number in range(place.hosts)]
         for host in hosts:
             stack.callback(host.kill)
             host.start()
         for host in hosts:
-            _wait_for(lambda host=host: host.ringing() >= WORKERS, "workers that ring")
+            _wait_for(lambda host=host: host.ringing() >= workers, "workers that ring")
         ledger = stack.enter_context(_ledger(place.find(), Path(folder, "executed")))
         begin = datetime.now(UTC)
         _suffer(hosts, place, seconds, chance)
@@ -155,8 +160,9 @@ def site(environ: Environ, start_response: StartResponse) -> list[bytes]:
 class Host:
     """A gunicorn that passes for a host of its own."""
 
-    def __init__(self, number: int, folder: Path, store: str) -> None:
-        """Host *number*, with its home below *folder*."""
+    def __init__(self, number: int, folder: Path, store: str, workers: int) -> None:
+        """Host *number* with so many *workers*, and its home below *folder*."""
+        self._workers = workers
         self._home = folder / f"host{number}"
         self._home.mkdir()
         executed = folder / "executed"
@@ -176,7 +182,7 @@ class Host:
         """Begin to serve."""
         release = tuple(map(int, version("gunicorn").split(".")[:2]))
         private = ["--no-control-socket"] if release >= (25, 1) else []
-        options = ["-b", "127.0.0.1:0", "-w", str(WORKERS), "--graceful-timeout", "10", *private]
+        options = ["-b", "127.0.0.1:0", "-w", str(self._workers), "--graceful-timeout", "10", *private]
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-m", "gunicorn", *options, "fleet:application()"],
@@ -193,7 +199,7 @@ class Host:
 
     def ringing(self) -> int:
         """How many of its workers wait in the threads that only a process that rings has."""
-        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) > WORKERS for pid in self.workers())
+        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) > THREADS for pid in self.workers())
 
     def stop(self) -> None:
         """End in order."""

@@ -1,12 +1,29 @@
 """The servers that tests share: each is started once by a process of pytest, when its first test asks for it."""
 
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_rerunfailures import StatusDB
+from servers import passing_folder
 from services import Postgres, Valkey, postgres, valkey
+
+
+@pytest.fixture(scope="session", autouse=True)
+def passing_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests and their programs leave behind, killed as some of them are, goes with this process.
+
+    So do the run stores of applications that configure none, which would stay in the home directory.
+    """
+    tmp_path_factory.getbasetemp()  # that of pytest stays where it is, for a look at what failed
+    with passing_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +76,19 @@ def give_a_second_chance(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flaky(reruns=1))
         else:  # what an earlier test of that kind left to the garbage collector is told in whichever comes next
             item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["unraisable exception"]))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where several processes share the tests, have second chances counted in each of them.
+
+    pytest-rerunfailures asks the first process before each test how many processes that has
+    crashed, and its small messages wait 40 ms for each other: a third of the whole suite. Only
+    those that take the place of a crashed one need to know.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and int(worker.removeprefix("gw")) < int(os.environ["PYTEST_XDIST_WORKER_COUNT"]):
+        session.config.failures_db.sock.close()
+        session.config.failures_db = StatusDB()
 
 
 @pytest.hookimpl(wrapper=True)

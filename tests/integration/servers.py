@@ -39,6 +39,36 @@ if sys.platform == "linux":
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
+REMOVE_AFTERWARDS = """
+import os, pathlib, shutil, signal, sys, time
+sys.stdin.read()  # it ends when whoever holds the other end does
+folder = pathlib.Path(sys.argv[1])
+for file in folder.rglob("postmaster.pid"):  # the only servers that do not die with the tests
+    try:
+        os.kill(int(file.read_text().split()[0]), signal.SIGQUIT)
+    except (OSError, IndexError):
+        print("its PostgreSQL has just ended:", folder, file=sys.stderr)
+for _ in range(150):  # while others that end with the tests still write there
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        break
+    time.sleep(0.2)
+"""
+
+
+@contextmanager
+def passing_folder() -> Iterator[Path]:
+    """A folder that goes with this process, however that ends; all users may look into it."""
+    folder = tempfile.mkdtemp(prefix="pulse-tests-")
+    Path(folder).chmod(0o755)
+    remover = subprocess.Popen(
+        [sys.executable, "-ISc", REMOVE_AFTERWARDS, folder], stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        yield Path(folder)
+    finally:
+        remover.communicate()
+
 
 def wait_until(condition: Callable[[], T], seconds: float = PATIENCE) -> T:
     """What *condition* returns as soon as that is true.
@@ -46,11 +76,13 @@ def wait_until(condition: Callable[[], T], seconds: float = PATIENCE) -> T:
     Raises:
         TimeoutError: it has not become true in *seconds*.
     """
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > end:
+        waited = time.monotonic() - begun
+        if waited > seconds:
             raise TimeoutError(f"not so after {seconds:g} s; the last answer was {value!r}")
-        time.sleep(0.02)
+        # To look through processes and files for something that takes long would hold that up.
+        time.sleep(min(max(0.02, waited / 20), 0.1))
     return value
 
 

@@ -21,8 +21,9 @@ def program():
 @pytest.fixture(scope="module")
 def accounts(program):
     """What became of the instants on each store; the fleets run side by side."""
+    options = ["--seconds", "4", "--workers", "2", "--stores"]
     with ThreadPoolExecutor() as pool:
-        futures = {store: pool.submit(program.main, ["--seconds", "4", "--stores", store]) for store in STORES}
+        futures = {store: pool.submit(program.main, [*options, store]) for store in STORES}
     return {store: future.result()[0] for store, future in futures.items()}
 
 

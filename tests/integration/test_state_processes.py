@@ -17,7 +17,7 @@ from pulse.loop import run_async
 from pulse.state import EventMessage
 from pulse.state.redis import RedisEventBus, create_redis_stores
 
-EVENTS = 10_000
+EVENTS = 3_000  # of which both sides have read and written many when their connections are killed
 
 PUBLISHER = """
 import asyncio, sys

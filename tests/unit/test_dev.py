@@ -2,6 +2,7 @@ import ast
 import re
 import shutil
 import tomllib
+from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -116,14 +117,20 @@ def called(dev, monkeypatch):
         called.append((command[2:], env))
         return int(command[2] == called.fails)
 
+    def start(command, env):
+        called.append((command[2:], env))
+        return nullcontext()
+
     monkeypatch.setattr(dev, "call", call)
+    monkeypatch.setattr(dev, "start", start)
     return called
 
 
 def test_the_whole_suite_is_checked_and_shared_by_several_processes(dev, called):
     assert dev.test([]) == 0
 
-    commands = [command for command, _ in called]
+    compiling, *commands = [command for command, _ in called]
+    assert compiling == ["pytest", "--collect-only", "--quiet"]
     assert commands == [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["pytest", *dev.WHOLE_SUITE]]
     assert "-n" in dev.WHOLE_SUITE
 
@@ -134,7 +141,7 @@ def test_whatever_fails_all_is_run_and_the_call_fails(dev, called, fails):
 
     assert dev.test([]) == 1
 
-    assert len(called) == 4
+    assert len(called) == 5
 
 
 def test_with_arguments_pytest_alone_is_run_with_them_and_nothing_else(dev, called):
@@ -147,10 +154,12 @@ def test_the_tests_may_keep_bytecode_whatever_the_environment_says(dev, called, 
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
 
     dev.test(["tests/unit"])
+    dev.test([])
 
-    ((_, env),) = called
-    assert "PYTHONDONTWRITEBYTECODE" not in env
-    assert env["PATH"]
+    envs = [env for command, env in called if command[0] == "pytest"]
+    assert len(envs) == 3
+    assert not any("PYTHONDONTWRITEBYTECODE" in env for env in envs)
+    assert all(env["PATH"] for env in envs)
 
 
 def test_pythons_that_are_too_old_can_read_the_file_that_looks_for_a_newer_one():

@@ -531,7 +531,8 @@ def test_the_result_of_an_endpoint_is_cut_at_a_length():
         ("120", 120), (" 0 ", 0), ("Sat, 01 May 2027 12:05:00 GMT", 300), ("Sat, 01 May 2027 11:00:00 GMT", 0),
         ("soon", None), ("-5", None), ("1.5", None), ("", None), ("9" * 400, 366 * 86_400),
         ("               5", 5), ("1 Jan 99999999999999999999 00:00:00 GMT", None),
-        ("Fri, 31 Dec 9998 00:00:00 GMT", 366 * 86_400),
+        ("Fri, 31 Dec 9998 00:00:00 GMT", 366 * 86_400), ("Sat, 01 May 2027 14:05:00 +0200", 300),
+        ("Sat, 01 May 2027 12:05:00", 300),
     ],
 )  # fmt: skip
 def test_retry_after_is_seconds_or_a_date(said, seconds):

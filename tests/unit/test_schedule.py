@@ -268,7 +268,7 @@ def spoken(parts: tuple) -> str:
     return " ".join([*times, dom, month, dow])
 
 
-@settings(UNHURRIED, max_examples=200)
+@settings(UNHURRIED, max_examples=100)
 @given(
     expression=st.tuples(fields(0, 59), NIGHT_HOURS | fields(0, 23), DAYS).map(spoken),
     moment=st.sampled_from(MOMENTS),
@@ -288,7 +288,7 @@ def test_around_a_jump_of_the_clock_it_agrees_with_a_walk_minute_by_minute(expre
     assert_agrees(cron_if_possible(expression, zone) or NEVER, dues, begin, end, seed)
 
 
-@settings(UNHURRIED, max_examples=100)
+@settings(UNHURRIED, max_examples=50)
 @given(
     expression=st.tuples(fields(0, 59), fields(0, 59), NIGHT_HOURS, st.just(("*", "*", "*"))).map(spoken),
     moment=st.sampled_from(MOMENTS),
@@ -309,7 +309,7 @@ def test_around_a_jump_of_the_clock_it_agrees_with_a_walk_second_by_second(expre
 QUARTERS = st.sampled_from(["0", "15", "30", "45", "0,30", "15,45", "*/15", "*/30", "15-45/30", "0-59/15"])
 
 
-@settings(UNHURRIED, max_examples=40)
+@settings(UNHURRIED, max_examples=20)
 @given(
     expression=st.tuples(QUARTERS, NIGHT_HOURS | fields(0, 23), st.tuples(DOMS, fields(1, 12), DOWS)).map(spoken),
     zone=st.sampled_from(sorted(YEARS)),

@@ -151,27 +151,27 @@ def test_an_outage_leaves_what_it_would_leave_in_production(site):
     assert [(run.outcome, run.count) for run in runs] == [(Outcome.MISSED, 2), (Outcome.SUCCESS, 1)]
 
 
-CATCHES_UP = {"interval": "1h", "coalesce": False, "catchup_limit": 4, "misfire_grace_time": "none"}
+CATCHES_UP = {"interval": "1m", "coalesce": False, "catchup_limit": 4, "misfire_grace_time": "none"}
 
 
-def due_hours(runs):
-    return [(run.due - START).total_seconds() / 3600 for run in runs]
+def due_minutes(runs):
+    return [(run.due - START).total_seconds() / 60 for run in runs]
 
 
 def test_what_was_missed_is_caught_up_in_order_as_in_production(site):
     rehearsal = rehearse(pulse(site, task={"a": CATCHES_UP}))
 
-    rehearsal.clock.advance("6h")
+    rehearsal.clock.advance("6m")
     runs = rehearsal.run_due()
 
     assert [run.outcome for run in runs] == [Outcome.MISSED] + [Outcome.SUCCESS] * 4
-    assert due_hours(runs) == [2, 3, 4, 5, 6]
+    assert due_minutes(runs) == [2, 3, 4, 5, 6]
     assert [run.trigger for run in runs[1:]] == [Trigger.CATCHUP] * 3 + [Trigger.SCHEDULE]
-    assert due_hours(rehearsal.advance("1h")) == [7]
+    assert due_minutes(rehearsal.advance("1m")) == [7]
 
 
 @pytest.mark.parametrize(
-    ("overlap", "hours"),
+    ("overlap", "minutes"),
     [
         ("skip", [1, 2, 3, 4, 5]),
         ("queue", [1, 2, 3, 4, 5]),
@@ -179,41 +179,41 @@ def test_what_was_missed_is_caught_up_in_order_as_in_production(site):
         ("allow", [3, 2, 4, 1, 5]),  # each begins inside the one before, and ends before it
     ],
 )
-def test_what_becomes_due_while_others_are_caught_up_joins_them(site, overlap, hours):
-    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "overlap": overlap, "timeout": "2h"}}))
-    spans = iter([5400])
+def test_what_becomes_due_while_others_are_caught_up_joins_them(site, overlap, minutes):
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "overlap": overlap, "timeout": "2m"}}))
+    spans = iter([90])
     site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
 
-    rehearsal.clock.advance("3h")
+    rehearsal.clock.advance("3m")
     runs = rehearsal.run_due()
-    runs += rehearsal.advance("1h")
+    runs += rehearsal.advance("1m")
 
-    assert due_hours(runs) == hours
+    assert due_minutes(runs) == minutes
     assert {run.outcome for run in runs} == {Outcome.SUCCESS}
 
 
 def test_what_is_due_while_the_last_of_them_takes_its_time_is_skipped(site):
-    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "timeout": "2h"}}))
-    spans = iter([0, 0, 5400])
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "timeout": "2m"}}))
+    spans = iter([0, 0, 90])
     site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
 
-    rehearsal.clock.advance("3h")
+    rehearsal.clock.advance("3m")
     runs = rehearsal.run_due()
 
-    assert [(run.outcome, hour) for run, hour in zip(runs, due_hours(runs), strict=True)] == [
+    assert [(run.outcome, minute) for run, minute in zip(runs, due_minutes(runs), strict=True)] == [
         (Outcome.SUCCESS, 1), (Outcome.SUCCESS, 2), (Outcome.SKIPPED, 4), (Outcome.SUCCESS, 3),
     ]  # fmt: skip
 
 
 def test_a_grace_is_judged_when_the_turn_has_come(site):
-    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "misfire_grace_time": "2h10m", "timeout": "2h"}}))
-    spans = iter([6000])
+    rehearsal = rehearse(pulse(site, task={"a": {**CATCHES_UP, "misfire_grace_time": "2m10s", "timeout": "2m"}}))
+    spans = iter([100])
     site.meanwhile = lambda environ: rehearsal.advance(next(spans, 0))
 
-    rehearsal.clock.advance("4h")
+    rehearsal.clock.advance("4m")
     runs = rehearsal.run_due() + rehearsal.run_due()
 
-    assert [(run.outcome, hour) for run, hour in zip(runs, due_hours(runs), strict=True)] == [
+    assert [(run.outcome, minute) for run, minute in zip(runs, due_minutes(runs), strict=True)] == [
         (Outcome.MISSED, 1), (Outcome.SUCCESS, 2), (Outcome.MISSED, 3), (Outcome.SUCCESS, 4), (Outcome.SUCCESS, 5),
     ]  # fmt: skip
 
