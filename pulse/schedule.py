@@ -85,7 +85,7 @@ def schedule_of(task: Task) -> Schedule:
 
     A task without a zone lives by UTC, and without a schedule by the default interval.
     """
-    zone = task.timezone or ZoneInfo("UTC")
+    zone = task.zone
     if task.cron is not None:
         if task.cron == reader.MANUALLY:
             return _ByHand()

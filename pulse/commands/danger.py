@@ -11,7 +11,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from pulse import reader
-from pulse.commands.instant import clock_time, spoken, zone_of
+from pulse.commands.instant import clock_time, spoken
 from pulse.config import option_key
 from pulse.meant import CONFIG, DEFAULT
 from pulse.model import SCHEDULES, Config, Task
@@ -189,13 +189,13 @@ def _dangers_of(task: Task, now: datetime, said: Collection[str]) -> Iterator[st
     if task.cron is not None:
         yield from _clock_changes(task, schedule, now)
     elif remark := schedule.remark(due):
-        yield f"at = {spoken(due, zone_of(task))}: {remark}"
+        yield f"at = {spoken(due, task.zone)}: {remark}"
 
 
 def _never(task: Task, schedule: Schedule, now: datetime) -> str:
     for option in ("at", "end_date"):
         moment = getattr(task, option)
-        if moment is not None and instant_of(moment, zone_of(task)) <= now:
+        if moment is not None and instant_of(moment, task.zone) <= now:
             return f"{option} = {moment.isoformat(' ', 'minutes')} has passed: it is never due again"
     return f"it is never due ({schedule.describe()})"
 
@@ -220,7 +220,7 @@ def _clock_changes(task: Task, schedule: Schedule, now: datetime) -> Iterator[st
     """
     if task.cron is None or task.cron.split()[-4] == "*":
         return
-    zone = zone_of(task)
+    zone = task.zone
     warned: set[bool] = set()
     for stretch in stretches_from(zone, now, years=1):
         is_forward = stretch.before < stretch.offset

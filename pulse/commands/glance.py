@@ -7,7 +7,7 @@ from enum import Enum
 from itertools import takewhile
 from typing import Final
 
-from pulse.commands.instant import by_second, rough, zone_of
+from pulse.commands.instant import by_second, rough
 from pulse.commands.record import progress_words, rough_seconds
 from pulse.commands.stored import Stored
 from pulse.model import Config, Outcome, Pause, Run, Task, Trigger
@@ -73,7 +73,7 @@ class Glance:
             case State.FAILING:
                 return f"failing x{self.failures}{'+' if self.failures == RECENT else ''}"
             case State.PAUSED if self.pause and self.pause.until:
-                return f"paused until {by_second(self.pause.until, zone_of(self.task))}"
+                return f"paused until {by_second(self.pause.until, self.task.zone)}"
             case State.RUNNING if len(self.running) > 1:
                 return f"running x{len(self.running)}"
             case State.RUNNING if self.running[0].progress:
@@ -86,7 +86,7 @@ class Glance:
         if self.last is None or self.last.outcome is None:
             return "-"
         answer = self.last.status if self.last.outcome in (Outcome.SUCCESS, Outcome.FAILED) else None
-        words = f"{by_second(self.last.started or self.last.due, zone_of(self.task))} "
+        words = f"{by_second(self.last.started or self.last.due, self.task.zone)} "
         words += self.last.outcome.value if answer is None else str(answer)
         return words if self.last.duration is None else f"{words} in {rough_seconds(self.last.duration)}"
 

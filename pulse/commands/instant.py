@@ -3,13 +3,6 @@
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from pulse.model import Task
-
-
-def zone_of(task: Task) -> ZoneInfo:
-    """The zone by which *task* lives."""
-    return task.timezone or ZoneInfo("UTC")
-
 
 def spoken(instant: datetime, zone: ZoneInfo) -> str:
     """*instant* by the clock of *zone*: `Sun 25 Oct 2026 02:30 CEST`; seconds where there are some."""

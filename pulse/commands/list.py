@@ -7,7 +7,7 @@ from datetime import datetime
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.glance import Glance, glances
-from pulse.commands.instant import spoken, zone_of
+from pulse.commands.instant import spoken
 from pulse.commands.record import document, iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
@@ -132,7 +132,7 @@ def _lines(where: str, config: Config, seen: Mapping[str, Glance], now: datetime
 
 def _cells(line: _Line) -> list[str]:
     never = "never" if line.is_enabled and not (line.seen and line.seen.pause) else "-"
-    due = spoken(line.due, zone_of(line.task)) if line.due else never
+    due = spoken(line.due, line.task.zone) if line.due else never
     return [line.task.name, line.state, line.schedule, line.task.action, due, "yes" if line.is_guarded else "no"]
 
 
@@ -147,7 +147,7 @@ def _document(line: _Line) -> dict[str, object]:
         "path": task.path,
         "query": task.query,
         "next_due": iso(line.due),
-        "timezone": str(zone_of(task)),
+        "timezone": str(task.zone),
         "guarded": line.is_guarded,
         "last_run": document(seen.last, line.where) if seen and seen.last else None,
         "failures": seen.failures if seen else None,

@@ -7,7 +7,7 @@ from getpass import getuser
 
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
-from pulse.commands.instant import by_second, rough, zone_of
+from pulse.commands.instant import by_second, rough
 from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
@@ -64,7 +64,7 @@ def pause(
 
 def pause_words(pause: Pause, task: Task) -> str:
     """`paused until Sat 02 Jan 2027 08:00 UTC (1 h), by ada@web1 since ...: feed is down`."""
-    zone = zone_of(task)
+    zone = task.zone
     if pause.until:
         end = f"until {by_second(pause.until, zone)} ({rough(pause.until - pause.since)})"
     else:
@@ -93,16 +93,16 @@ def note_press(store: RunStore, now: datetime, action: str, task: str, details: 
 
 
 def _details(pause: Pause, task: Task) -> str:
-    end = f"until {by_second(pause.until, zone_of(task))}" if pause.until else "until it is resumed"
+    end = f"until {by_second(pause.until, task.zone)}" if pause.until else "until it is resumed"
     return f"{end}: {pause.note}" if pause.note else end
 
 
 def _until(until: datetime | timedelta | None, task: Task, now: datetime) -> datetime | None:
     if until is None:
         return None
-    end = now + until if isinstance(until, timedelta) else instant_of(until, zone_of(task))
+    end = now + until if isinstance(until, timedelta) else instant_of(until, task.zone)
     if end <= now:
-        raise CommandError(f"{by_second(end, zone_of(task))} has passed: a pause that has ended pauses nothing")
+        raise CommandError(f"{by_second(end, task.zone)} has passed: a pause that has ended pauses nothing")
     return end
 
 

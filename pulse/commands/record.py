@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from pulse.commands.instant import by_second, clock_time, rough, spoken, zone_of
+from pulse.commands.instant import by_second, clock_time, rough, spoken
 from pulse.commands.screen import Screen
 from pulse.instance import short
 from pulse.model import Outcome, Progress, Run, Task, Trigger
@@ -23,7 +23,7 @@ def cells(run: Run, task: Task) -> list[str]:
     """The row of a table below `HEAD`."""
     return [
         run.id[:PREFIX],
-        due_words(run, zone_of(task)),
+        due_words(run, task.zone),
         run.trigger.value,
         str(run.attempt),
         outcome_words(run),

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from pulse.clock import Clock
 from pulse.commands import record
 from pulse.commands.exits import Exit
-from pulse.commands.instant import by_second, rough, spoken, zone_of
+from pulse.commands.instant import by_second, rough, spoken
 from pulse.commands.pause import pause_words
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
@@ -71,7 +71,7 @@ class Facts:
     @property
     def zone(self) -> ZoneInfo:
         """By which the task lives."""
-        return zone_of(self.task)
+        return self.task.zone
 
     @property
     def schedule(self) -> Schedule:

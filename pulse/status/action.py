@@ -12,7 +12,7 @@ from pulse.runstores.base import RunStore
 from pulse.status.audit import Audit
 from pulse.status.controls import Controls
 from pulse.status.view import attempts_of
-from pulse.status.words import spoken, zone_of
+from pulse.status.words import spoken
 from pulse.zone import instant_of
 
 # What each of them can be told.
@@ -95,7 +95,7 @@ class Actions:
         until = self._until(task, said)
         note = _note(said)
         self._controls.pause(task, until=until, note=note, by=by)
-        end = f"until {spoken(until, zone_of(self._config.tasks[task]))}" if until else "until it is resumed"
+        end = f"until {spoken(until, self._config.tasks[task].zone)}" if until else "until it is resumed"
         done: dict[str, object] = {"paused": True, "until": until.isoformat() if until else None, "note": note}
         return done, "pause", f"{end}: {note}" if note else end
 
@@ -114,7 +114,7 @@ class Actions:
         if span == "ever" or not (span or moment):
             return None
         try:
-            until = instant_of(datetime.fromisoformat(moment), zone_of(self._config.tasks[task]))
+            until = instant_of(datetime.fromisoformat(moment), self._config.tasks[task].zone)
         except ValueError:
             raise ValueError("until: want a date and time, 2027-01-31T08:00") from None
         if not now < until <= now + timedelta(days=3660):

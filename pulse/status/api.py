@@ -36,7 +36,7 @@ from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, find_run, fits, is_in
 from pulse.status.survey import Moment, State, Survey, failures
 from pulse.status.view import dues_of, next_due, workers_of
-from pulse.status.words import iso, text_of, zone_of
+from pulse.status.words import iso, text_of
 
 MOST_RUNS: Final = 1000
 STATES: Final = tuple(state.value for state in State)
@@ -156,7 +156,7 @@ class Api:
             "state": state.value if state else None,
             "description": task.description,
             "schedule": schedule.describe(),
-            "timezone": str(zone_of(task)),
+            "timezone": str(task.zone),
             "method": task.method,
             "action": task.action,
             "enabled": rings,

@@ -23,7 +23,7 @@ from pulse.status.page import Frame, Printer
 from pulse.status.survey import Moment, State, Survey
 from pulse.status.view import attempts_of, dues_of, facts_of, line_of, row_of, workers_of
 from pulse.status.why import explain
-from pulse.status.words import seconds_words, text_of, zone_of
+from pulse.status.words import seconds_words, text_of
 from pulse.zone import instant_of
 
 TASKS: Final = 25  # on a page
@@ -119,7 +119,7 @@ class Pages:
     def task(self, request: Request, frame: Frame, task: Task) -> Response:
         """One task."""
         moment = self._survey.moment()
-        schedule, zone = self._schedules[task.name], zone_of(task)
+        schedule, zone = self._schedules[task.name], task.zone
         records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
         row = row_of(task, schedule, self._survey, records, moment)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
@@ -152,7 +152,7 @@ class Pages:
         found = which_of(attempts, request.GET.get("attempt", ""))
         if found is None:
             return None
-        zone = zone_of(task)
+        zone = task.zone
         return self._printer.page(
             request,
             "run.html",
@@ -179,7 +179,7 @@ class Pages:
         found, words = self._records(name, moment)
         fitting = [run for run in found if (not outcome or _ended_as(run, outcome)) and _mentions(run, query)]
         shown, pager = _paged(fitting, request, RUNS, lambda said: _address(frame.base, "/runs", said))
-        zones = {run.task: zone_of(self._config.tasks[run.task]) for run in shown}
+        zones = {run.task: self._config.tasks[run.task].zone for run in shown}
         return self._printer.page(
             request,
             "runs.html",
@@ -262,7 +262,7 @@ class Pages:
 
     def _why(self, task: Task, runs: Sequence[Run], at: str, now: datetime) -> Any:
         try:
-            instant = instant_of(datetime.fromisoformat(at), zone_of(task))
+            instant = instant_of(datetime.fromisoformat(at), task.zone)
         except ValueError:
             return None
         return explain(task, self._schedules[task.name], runs, instant, now)
@@ -304,7 +304,7 @@ class Pages:
         cards = [Card(value=seconds_words(picture.typical(records)), word="median")]
         if last:
             # Without the seconds of a clock that goes on: the cards are news when a run has ended.
-            at = f"{last.astimezone(zone_of(task)):%H:%M:%S}"
+            at = f"{last.astimezone(task.zone):%H:%M:%S}"
             cards.append(Card(value=at, word=f"last success, {_day(last, moment, task)}"))
         return [*cards, *counts]
 
@@ -337,7 +337,7 @@ def fits(task: Task, query: str) -> bool:
 
 
 def _day(instant: datetime, moment: Moment, task: Task) -> str:
-    zone = zone_of(task)
+    zone = task.zone
     local = instant.astimezone(zone)
     return "today" if local.date() == moment.now.astimezone(zone).date() else f"{local:%d %b}"
 

@@ -22,7 +22,6 @@ from pulse.status.words import (
     seconds_words,
     spoken,
     trigger_words,
-    zone_of,
 )
 
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -112,9 +111,9 @@ def row_of(task: Task, schedule: Schedule, survey: Survey, records: Sequence[Run
         records=records,
         running=running,
         state=state.value,
-        state_words=_state_words(state, records, running, pause, zone_of(task), moment.now),
+        state_words=_state_words(state, records, running, pause, task.zone, moment.now),
         schedule=schedule.describe(),
-        zone=zone_of(task),
+        zone=task.zone,
         bars=picture.bars([*reversed(running), *records]),
         lane=picture.lane(schedule if rings and not pause else None, records, running, picture.minute(moment.now)),
         next=next_due(schedule, pause, moment.now) if rings else None,
@@ -185,7 +184,7 @@ def reason_of(run: Run, zone: ZoneInfo, now: datetime) -> str:
 
 def dues_of(task: Task, schedule: Schedule, now: datetime, count: int) -> Iterator[Due]:
     """The next *count* due instants, with what jumps of the clock and the jitter do to them."""
-    zone, due = zone_of(task), schedule.next_due(now)
+    zone, due = task.zone, schedule.next_due(now)
     previous = schedule.previous_due(now)
     while due is not None and count:
         following = schedule.next_due(due)

@@ -7,16 +7,11 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pulse import reader
-from pulse.model import Outcome, Run, Task, Trigger
+from pulse.model import Outcome, Run, Trigger
 
 # What somebody has to look at; the others went well, or are what somebody wanted.
 TROUBLE: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
 DASH: Final = "\N{EN DASH}"
-
-
-def zone_of(task: Task) -> ZoneInfo:
-    """The zone by which *task* lives."""
-    return task.timezone or ZoneInfo("UTC")
 
 
 def seconds_words(seconds: float | None) -> str:
