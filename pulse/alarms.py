@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from importlib import import_module
 from typing import Final
 from uuid import UUID
@@ -20,7 +20,8 @@ from pulse.clock import Clock
 from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.gateway import WsgiApp
-from pulse.model import Config, Outcome, Pause, Run, Task
+from pulse.model import FAILURES, Config, Outcome, Pause, Run, Task
+from pulse.zone import iso_utc
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ WAITING: Final = 1000  # what is to be told; the oldest is dropped, with a line 
 PING_SECONDS: Final = 10.0
 HOOK_TIME: Final = timedelta(seconds=60)  # in which the endpoint of a hook has to send its response
 
-_FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outcome.ABANDONED})
 
 Telling = Callable[[], object]
 
@@ -68,7 +68,7 @@ class Alarms:
         event, hook = _hook_of(task, run)
         if hook:
             self._put(f"on_{event} of {run.task}", lambda: self._tell(task, hook, event, run))
-        if task.ping_url and run.started and (run.outcome is Outcome.SUCCESS or run.outcome in _FAILED):
+        if task.ping_url and run.started and (run.outcome is Outcome.SUCCESS or run.outcome in FAILURES):
             way = "" if run.outcome is Outcome.SUCCESS else "/fail"
             self._put(f"ping of {run.task}", _ping(task.ping_url, way, run))
 
@@ -150,14 +150,14 @@ def document(run: Run) -> Mapping[str, object]:
     return {
         "task": run.task,
         "run": run.id,
-        "due": _text(run.due),
-        "first_due": _text(run.first_due),
+        "due": iso_utc(run.due),
+        "first_due": iso_utc(run.first_due),
         "count": run.count,
         "trigger": run.trigger.value,
         "attempt": run.attempt,
         "owner": run.owner,
-        "started": _text(run.started),
-        "finished": _text(run.finished),
+        "started": iso_utc(run.started),
+        "finished": iso_utc(run.finished),
         "outcome": run.outcome.value if run.outcome else None,
         "status": run.status,
         "duration": run.duration,
@@ -173,7 +173,7 @@ def _hook_of(task: Task, run: Run) -> tuple[str, str | None]:
         return "missed", task.on_missed
     if run.outcome is Outcome.TIMEOUT and task.on_timeout:
         return "timeout", task.on_timeout
-    return "failure", task.on_failure if run.outcome in _FAILED else None
+    return "failure", task.on_failure if run.outcome in FAILURES else None
 
 
 def _ping(url: str, way: str, run: Run) -> Telling:
@@ -209,7 +209,3 @@ def _function(place: str) -> Callable[[Run], object]:
     if not callable(function):
         raise TypeError(f"{place} cannot be called")
     return function
-
-
-def _text(instant: datetime | None) -> str | None:
-    return instant.isoformat() if instant else None

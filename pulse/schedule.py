@@ -34,6 +34,7 @@ from pulse.zone import (
     LAST_YEAR,
     LATEST,
     Stretch,
+    ahead,
     instant_of,
     is_ambiguous,
     stretches_before,
@@ -78,6 +79,24 @@ class Schedule(ABC):
     def remark(self, due: datetime) -> str:  # noqa: ARG002 - most schedules have nothing to say
         """What a jump of the clocks does to the instant *due*, in words; mostly empty."""
         return ""
+
+    def due_from(self, instant: datetime) -> datetime | None:
+        """The first due instant that is not earlier than *instant*; None if there is none."""
+        return self.next_due(instant - _MICROSECOND)
+
+    def due_before(self, instant: datetime) -> datetime | None:
+        """The last due instant earlier than *instant*; None if there is none."""
+        return self.previous_due(instant - _MICROSECOND)
+
+    def clock_note(self, due: datetime, zone: ZoneInfo) -> str:
+        """What a jump of the clock of *zone* does to the instant *due*, or has done since the one before it."""
+        if remark := self.remark(due):
+            return remark
+        previous = self.due_before(due)
+        if previous is None or self.remark(previous):  # which has told of the jump
+            return ""
+        before, after = ahead(zone, previous), ahead(zone, due)
+        return "" if before == after else f"the clocks have gone {'forward' if before < after else 'back'}"
 
 
 def schedule_of(task: Task) -> Schedule:

@@ -171,7 +171,7 @@ class Scheduler:
         schedule = self._schedules[task.name]
         last = schedule.previous_due(now) or first
         if self._entry(task, last).when > now:  # its jitter has not passed yet
-            last = schedule.previous_due(last - INSTANT) or first
+            last = schedule.due_before(last) or first
         return last
 
     def _missed_fire(self, task: Task, due: datetime, following: datetime | None, *, is_last: bool) -> Fire:

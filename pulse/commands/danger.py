@@ -26,7 +26,6 @@ GUARD: Final = f"{CONFIG}guard"
 TOKEN: Final = f"{CONFIG}token"
 SLIPS: Final = 50  # tasks that are compared with all others, which takes each of them 30 us
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 _DEVELOPMENT: Final = re.compile(r"(^|[^a-z])(dev|test|local)", re.IGNORECASE)
 
 
@@ -242,7 +241,7 @@ def _clock_change(task: Task, schedule: Schedule, stretch: Stretch, zone: ZoneIn
     # The same times by a clock that never jumps: UTC stands for the clock on the wall.
     plain = schedule_of(replace(task, timezone=ZoneInfo("UTC"), start_date=None, end_date=None))
     start, stop = change + min(before, after), change + max(before, after)
-    first, last = plain.next_due(start - _MICROSECOND), plain.previous_due(stop - _MICROSECOND)
+    first, last = plain.due_from(start), plain.due_before(stop)
     if first is None or last is None or first >= stop:
         return []
     times = clock_time(first) if first == last else f"{clock_time(first)} to {clock_time(last)}"
@@ -252,6 +251,7 @@ def _clock_change(task: Task, schedule: Schedule, stretch: Stretch, zone: ZoneIn
         fate = f"runs at {clock_time(change.astimezone(zone))}" if is_made_up else "does not run then"
         return [f"{times} does not exist {day}, {fate}"]
     span = before - after
-    count = schedule.count(change - span - _MICROSECOND, change + span - _MICROSECOND)
-    is_repeated = count > plain.count(start - _MICROSECOND, stop - _MICROSECOND)
+    just = timedelta(microseconds=1)
+    count = schedule.count(change - span - just, change + span - just)
+    is_repeated = count > plain.count(start - just, stop - just)
     return [f"{times} comes twice {day}, {'runs both times' if is_repeated else 'runs once'}"]

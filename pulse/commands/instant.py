@@ -16,11 +16,6 @@ def clock_time(local: datetime) -> str:
     return shown.removesuffix(":00") if shown.count(":") == 2 else shown
 
 
-def offset_at(instant: datetime, zone: ZoneInfo) -> timedelta:
-    """How far the clock of *zone* is ahead of UTC."""
-    return instant.astimezone(zone).utcoffset() or timedelta(0)
-
-
 def by_second(instant: datetime, zone: ZoneInfo) -> str:
     """As `spoken`, for what is measured and not planned: fractions of a second say nothing."""
     return spoken(instant.replace(microsecond=0), zone)

@@ -8,7 +8,6 @@ from getpass import getuser
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.instant import by_second, rough
-from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
@@ -16,7 +15,7 @@ from pulse.model import Pause, Press, Task
 from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
 from pulse.status.audit import Audit
-from pulse.zone import instant_of
+from pulse.zone import instant_of, iso_utc
 
 
 def pause(
@@ -75,7 +74,7 @@ def pause_words(pause: Pause, task: Task) -> str:
 
 def pause_document(pause: Pause) -> dict[str, object]:
     """*pause* for programs."""
-    return {"since": iso(pause.since), "until": iso(pause.until), "note": pause.note, "by": pause.by}
+    return {"since": iso_utc(pause.since), "until": iso_utc(pause.until), "note": pause.note, "by": pause.by}
 
 
 def author() -> str:

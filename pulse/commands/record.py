@@ -1,18 +1,18 @@
 """Records as people and programs read them: what became of a due instant."""
 
 from codecs import getincrementaldecoder
-from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from pulse.commands.instant import by_second, clock_time, rough, spoken
 from pulse.commands.screen import Screen
 from pulse.instance import short
-from pulse.model import Outcome, Progress, Run, Task, Trigger
+from pulse.model import FAILURES, Outcome, Progress, Run, Task, Trigger
 from pulse.runstores.base import Totals
+from pulse.zone import iso_utc
 
 # What a user has to look at; the others went well, or are what somebody wanted.
-TROUBLE: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST, Outcome.MISSED})
+TROUBLE: Final = FAILURES | {Outcome.MISSED}
 STYLES: Final = {Outcome.SUCCESS: "green", Outcome.SKIPPED: "yellow", Outcome.CANCELLED: "yellow"}  # else red
 PREFIX: Final = 8  # characters of a run's id that tell it from the others of a history
 
@@ -118,15 +118,15 @@ def document(run: Run, where: str) -> dict[str, object]:
     return {
         "task": run.task,
         "run": run.id,
-        "due": iso(run.due),
-        "first_due": iso(run.first_due or run.due),
+        "due": iso_utc(run.due),
+        "first_due": iso_utc(run.first_due or run.due),
         "count": run.count,
         "trigger": run.trigger.value,
         "attempt": run.attempt,
         "outcome": run.outcome.value if run.outcome else None,
         "status": run.status,
-        "started": iso(run.started),
-        "finished": iso(run.finished),
+        "started": iso_utc(run.started),
+        "finished": iso_utc(run.finished),
         "duration": run.duration,
         "lateness": run.lateness.total_seconds() if run.started else None,
         "worker": short(run.owner),
@@ -147,11 +147,6 @@ def totals_document(totals: Totals) -> dict[str, object]:
     """*totals* for programs; every outcome is there."""
     return {
         "counts": {outcome.value: totals.counts.get(outcome, 0) for outcome in Outcome},
-        "last_finished": iso(totals.last_finished),
-        "last_success": iso(totals.last_success),
+        "last_finished": iso_utc(totals.last_finished),
+        "last_success": iso_utc(totals.last_success),
     }
-
-
-def iso(instant: datetime | None) -> str | None:
-    """*instant* for programs: ISO 8601 in UTC."""
-    return instant.astimezone(UTC).isoformat() if instant else None

@@ -4,12 +4,12 @@ from pulse.clock import Clock
 from pulse.commands.exits import Exit
 from pulse.commands.instant import by_second, spoken
 from pulse.commands.pause import note_press, pause_document
-from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
 from pulse.model import Pause, Task
 from pulse.schedule import schedule_of
+from pulse.zone import iso_utc
 
 
 def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
@@ -34,7 +34,7 @@ def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
             {
                 "was_paused": was_paused,
                 "pause": pause_document(old) if old else None,
-                "next_due": iso(due),
+                "next_due": iso_utc(due),
                 "filter": one.where,
             }
             for one, _, old, was_paused, due in said

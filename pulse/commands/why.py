@@ -22,7 +22,7 @@ from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import Totals
 from pulse.runstores.ledger import RUNNING, why_lost
 from pulse.schedule import Schedule, delay_of, schedule_of
-from pulse.zone import instant_of
+from pulse.zone import instant_of, iso_utc
 
 DAY: Final = timedelta(days=1)
 
@@ -410,7 +410,7 @@ def _under_way_at(facts: Facts, at: datetime) -> Iterator[str]:
 
 def _evidence(facts: Facts, at: datetime) -> Iterator[str]:
     schedule, zone = facts.schedule, facts.zone
-    before, after = schedule.previous_due(at - timedelta(microseconds=1)), schedule.next_due(at)
+    before, after = schedule.due_before(at), schedule.next_due(at)
     around = [f"before {spoken(before, zone)}"] if before else []
     around += [f"after {spoken(after, zone)}"] if after else []
     yield f"schedule: {schedule.describe()}" + (f" ({', '.join(around)})" if around else "")
@@ -452,7 +452,7 @@ def _facts(filters: Sequence[Stored], one: Stored, task: Task, clock: Clock) -> 
 
 def _document(one: Stored, answer: Answer) -> dict[str, object]:
     return {
-        "due": record.iso(answer.due),
+        "due": iso_utc(answer.due),
         "verdict": answer.verdict.value,
         "sentence": answer.sentence,
         "evidence": list(answer.evidence),

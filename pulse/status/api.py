@@ -31,12 +31,14 @@ from pulse.instance import short
 from pulse.model import Config, Run, Task
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule
+from pulse.standing import State, failures, next_due
 from pulse.status.audit import Audit
 from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, find_run, fits, is_in
-from pulse.status.survey import Moment, State, Survey, failures
-from pulse.status.view import dues_of, next_due, workers_of
-from pulse.status.words import iso, text_of
+from pulse.status.survey import Moment, Survey
+from pulse.status.view import dues_of, workers_of
+from pulse.status.words import text_of
+from pulse.zone import iso_utc
 
 MOST_RUNS: Final = 1000
 STATES: Final = tuple(state.value for state in State)
@@ -113,11 +115,11 @@ class Api:
         said = self._brief(task, moment)
         said["consecutive_failures"] = failures(self._survey.records(task.name))
         said["totals"] = {outcome.value: count for outcome, count in totals.counts.items()}
-        said["last_finished"], said["last_success"] = iso(totals.last_finished), iso(totals.last_success)
+        said["last_finished"], said["last_success"] = iso_utc(totals.last_finished), iso_utc(totals.last_success)
         said["mean_duration"], said["mean_lateness"] = totals.mean_duration, totals.mean_lateness
         said["running"] = [run_document(run) for run in moment.running(task.name)]
         said["due"] = [
-            {"due": iso(due.instant), "local": due.words, "note": due.note}
+            {"due": iso_utc(due.instant), "local": due.words, "note": due.note}
             for due in dues_of(task, self._schedules[task.name], moment.now, DUES)
         ]
         said["options"] = [asdict(one) for one in settings_of_task(self._config, task)]
@@ -144,7 +146,7 @@ class Api:
         return {"options": [asdict(one) for one in settings_of(self._config)]}
 
     def _audit(self) -> dict[str, object]:
-        return {"presses": [{**asdict(press), "at": iso(press.at)} for press in self._presses.presses()]}
+        return {"presses": [{**asdict(press), "at": iso_utc(press.at)} for press in self._presses.presses()]}
 
     def _brief(self, task: Task, moment: Moment) -> dict[str, object]:
         state, pause = self._survey.state(task, moment), moment.pauses.get(task.name)
@@ -160,9 +162,9 @@ class Api:
             "method": task.method,
             "action": task.action,
             "enabled": rings,
-            "next_due": iso(next_due(schedule, pause, moment.now)) if rings else None,
-            "overdue_since": iso(overdue),
-            "pause": {"since": iso(pause.since), "until": iso(pause.until), "note": pause.note, "by": pause.by}
+            "next_due": iso_utc(next_due(schedule, pause, moment.now)) if rings else None,
+            "overdue_since": iso_utc(overdue),
+            "pause": {"since": iso_utc(pause.since), "until": iso_utc(pause.until), "note": pause.note, "by": pause.by}
             if pause
             else None,
         }
@@ -173,22 +175,22 @@ def run_document(run: Run) -> dict[str, object]:
     return {
         "run": run.id,
         "task": run.task,
-        "due": iso(run.due),
-        "first_due": iso(run.first_due),
+        "due": iso_utc(run.due),
+        "first_due": iso_utc(run.first_due),
         "count": run.count,
         "trigger": run.trigger.value,
         "attempt": run.attempt,
         "outcome": run.outcome.value if run.outcome else None,
         "reason": run.reason,
         "status": run.status,
-        "started": iso(run.started),
-        "finished": iso(run.finished),
+        "started": iso_utc(run.started),
+        "finished": iso_utc(run.finished),
         "duration": run.duration,
         "lateness": run.lateness.total_seconds() if run.started else None,
         "worker": short(run.owner),
         "result": run.result,
         "progress": asdict(run.progress) if run.progress else None,
-        "again_at": iso(run.again_at),
+        "again_at": iso_utc(run.again_at),
     }
 
 
@@ -206,7 +208,7 @@ def fault(status: int, problem: str) -> Response:
 
 
 def _plain(said: dict[str, Any]) -> dict[str, object]:
-    return {name: iso(value) if hasattr(value, "isoformat") else value for name, value in said.items()}
+    return {name: iso_utc(value) if hasattr(value, "isoformat") else value for name, value in said.items()}
 
 
 def _number(request: Request, name: str, otherwise: int, most: int) -> int:

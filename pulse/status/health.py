@@ -12,7 +12,7 @@ from typing import Final
 from pulse.model import Config
 from pulse.status.controls import Ringing
 from pulse.status.survey import Moment, Survey
-from pulse.status.words import iso
+from pulse.zone import iso_utc
 
 STUCK: Final = timedelta(seconds=30)  # a bell sleeps ten seconds at most
 TASKS_SHOWN: Final = 100  # of those that are overdue
@@ -90,13 +90,13 @@ def _heartbeat(config: Config, survey: Survey, moment: Moment) -> Sequence[Fault
     if moment.alive or not any(survey.rings_for(task) for task in config.tasks.values()):
         return []
     seen = max((one.seen for one in moment.gone), default=None)
-    return [Fault(reason="no process rings", details={"last_heard_of": iso(seen)})]
+    return [Fault(reason="no process rings", details={"last_heard_of": iso_utc(seen)})]
 
 
 def _scheduler(ringing: Ringing, moment: Moment) -> Sequence[Fault]:
     faults = []
     if ringing.next_ring is not None and ringing.next_ring < moment.now - STUCK:
-        faults.append(Fault(reason="the scheduler is stuck", details={"next_ring": iso(ringing.next_ring)}))
+        faults.append(Fault(reason="the scheduler is stuck", details={"next_ring": iso_utc(ringing.next_ring)}))
     if ringing.abandoned:
         faults.append(Fault(reason="threads were left behind", details={"threads": ringing.abandoned}))
     return faults
@@ -105,7 +105,7 @@ def _scheduler(ringing: Ringing, moment: Moment) -> Sequence[Fault]:
 def _overdue(config: Config, survey: Survey, moment: Moment) -> Mapping[str, str | None]:
     """Since when each task is overdue that is."""
     found = {task.name: survey.overdue(task, moment) for task in config.tasks.values()}
-    return {name: iso(since) for name, since in found.items() if since}
+    return {name: iso_utc(since) for name, since in found.items() if since}
 
 
 def _tasks(overdue: Mapping[str, str | None]) -> Sequence[Fault]:

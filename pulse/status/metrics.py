@@ -12,7 +12,7 @@ Errors of the store are left out: it is the one that could not be told of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -26,10 +26,10 @@ from pulse.instance import short
 from pulse.model import Config, Outcome, Task
 from pulse.runstores.base import RunStore, Totals
 from pulse.schedule import Schedule
-from pulse.status.survey import Moment, Survey, failures
+from pulse.standing import failures, next_due
+from pulse.status.survey import Moment, Survey
 
 _Value = Callable[[Task], float | None]
-_MICROSECOND: Final = timedelta(microseconds=1)
 # Each counter is there from the beginning: one that appears with its first run has not increased
 # in the eyes of Prometheus, and an alert would miss just that run.
 _NONE: Final = dict.fromkeys(Outcome, 0)
@@ -199,10 +199,7 @@ class _Fleet:
     def _next(self, task: Task) -> datetime | None:
         if not self._survey.rings_for(task):
             return None
-        pause = self._moment.pauses.get(task.name)
-        if pause is None:
-            return self._schedules[task.name].next_due(self._moment.now)
-        return self._schedules[task.name].next_due(pause.until - _MICROSECOND) if pause.until else None
+        return next_due(self._schedules[task.name], self._moment.pauses.get(task.name), self._moment.now)
 
     def _interval(self, task: Task) -> float | None:
         if task.interval is not None and task.cron is None and task.at is None:

@@ -19,7 +19,8 @@ from markupsafe import Markup
 from webob import Request, Response
 
 from pulse.status.access import Visitor
-from pulse.status.words import file_name, iso, relative, rough, spoken
+from pulse.status.words import file_name, relative, rough, spoken
+from pulse.zone import iso_utc
 
 _FOLDER: Final = Path(__file__).parent / "templates"
 # Marks for what is put in, or taken out, after a page was printed. No text of anybody can hold
@@ -76,8 +77,9 @@ class Printer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(file_name=file_name)
-        self._environment.filters.update(iso=iso, spoken=spoken, utc=lambda instant: spoken(instant, ZoneInfo("UTC")))
+        self._environment.filters.update(
+            file_name=file_name, iso=iso_utc, spoken=spoken, utc=lambda instant: spoken(instant, ZoneInfo("UTC"))
+        )
         self._environment.globals.update(soft_begin=_SOFT_BEGIN, soft_end=_SOFT_END)
 
     def page(self, request: Request, name: str, frame: Frame, *, status: int = 200, **shown: Any) -> Response:

@@ -11,16 +11,17 @@ from urllib.parse import urlencode
 
 from webob import Request, Response
 
-from pulse.model import Config, Outcome, Run, Task
+from pulse.model import FAILURES, Config, Outcome, Run, Task
 from pulse.request import USER_AGENT
 from pulse.runstores.base import PRESSES, RunStore
 from pulse.schedule import Schedule
+from pulse.standing import State
 from pulse.status import picture
 from pulse.status.audit import Audit
 from pulse.status.configuration import HIDDEN, settings_of, settings_of_task
 from pulse.status.controls import Controls
 from pulse.status.page import Frame, Printer
-from pulse.status.survey import Moment, State, Survey
+from pulse.status.survey import Moment, Survey
 from pulse.status.view import attempts_of, dues_of, facts_of, line_of, row_of, workers_of
 from pulse.status.why import explain
 from pulse.status.words import seconds_words, text_of
@@ -343,7 +344,7 @@ def _day(instant: datetime, moment: Moment, task: Task) -> str:
 
 
 def _mood(outcome: Outcome) -> str:
-    if outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST):
+    if outcome in FAILURES:
         return "bad"
     return "warn" if outcome is Outcome.MISSED else ""
 

@@ -11,9 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import Enum
 from functools import cached_property
-from itertools import takewhile
 from typing import Final
 
 from pulse.clock import Clock
@@ -22,30 +20,14 @@ from pulse.instance import is_gone
 from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import RunStore, Totals
 from pulse.schedule import Schedule
-from pulse.status.overdue import last_begun, overdue_since
-from pulse.status.words import TROUBLE
+from pulse.standing import State, state_by
+from pulse.status.overdue import overdue_since
 
 LOOK_AGAIN: Final = timedelta(seconds=60)  # a run by hand may begin and end between two looks
 PENDING: Final = timedelta(seconds=1)  # what was due has no record yet
-# From the instant at which a run was to start until somebody is told that it has not:
-# claims take milliseconds, but the machine may be busy.
-PATIENCE: Final = timedelta(seconds=10)
 DEPTH: Final = 10  # records of a task whose newest one does not tell how it is doing
 BATCH: Final = 500  # tasks that the store is asked about at once, between two looks at the clock
 MANY: Final = 20  # tasks whose totals are asked for one by one; of more, those of all come at once
-
-
-class State(Enum):
-    """How a task is doing."""
-
-    NEW = "new"  # nothing is recorded of it
-    OK = "ok"
-    LATE = "late"  # it was due, and nobody ran it
-    RUNNING = "running"
-    FAILING = "failing"
-    PAUSED = "paused"
-    LOST = "lost"  # the process of the last run died
-    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,11 +175,7 @@ class Survey:
             return plain
         if not seen.records:
             return State.LATE if self.overdue(task, moment) else State.NEW
-        if self._is_late(task, seen.records, moment.now):
-            return State.LATE
-        if failures(seen.records):
-            return State.LOST if ended(seen.records)[0].outcome is Outcome.LOST else State.FAILING
-        return State.OK
+        return state_by(seen.records, task, self._schedules[task.name], moment.now)
 
     def overdue(self, task: Task, moment: Moment) -> datetime | None:
         """The instant since which *task* is overdue; see `pulse.status.overdue`."""
@@ -230,14 +208,6 @@ class Survey:
         if not self.rings_for(task):
             return State.DISABLED
         return State.PAUSED if task.name in moment.pauses else None
-
-    def _is_late(self, task: Task, records: Sequence[Run], now: datetime) -> bool:
-        planned = [run for run in records if run.trigger is not Trigger.MANUAL]
-        due = last_begun(task, self._schedules[task.name], now - PATIENCE)
-        if due is None or not planned:
-            return False
-        newest = max(planned, key=lambda run: run.due)
-        return newest.due < due or newest.outcome is Outcome.MISSED
 
     # Looking
 
@@ -304,16 +274,6 @@ class Survey:
             return now + PENDING
         following = schedule.next_due(now)
         return min(following or now + LOOK_AGAIN, now + LOOK_AGAIN)
-
-
-def ended(records: Sequence[Run]) -> list[Run]:
-    """The runs among *records* that have said how the task is doing, newest first."""
-    return [run for run in records if run.started and run.outcome is not Outcome.CANCELLED]
-
-
-def failures(records: Sequence[Run]) -> int:
-    """How many of the last runs among *records*, newest first, went wrong one after the other."""
-    return sum(1 for _ in takewhile(lambda run: run.outcome in TROUBLE, ended(records)))
 
 
 def _tells(newest: Run) -> bool:

@@ -8,8 +8,6 @@ from pulse.model import Run, Task
 from pulse.schedule import Schedule
 from pulse.status.words import outcome_words, relative, spoken
 
-_MICROSECOND = timedelta(microseconds=1)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
@@ -26,7 +24,7 @@ class Answer:
 
 def explain(task: Task, schedule: Schedule, records: Sequence[Run], at: datetime, now: datetime) -> Answer:
     """What *records*, newest first, say about *task* at *at*, a minute that somebody typed."""
-    due = schedule.previous_due(at + timedelta(minutes=1) - _MICROSECOND)
+    due = schedule.due_before(at + timedelta(minutes=1))
     nearest = _nearest(records, at)
     if due is None or due < at:
         following = schedule.next_due(at)

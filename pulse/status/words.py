@@ -1,16 +1,14 @@
 """Spans, instants and values as people read them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pulse import reader
-from pulse.model import Outcome, Run, Trigger
+from pulse.model import Run, Trigger
 
-# What somebody has to look at; the others went well, or are what somebody wanted.
-TROUBLE: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
 DASH: Final = "\N{EN DASH}"
 
 
@@ -54,11 +52,6 @@ def clock(instant: datetime, zone: ZoneInfo, now: datetime) -> str:
     local = instant.astimezone(zone)
     is_today = local.date() == now.astimezone(zone).date()
     return f"{local:%H:%M:%S}" if is_today else f"{local:%d %b %H:%M}"
-
-
-def iso(instant: datetime | None) -> str | None:
-    """*instant* for programs, in UTC."""
-    return instant.astimezone(UTC).isoformat() if instant else None
 
 
 def outcome_words(run: Run) -> str:
