@@ -18,11 +18,12 @@ from pulse.instance import this_instance, this_place
 from pulse.model import MOST_THREADS, Config, Fire, Run, Task
 from pulse.option import shown
 from pulse.recorder import UNRECORDED, Listener
-from pulse.runner import RENEWALS, Runner
+from pulse.runner import Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler, starting_points
+from pulse.upkeep import RENEWALS
 from pulse.within import begun
 from pulse.workers.base import Workers
 from pulse.workers.threads import ThreadWorkers

@@ -15,7 +15,7 @@ from pulse.commands.stored import Stored, by_store, opened
 from pulse.fleet import ALIVE, digest_of
 from pulse.instance import is_gone, short
 from pulse.model import Config, Instance, Run
-from pulse.runner import RENEWALS
+from pulse.upkeep import RENEWALS
 from pulse.zone import iso_utc
 
 _HEAD: Final = ("WORKER", "STATE", "SERVER", "STARTED", "SEEN", "CONFIGURATION", "RUNNING")
