@@ -243,20 +243,6 @@ def keeper_of(store: object) -> Keeper:
     raise TypeError(f"want a SessionStore, SessionStorage or CookieSessionStore, not {shown(store)}")
 
 
-def immediate(coro: Any) -> Any:
-    """What *coro* returns or raises, which waits for nothing and so needs no event loop.
-
-    Raises:
-        RuntimeError: it does wait.
-    """
-    try:
-        coro.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coro.close()
-    raise RuntimeError("a coroutine that was to be immediate waits for something")
-
-
 class _Once:
     """Initialises a store once, however many threads and event loops come first."""
 
