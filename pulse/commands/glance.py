@@ -14,14 +14,6 @@ from pulse.schedule import schedule_of
 from pulse.standing import State, failures, next_due, state_by
 
 RECENT: Final = 20  # records of a task that are looked at
-STYLES: Final = {
-    State.OK: "green",
-    State.RUNNING: "cyan",
-    State.PAUSED: "yellow",
-    State.LATE: "red",
-    State.FAILING: "red",
-    State.LOST: "red",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

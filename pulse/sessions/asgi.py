@@ -1,10 +1,11 @@
 """Sessions for ASGI applications, and how a handler gets at its own."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pulse.errors import PulseError
+from pulse.gateway import AsgiApp, Message, Receive, Scope, Send
 from pulse.sessions.base import Session, SessionStore
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.header import CookieForm, cookie_values
@@ -14,11 +15,6 @@ from pulse.sessions.memory import MemorySessionStorage
 from pulse.sessions.storage import AnyStorage, SessionStorage
 from pulse.sessions.visit import Visit
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Storage = SessionStorage | SessionStore | CookieSessionStore | AnyStorage
 
 SESSION_KEY: Final = "pulse.session"

@@ -1,4 +1,4 @@
-"""Applications that are loaded where they are called: by a subclass, or from a specification.
+"""Applications that are loaded where they are needed: by a subclass when it is called, or from a specification.
 
 `LazyWsgi` is how an application reaches another process: pickled before or after its first
 call, a copy sets itself up again over there.
@@ -72,22 +72,6 @@ class LazyWsgi:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-
-
-class LoadedWsgi(LazyWsgi):
-    """The application of a specification: `config:production.ini#main` or `module:object`."""
-
-    def __init__(self, specification: str) -> None:
-        """*specification*: see `load_application`; nothing is read yet."""
-        self.specification = specification
-
-    def setup(self, environ: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        """Load the application.
-
-        Raises:
-            ApplicationError: it cannot be found.
-        """
-        return load_application(self.specification)
 
 
 def load_application(specification: str) -> Any:

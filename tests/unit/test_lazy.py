@@ -9,7 +9,7 @@ import pytest
 
 from pulse.errors import ApplicationError
 from pulse.middleware import PulseMiddleware
-from pulse.wsgi.lazy import LazyWsgi, LoadedWsgi, collecting, load_application
+from pulse.wsgi.lazy import LazyWsgi, collecting, load_application
 
 
 def page(environ, start_response):
@@ -138,7 +138,6 @@ def test_setup_may_give_an_application_whose_answer_is_awaitable():
 def test_an_application_is_found_by_module_and_object():
     assert load_application(f"{__name__}:page") is page
     assert load_application(f"{__name__}:Lazy.setup") is Lazy.setup
-    assert call(LoadedWsgi(f"{__name__}:page")) == b"page"
 
 
 @pytest.mark.parametrize(
@@ -177,8 +176,8 @@ def test_an_application_is_loaded_from_an_ini_file(tmp_path, monkeypatch):
     (tmp_path / "site.ini").write_text("[app:main]\npaste.app_factory = ini_site:app_factory\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    assert call(LoadedWsgi(f"config:{tmp_path}/site.ini")) == b"from ini"
-    assert call(LoadedWsgi(f"config:{tmp_path}/site.ini#main")) == b"from ini"
+    assert call(load_application(f"config:{tmp_path}/site.ini")) == b"from ini"
+    assert call(load_application(f"config:{tmp_path}/site.ini#main")) == b"from ini"
     del sys.modules["ini_site"]
 
 

@@ -11,14 +11,14 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
-from pulse.gateway import Environ
+from pulse.gateway import Environ, Receive, Scope, Send
 from pulse.loop import running_loop
 from pulse.wsgi.bridge.answer import END, Pieces, SyncReader, close, is_asynchronous, readable, settled
 from pulse.wsgi.bridge.connection import Connection, introduce, settings_of
 from pulse.wsgi.bridge.current import CurrentLoop
-from pulse.wsgi.bridge.inbox import ClientGoneError, Inbox, InboxFile, Receive
-from pulse.wsgi.bridge.outbox import Outbox, Send
-from pulse.wsgi.bridge.scope import Scope, environ_of
+from pulse.wsgi.bridge.inbox import ClientGoneError, Inbox, InboxFile
+from pulse.wsgi.bridge.outbox import Outbox
+from pulse.wsgi.bridge.scope import environ_of
 
 T = TypeVar("T")
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from pulse.gateway import AsgiApp
 from pulse.loop import is_on_background_loop, running_loop
-from pulse.wsgi.bridge.lead import AsgiApp, Lead
+from pulse.wsgi.bridge.lead import Lead
 
 T = TypeVar("T")
 

@@ -2,13 +2,11 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
-from pulse.gateway import Environ
-
-Scope = Mapping[str, Any]
+from pulse.gateway import Environ, Scope
 
 PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
