@@ -5,13 +5,11 @@ an object has to be imported.
 """
 
 import logging.config
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from configparser import Error as IniError
 from configparser import RawConfigParser
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
@@ -30,8 +28,7 @@ from pulse.gateway import WsgiApp
 from pulse.middleware import PulseMiddleware, store_of
 from pulse.model import Config
 from pulse.runstores.base import RunStore
-from pulse.start import VARIABLE
-from pulse.wsgi.lazy import collecting
+from pulse.wsgi.lazy import collecting, manual_start
 
 T = TypeVar("T")
 
@@ -84,6 +81,14 @@ class Source(ABC):
     def suspicions(self) -> list[Problem]:
         """What is read without complaint, and has no effect."""
         return []
+
+    def set_up_logging(self) -> bool:
+        """Configure logging as it says; whether it says anything.
+
+        Raises:
+            CommandError: there is no such file, or what it says cannot be done.
+        """
+        return False
 
     @abstractmethod
     def load(self) -> Application:
@@ -178,7 +183,7 @@ class IniSource(Source):
 
     def load(self) -> Application:
         """See `Source.load`."""
-        self.must_exist()
+        self._must_exist()
         with collecting() as built:
             try:
                 app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
@@ -189,21 +194,9 @@ class IniSource(Source):
                 raise
         return Application(app=app, middlewares=tuple(built))
 
-    def must_exist(self) -> None:
-        """Complain in plain words.
-
-        Raises:
-            CommandError: there is no such file.
-        """
-        if not Path(self.path).is_file():
-            raise CommandError(f"{self.path}: there is no such file{WANTED}")
-
     def set_up_logging(self) -> bool:
-        """Configure logging as the file says; whether it says anything.
-
-        Raises:
-            CommandError: what it says cannot be done.
-        """
+        """See `Source.set_up_logging`."""
+        self._must_exist()
         parser = RawConfigParser()
         try:
             parser.read(self.path, encoding="utf-8")
@@ -219,6 +212,11 @@ class IniSource(Source):
             lambda: logging.config.fileConfig(file, defaults, disable_existing_loggers=False),
         )
         return True
+
+    def _must_exist(self) -> None:
+        """Complain in plain words of a file that is not there."""
+        if not Path(self.path).is_file():
+            raise CommandError(f"{self.path}: there is no such file{WANTED}")
 
 
 class ObjectSource(Source):
@@ -256,20 +254,6 @@ class ObjectSource(Source):
 
     def _import(self) -> Any:
         return attrgetter(self._attribute)(import_module(self._module))
-
-
-@contextmanager
-def manual_start() -> Iterator[None]:
-    """Inside, no application that is built begins to run its tasks."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = "manual"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
 
 
 def find_task(name: str, tasks: Iterable[tuple[str, T]]) -> list[T]:

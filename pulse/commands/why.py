@@ -12,7 +12,7 @@ from pulse.commands import record
 from pulse.commands.exits import Exit
 from pulse.commands.instant import by_second, rough, spoken
 from pulse.commands.pause import pause_words
-from pulse.commands.screen import Screen
+from pulse.commands.screen import Screen, counted
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, opened
 from pulse.commands.workers import why_gone
@@ -420,8 +420,8 @@ def _evidence(facts: Facts, at: datetime) -> Iterator[str]:
     if facts.history:
         oldest = min(run.first_due or run.due for run in facts.history)
         trimmed = ", older ones are gone" if facts.is_trimmed else ", none is gone"
-        count = len(facts.history)
-        yield f"history: {count} {'record' if count == 1 else 'records'}, back to {by_second(oldest, zone)}{trimmed}"
+        count = counted(len(facts.history), "record")
+        yield f"history: {count}, back to {by_second(oldest, zone)}{trimmed}"
     yield from _rings(facts)
 
 

@@ -48,7 +48,7 @@ class MemoryWidgetStore(WidgetStore):
             ValueError: *widget_ttl* is not more than 0.
         """
         self._ttl = checked_ttl(widget_ttl, "widget_ttl")
-        self._clock = clock or SystemClock()
+        self._now = (clock or SystemClock()).time
         self._lock = ProcessLock()
         self._widgets: Shelf[WidgetData] = Shelf(self._now, limit=limit)
 
@@ -128,9 +128,6 @@ class MemoryWidgetStore(WidgetStore):
         with self._lock:
             return self._widgets.sweep()
 
-    def _now(self) -> float:
-        return self._clock.time()
-
 
 class MemoryConnectionRouter(ConnectionRouter):
     """A `ConnectionRouter` of one process."""
@@ -147,7 +144,7 @@ class MemoryConnectionRouter(ConnectionRouter):
             ValueError: *connection_ttl* is not more than 0.
         """
         self._ttl = checked_ttl(connection_ttl, "connection_ttl")
-        self._clock = clock or SystemClock()
+        self._now = (clock or SystemClock()).time
         self._lock = ProcessLock()
         self._worker_connections: dict[str, dict[str, None]] = {}
         self._connections: Shelf[ConnectionInfo] = Shelf(self._now, limit=limit, on_drop=self._drop)
@@ -209,9 +206,6 @@ class MemoryConnectionRouter(ConnectionRouter):
     def _drop(self, widget_id: str, connection: ConnectionInfo) -> None:
         _unlist(self._worker_connections, connection.worker_id, widget_id)
 
-    def _now(self) -> float:
-        return self._clock.time()
-
 
 @dataclass(slots=True)
 class _Kept:
@@ -236,7 +230,7 @@ class MemorySessionStore(SessionStore):
             ValueError: *session_ttl* is not more than 0.
         """
         self._ttl = checked_ttl(session_ttl, "session_ttl")
-        self._clock = clock or SystemClock()
+        self._now = (clock or SystemClock()).time
         self._lock = ProcessLock()
         self._role_permissions = {role: set(permissions) for role, permissions in ROLE_PERMISSIONS.items()}
         self._user_sessions: dict[str, dict[str, None]] = {}
@@ -349,9 +343,6 @@ class MemorySessionStore(SessionStore):
 
     def _drop(self, session_id: str, kept: _Kept) -> None:
         _unlist(self._user_sessions, kept.session.user_id, session_id)
-
-    def _now(self) -> float:
-        return self._clock.time()
 
 
 def create_memory_stores(

@@ -34,9 +34,9 @@ from pulse.schedule import Schedule
 from pulse.standing import State, failures, next_due
 from pulse.status.audit import Audit
 from pulse.status.configuration import settings_of, settings_of_task
-from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, find_run, fits, is_in
+from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, fits, is_in, which_of
 from pulse.status.survey import Moment, Survey
-from pulse.status.view import dues_of, workers_of
+from pulse.status.view import attempts_of, dues_of, workers_of
 from pulse.status.words import text_of
 from pulse.zone import iso_utc
 
@@ -132,7 +132,7 @@ class Api:
         return answer({"runs": [run_document(run) for run in (*held, *kept)][:limit]})
 
     def _run(self, request: Request, task: Task, run_id: str) -> Response:
-        run = find_run(self._store, task, run_id, request.GET.get("attempt", ""))
+        run = which_of(attempts_of(self._store, task, run_id), request.GET.get("attempt", ""))
         if run is None:
             return fault(404, f"no run {run_id} of {task.name} is kept")
         said = {"request": run.request, "headers": run.headers, "log": text_of(run.log)}

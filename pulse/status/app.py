@@ -323,7 +323,7 @@ class StatusApp:
             zone=self._config.timezone,
             version=__version__,
             visitor=call.visitor,
-            proof=self._access.form_token(call.visitor),
+            proof_token=self._access.form_token(call.visitor),
             section=MENU.get(call.section, ""),
             said=f"{task} {SAID[did]}." if is_said else "",
             is_live=call.request.GET.get("part") == "live",

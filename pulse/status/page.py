@@ -8,7 +8,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,7 @@ class Frame:
     zone: ZoneInfo
     version: str
     visitor: Visitor
-    proof: str
+    proof_token: str
     section: str = ""
     said: str = ""
     is_live: bool = False
@@ -126,20 +126,8 @@ class Printer:
 
 def _words(frame: Frame) -> dict[str, Any]:
     return {
-        "base": frame.base,
-        "here": frame.here,
-        "now": frame.now,
-        "place": frame.place,
-        "zone": frame.zone,
+        **{field.name: getattr(frame, field.name) for field in fields(frame)},
         "zone_words": f"{frame.now.astimezone(frame.zone):%H:%M:%S} {frame.zone}",
-        "version": frame.version,
-        "visitor": frame.visitor,
-        "proof_token": frame.proof,
-        "section": frame.section,
-        "said": frame.said,
-        "is_live": frame.is_live,
-        "is_polled": frame.is_polled,
-        "is_readonly": frame.is_readonly,
         "tag_mark": _TAG,
         "words_rel": lambda instant: relative(instant, frame.now),
         "words_bare": lambda instant: rough(max(instant - frame.now, timedelta(0))),

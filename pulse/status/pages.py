@@ -310,15 +310,6 @@ class Pages:
         return [*cards, *counts]
 
 
-def find_run(store: RunStore, task: Task, run_id: str, attempt: str = "") -> Run | None:
-    """The run, or its last attempt when none is given; None if it is not kept.
-
-    Raises:
-        StoreUnavailableError: the store does not answer.
-    """
-    return which_of(attempts_of(store, task, run_id), attempt)
-
-
 def which_of(attempts: Sequence[Run], attempt: str) -> Run | None:
     """The one of *attempts* with the number *attempt*; when none is given, the last one that was begun."""
     if attempt:

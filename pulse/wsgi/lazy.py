@@ -6,6 +6,7 @@ call, a copy sets itself up again over there.
 
 import importlib
 import inspect
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,23 @@ def load_application(specification: str) -> Any:
             raise ApplicationError(specification, f"{scheme} has no {rest}")
         found = getattr(found, name)
     return found
+
+
+@contextmanager
+def manual_start() -> Iterator[None]:
+    """Inside, no application that is built begins to run its tasks."""
+    before = os.environ.get(_START)
+    os.environ[_START] = "manual"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_START]
+        else:
+            os.environ[_START] = before
+
+
+_START: Final = "PULSE_START"  # see `pulse.start`
 
 
 @contextmanager
