@@ -103,20 +103,12 @@ class MemoryWidgetStore(WidgetStore):
     async def update_html(self, widget_id: str, html: str) -> bool:
         """See `WidgetStore.update_html`."""
         check_texts(html=html)
-        with self._lock:
-            widget = self._widgets.get(widget_id)
-            if widget is not None:
-                widget.html = html
-            return widget is not None
+        return self._update(widget_id, "html", html)
 
     async def update_token(self, widget_id: str, token: str) -> bool:
         """See `WidgetStore.update_token`."""
         check_texts(token=token)
-        with self._lock:
-            widget = self._widgets.get(widget_id)
-            if widget is not None:
-                widget.token = token
-            return widget is not None
+        return self._update(widget_id, "token", token)
 
     async def count(self) -> int:
         """See `WidgetStore.count`."""
@@ -127,6 +119,13 @@ class MemoryWidgetStore(WidgetStore):
         """See `Sweepable.sweep`."""
         with self._lock:
             return self._widgets.sweep()
+
+    def _update(self, widget_id: str, name: str, value: str) -> bool:
+        with self._lock:
+            widget = self._widgets.get(widget_id)
+            if widget is not None:
+                setattr(widget, name, value)
+            return widget is not None
 
 
 class MemoryConnectionRouter(ConnectionRouter):
