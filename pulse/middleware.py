@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from pulse.clock import Clock, SystemClock
-from pulse.config import complete, read_config, read_paste_config
+from pulse.config import read_paste_config
 from pulse.context import entered
 from pulse.engine import Engine, EngineFactory, fit
 from pulse.errors import ClosedError, ConfigError, Fault, UnknownTaskError
-from pulse.gateway import Environ, StartResponse, WsgiApp, why_not_wsgi
+from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.given import all_of, config_of, faults_of, store_of
 from pulse.guard import Guard
 from pulse.instance import this_place
 from pulse.model import Config, Fire, Pause, Run, Task, Trigger
 from pulse.option import shown
-from pulse.runstores import open_run_store
-from pulse.runstores.automatic import automatic_store, clear_away
+from pulse.runstores.automatic import clear_away
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedules
@@ -82,10 +82,10 @@ class PulseMiddleware:
         Raises:
             ConfigError: (a ValueError) naming every fault of the configuration at once.
         """
-        own = _faults_of(app, clock=clock, run_store=run_store, authenticate=authenticate)
-        config = _config_of(config, task, tasks, options, own)
+        faults = faults_of(app, clock=clock, run_store=run_store, authenticate=authenticate)
+        config = config_of(config, task, tasks, options, faults)
         clock = clock or SystemClock()
-        (mode, application), store = _all_of(partial(fit, app, config), lambda: run_store or store_of(config, clock))
+        (mode, application), store = all_of(partial(fit, app, config), lambda: run_store or store_of(config, clock))
         self.app = app
         self.config = config
         self._clock = clock
@@ -379,82 +379,6 @@ def _refused_in_row(own: PulseMiddleware) -> int:
     """
     same = [other for other in list(_ringing) if other is not own and other._row == own._row]  # noqa: SLF001 - one of us
     return sum(one._guard.denied for one in (own, *same))  # noqa: SLF001
-
-
-def _faults_of(app: object, *, clock: object, run_store: object, authenticate: object) -> list[Fault]:
-    """What is wrong with what is given beside the options."""
-    faults = []
-    if problem := why_not_wsgi(app):
-        faults.append(Fault(key="app", shown=shown(app), problem=problem))
-    if clock is not None and not hasattr(clock, "monotonic"):
-        problem = "want a clock such as pulse.testing.ManualClock"
-        faults.append(Fault(key="clock", shown=shown(clock), problem=problem))
-    if run_store is not None and not isinstance(run_store, RunStore):
-        problem = "want a RunStore, such as pulse.testing.MemoryRunStore; an address is given as store=..."
-        faults.append(Fault(key="run_store", shown=shown(run_store), problem=problem))
-    if authenticate is not None and not callable(authenticate):
-        problem = "want a function that takes the environ and returns the name of a user, or None"
-        faults.append(Fault(key="authenticate", shown=shown(authenticate), problem=problem))
-    return faults
-
-
-def _config_of(config: Any, task: Any, tasks: Any, options: Mapping[str, object], faults: list[Fault]) -> Config:
-    """The configuration, unless there are *faults* already, which are raised with its own."""
-    if isinstance(config, Config):
-        if task is not None or tasks is not None or options:
-            problem = "want it alone: what stands beside it would have no effect"
-            faults.append(Fault(key="config", shown="Config(...)", problem=problem))
-        build = partial(complete, config)
-    else:
-        build = partial(read_config, config, tasks=_merged(task, tasks), options=options)
-    read: Any = None
-    try:
-        read = build()
-    except ConfigError as error:
-        faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    return cast("Config", read)
-
-
-def _all_of(*builds: Callable[[], Any]) -> list[Any]:
-    """What each of *builds* returns; what they have against the configuration is raised together."""
-    made: list[Any] = []
-    faults: list[Fault] = []
-    for build in builds:
-        try:
-            made.append(build())
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    return made
-
-
-def store_of(config: Config, clock: Clock) -> RunStore:
-    """The run store that *config* asks for; nothing is opened.
-
-    Raises:
-        ConfigError: the library that it needs is not there.
-    """
-    address = automatic_store(config) if config.store == "auto" else config.store
-    try:
-        return open_run_store(address, name=config.name, history=config.history, clock=clock)
-    except ImportError as error:
-        raise ConfigError([Fault(key="pulse.config.store", shown=shown(config.store), problem=str(error))]) from error
-
-
-def _merged(task: Any, tasks: Any) -> Any:
-    """What was given as `task=` and as `tasks=`, which are two words for one thing."""
-    if task is None or tasks is None:
-        return tasks if task is None else task
-    for given in (task, tasks):
-        if not isinstance(given, Mapping):
-            return given  # which is refused
-    if twice := sorted(str(name) for name in task if name in tasks):
-        problem = "want each task once: these are in tasks=, too"
-        raise ConfigError([Fault(key="task", shown=", ".join(twice), problem=problem)])
-    return {**task, **tasks}
 
 
 def pulse_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None, **local_conf: str) -> PulseMiddleware:

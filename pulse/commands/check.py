@@ -15,8 +15,8 @@ from pulse.commands.screen import Screen, counted
 from pulse.commands.source import NO_FILTER, Filter, IniSource, Source
 from pulse.config import read_config
 from pulse.errors import ConfigError, Fault
+from pulse.given import store_of
 from pulse.meant import TASK
-from pulse.middleware import store_of
 from pulse.model import Config
 
 

@@ -25,7 +25,8 @@ from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
 from pulse.gateway import WsgiApp
-from pulse.middleware import PulseMiddleware, store_of
+from pulse.given import store_of
+from pulse.middleware import PulseMiddleware
 from pulse.model import Config
 from pulse.runstores.base import RunStore
 from pulse.wsgi.lazy import collecting, manual_start

@@ -15,7 +15,7 @@ FLOORS = {
     "mark": 3, "spelling": 3, "schedule": 3, "context": 3, "request": 3, "loop": 3, "codec": 3,
     "outage": 3, "control": 3, "evidence": 3, "runlog": 3, "postponed": 3, "within": 3, "meant": 3, "inifile": 3, "hint": 3,
     "underway": 4, "missed": 4, "standing": 4, "guard": 4, "config": 4, "wsgi": 4, "runstores": 4, "state": 4, "logs": 4,
-    "exchange": 5, "sessions": 5, "fleet": 5, "aftermath": 5,
+    "exchange": 5, "sessions": 5, "fleet": 5, "aftermath": 5, "given": 5,
     "dispatch": 6, "recorder": 6,
     "claims": 7, "alarms": 7,
     "upkeep": 8,
