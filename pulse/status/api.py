@@ -34,6 +34,7 @@ from pulse.schedule import Schedule
 from pulse.standing import State, failures, next_due
 from pulse.status.audit import Audit
 from pulse.status.configuration import settings_of, settings_of_task
+from pulse.status.form import RefusedError
 from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, fits, is_in, which_of
 from pulse.status.survey import Moment, Survey
 from pulse.status.view import attempts_of, dues_of, workers_of
@@ -42,10 +43,6 @@ from pulse.zone import iso_utc
 
 MOST_RUNS: Final = 1000
 STATES: Final = tuple(state.value for state in State)
-
-
-class _UnreadableError(Exception):
-    """What was asked for makes no sense; the message says what is wanted."""
 
 
 class Api:
@@ -66,11 +63,12 @@ class Api:
         return answer({"addresses": lines, "proof": proof})
 
     def read(self, request: Request, names: Sequence[str]) -> Response:
-        """The answer to a GET of `api/<names>`."""
-        try:
-            return self._found(request, names) or fault(404, f"no such address: {'/'.join(names)}")
-        except _UnreadableError as error:
-            return fault(400, str(error))
+        """The answer to a GET of `api/<names>`.
+
+        Raises:
+            RefusedError: what was asked for makes no sense; the message says what is wanted.
+        """
+        return self._found(request, names) or fault(404, f"no such address: {'/'.join(names)}")
 
     def _found(self, request: Request, names: Sequence[str]) -> Response | None:
         match names:
@@ -97,7 +95,7 @@ class Api:
         page = _number(request, "page", 1, 1_000_000)
         size = _number(request, "size", TASKS * 4, MOST_RUNS)
         if state and state not in STATES:
-            raise _UnreadableError(f"state: want one of {', '.join(STATES)}")
+            raise RefusedError(400, f"state: want one of {', '.join(STATES)}")
         moment = self._survey.moment()
         self._survey.refresh(moment, SURVEY_SECONDS)
         found = [
@@ -214,5 +212,5 @@ def _plain(said: dict[str, Any]) -> dict[str, object]:
 def _number(request: Request, name: str, otherwise: int, most: int) -> int:
     written = request.GET.get(name, "") or str(otherwise)
     if not (written.isascii() and written.isdigit() and written.strip("0")):
-        raise _UnreadableError(f"{name}: want a whole number from 1 to {most}")
+        raise RefusedError(400, f"{name}: want a whole number from 1 to {most}")
     return min(most, max(1, int(written[:20])))
