@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "pulse"
 # A room imports from lower floors only; a folder is one room.
 FLOORS = {
     "errors": 0, "clock": 0, "reader": 0, "gateway": 0, "zone": 0, "instance": 0, "probes": 0, "address": 0,
-    "option": 1, "guesses": 1,
+    "option": 1, "guesses": 1, "forks": 1,
     "model": 2,
     "mark": 3, "spelling": 3, "schedule": 3, "context": 3, "request": 3, "loop": 3, "codec": 3,
     "outage": 3, "control": 3, "evidence": 3, "runlog": 3, "postponed": 3, "within": 3, "meant": 3, "inifile": 3, "hint": 3,
