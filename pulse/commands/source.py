@@ -183,7 +183,6 @@ class IniSource(Source):
         return [(where, config, store_of(config, clock)) for where, config in filters]
 
     def load(self) -> Application:
-        """See `Source.load`."""
         self._must_exist()
         with collecting() as built:
             try:
@@ -196,7 +195,6 @@ class IniSource(Source):
         return Application(app=app, middlewares=tuple(built))
 
     def set_up_logging(self) -> bool:
-        """See `Source.set_up_logging`."""
         self._must_exist()
         parser = RawConfigParser()
         try:

@@ -135,17 +135,14 @@ class InMemorySessionStore(_InMemory, SessionStore):
     """
 
     async def get(self, sid: str) -> Session | None:
-        """See `SessionStore.get`."""
         session = self._drawer.use(sid)
         return None if session is None else copied(session)
 
     async def create(self, sid: str) -> Session:
-        """See `SessionStore.create`."""
         self._drawer.put(sid, {})
         return {}
 
     async def delete(self, sid: str) -> None:
-        """See `SessionStore.delete`."""
         self._drawer.drop(sid)
 
     async def save(self, sid: str, session: Session) -> None:
@@ -174,7 +171,6 @@ class MemorySessionStorage(_InMemory, SessionStorage):
     """
 
     async def load(self, key: str) -> Session:
-        """See `SessionStorage.load`."""
         return Loaded(key, self._drawer.use(key) or {})
 
     async def save(self, key: str, session: Session) -> None:
