@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
@@ -21,7 +21,7 @@ from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.gateway import WsgiApp
 from pulse.model import FAILURES, Config, Outcome, Pause, Run, Task
-from pulse.zone import iso_utc
+from pulse.runlog import document
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Alarms:
         if not hook.startswith("/"):
             _function(hook)(run)
             return
-        body = json.dumps({"event": event, **document(run)}).encode()
+        body = json.dumps({"event": event, "owner": run.owner, **document(run)}).encode()
         request = replace(
             task, action=hook, method="POST", body=body, content_type="application/json", timeout=HOOK_TIME,
             environ=(), headers=(),
@@ -143,27 +143,6 @@ class Alarms:
         if reply.outcome is not Outcome.SUCCESS:
             facts = {"pulse_event": "alarm_failed", "pulse_task": task.name, "pulse_run": run.id}
             log.error("on_%s of %s: %s %s", event, task.name, hook, reply.reason, extra=facts)
-
-
-def document(run: Run) -> Mapping[str, object]:
-    """A record as a JSON document, without what the endpoint has answered."""
-    return {
-        "task": run.task,
-        "run": run.id,
-        "due": iso_utc(run.due),
-        "first_due": iso_utc(run.first_due),
-        "count": run.count,
-        "trigger": run.trigger.value,
-        "attempt": run.attempt,
-        "owner": run.owner,
-        "started": iso_utc(run.started),
-        "finished": iso_utc(run.finished),
-        "outcome": run.outcome.value if run.outcome else None,
-        "status": run.status,
-        "duration": run.duration,
-        "reason": run.reason,
-        "result": run.result,
-    }
 
 
 def _hook_of(task: Task, run: Run) -> tuple[str, str | None]:

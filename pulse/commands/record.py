@@ -1,9 +1,11 @@
 """Records as people and programs read them: what became of a due instant."""
 
 from codecs import getincrementaldecoder
+from dataclasses import asdict
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from pulse import runlog
 from pulse.commands.instant import by_second, clock_time, rough, spoken
 from pulse.commands.screen import Screen
 from pulse.instance import short
@@ -114,33 +116,17 @@ def text_of(captured: bytes) -> str:
 
 
 def document(run: Run, where: str) -> dict[str, object]:
-    """*run* for programs, without what was captured."""
+    """*run* of the filter at *where* for programs, without what was captured."""
     return {
-        "task": run.task,
-        "run": run.id,
-        "due": iso_utc(run.due),
+        **runlog.document(run),
         "first_due": iso_utc(run.first_due or run.due),
-        "count": run.count,
-        "trigger": run.trigger.value,
-        "attempt": run.attempt,
-        "outcome": run.outcome.value if run.outcome else None,
-        "status": run.status,
-        "started": iso_utc(run.started),
-        "finished": iso_utc(run.finished),
-        "duration": run.duration,
         "lateness": run.lateness.total_seconds() if run.started else None,
         "worker": short(run.owner),
         "place": short(run.place),
-        "reason": run.reason,
-        "result": run.result,
         "stop": run.stop,
-        "progress": _progress_document(run.progress) if run.progress else None,
+        "progress": asdict(run.progress) if run.progress else None,
         "filter": where,
     }
-
-
-def _progress_document(progress: Progress) -> dict[str, object]:
-    return {"done": progress.done, "total": progress.total, "text": progress.text}
 
 
 def totals_document(totals: Totals) -> dict[str, object]:

@@ -29,6 +29,7 @@ from webob import Request, Response
 
 from pulse.instance import short
 from pulse.model import Config, Run, Task
+from pulse.runlog import document
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule
 from pulse.standing import State, failures, next_due
@@ -171,22 +172,9 @@ class Api:
 def run_document(run: Run) -> dict[str, object]:
     """*run* for programs, without what it wrote."""
     return {
-        "run": run.id,
-        "task": run.task,
-        "due": iso_utc(run.due),
-        "first_due": iso_utc(run.first_due),
-        "count": run.count,
-        "trigger": run.trigger.value,
-        "attempt": run.attempt,
-        "outcome": run.outcome.value if run.outcome else None,
-        "reason": run.reason,
-        "status": run.status,
-        "started": iso_utc(run.started),
-        "finished": iso_utc(run.finished),
-        "duration": run.duration,
+        **document(run),
         "lateness": run.lateness.total_seconds() if run.started else None,
         "worker": short(run.owner),
-        "result": run.result,
         "progress": asdict(run.progress) if run.progress else None,
         "again_at": iso_utc(run.again_at),
     }
