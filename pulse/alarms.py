@@ -25,7 +25,7 @@ from pulse.runlog import document
 
 log = logging.getLogger(__name__)
 
-THREADS: Final = 4  # of hooks and pings that do not come back this many are waited for, and no more are begun
+THREADS: Final = 4  # that tell; if all of them hang in hooks and pings that do not come back, the others wait
 WAITING: Final = 1000  # what is to be told; the oldest is dropped, with a line in the log
 PING_SECONDS: Final = 10.0
 HOOK_TIME: Final = timedelta(seconds=60)  # in which the endpoint of a hook has to send its response

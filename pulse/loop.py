@@ -237,7 +237,7 @@ def give_up(task: "asyncio.Task[Any]") -> None:
 async def _wind_up() -> None:
     """Cancel what still runs, and wait a little for it."""
     tasks = asyncio.all_tasks() - {asyncio.current_task(), *_given_up}
-    # Again and again: one whose time limit ends in the same moment may take the one for the other.
+    # Again and again: one whose own time limit ends at this moment may take the cancellation for that, and go on.
     for _ in range(CANCELS):
         if not tasks:
             break

@@ -259,7 +259,7 @@ class PulseMiddleware:
         if not (self.config.enabled and self.config.tasks):
             why = "pulse.config.enabled = false" if self.config.tasks else "there are no tasks"
             log.info("nothing is run in this process: %s", why, extra={"pulse_event": "nothing_to_run"})
-            return  # PULSE_START and start() say when, not whether
+            return  # PULSE_START and start() say when tasks are run, not whether they are
         engine = self._engines.build(
             reason, beside=partial(_digests_beside, self), refused=partial(_refused_in_row, self)
         )
@@ -403,7 +403,7 @@ def _drain_at_exit() -> None:
     clock = SystemClock()
     begun = clock.monotonic()
     ringing = list(_ringing)
-    for middleware in ringing:  # else the last ones would begin runs all the time that the first ones take
+    for middleware in ringing:  # first of all: the last one would go on to begin runs while the others are closed
         middleware._ring_no_more()  # noqa: SLF001 - one of us
     for middleware in ringing:  # one after the other, and all within the longest of their times
         left = middleware.config.shutdown_timeout.total_seconds() - (clock.monotonic() - begun)

@@ -100,7 +100,7 @@ class StartRule:
         self._lock = threading.RLock()
         self._arrival = threading.Lock()
         self._watch: _Watch | None = None
-        # By a request or by hand: it is this process that is to run tasks, so its forks are helpers.
+        # A request came, or somebody called `start`: this process serves, so what it forks are its helpers.
         self._is_chosen = False
 
     def arm(self) -> None:
@@ -243,7 +243,7 @@ class StartRule:
         pause = self._look(watch) if is_first_look_here else 0
         if pause is None:
             return
-        # It must not keep alive a middleware that nobody else holds any more.
+        # Weak: else the thread would keep alive a middleware that nobody else holds any more.
         arguments = (WeakMethod(self._look), watch, self._clock, pause)
         watch.thread = threading.Thread(target=_keep_watch, args=arguments, name="pulse-start", daemon=True)
         try:
@@ -351,7 +351,7 @@ class StartRule:
             log.log(level, "%s: %s", state.value, reason, extra={"pulse_event": f"start_{state.value}"})
 
     def _settle(self) -> None:
-        # The first request must be heard of, even if listening was enough to ring.
+        # A process that rings because it listens still has to hear of its first request, see `_is_chosen`.
         is_settled = self.state in _SETTLED or (self.state is StartState.RINGING and self._is_chosen)
         self.settled = self._probes.pid() if is_settled else 0
 

@@ -77,7 +77,8 @@ class Upkeep:
                     self._under_way.end(lost)
             for active in held.values():
                 active.expires = until
-            self._recorder.record_kept()  # before their leases are looked at, which have ended if the outage was long
+            # First: behind a long outage the leases of what has ended are over, and `reap` would call it lost.
+            self._recorder.record_kept()
             if not self._are_leases_spoilt():
                 for run in self._store.reap(now):
                     self._recorder.say(run)
@@ -86,7 +87,7 @@ class Upkeep:
             if self._fleet:
                 self._fleet.beat()
         if not self._outage.is_on:
-            self.record_late()  # what was just given back
+            self.record_late()  # also what `give_back_unheard` has just given back
 
     def _are_leases_spoilt(self) -> bool:
         """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""
