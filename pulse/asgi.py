@@ -29,7 +29,7 @@ from pulse.wsgi.bridge.asgi import AsgiDoor, as_asgi
 from pulse.wsgi.bridge.home import Home
 from pulse.wsgi.bridge.inward import Inward
 from pulse.wsgi.bridge.outbox import Outbox
-from pulse.wsgi.bridge.scope import environ_of
+from pulse.wsgi.bridge.scope import environ_of, mount_of
 
 POLICY_VIOLATION: Final = 1008  # of RFC 6455; before it is accepted, a WebSocket that is closed is answered with 403
 WINDOW_THREADS: Final = 4  # requests of the status page at once; it reads the run store, which may block
@@ -311,10 +311,7 @@ def _key_of(header: bytes) -> str | None:
 
 def _view_of(scope: Scope) -> Environ:
     """What the guard and the context want to know of a request: its paths, and a few headers."""
-    root = (scope.get("root_path") or "").rstrip("/")
-    path = scope["path"]
-    # Servers differ in whether the path of a mounted application has its prefix.
-    way = path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+    root, way = mount_of(scope)
     view: Environ = {
         "REQUEST_METHOD": scope.get("method", "GET"),
         "SCRIPT_NAME": _bytes(root),

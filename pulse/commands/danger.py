@@ -165,20 +165,14 @@ def _dangers_of(task: Task, now: datetime, said: Collection[str]) -> Iterator[st
         yield _never(task, schedule, now)
         return
     following = schedule.next_due(due)
-    if "timeout" in said:
-        yield from _long_timeout(task, due, following)
-    if task.retries and following and task.retry_delay >= following - due:
+    if following and "timeout" in said:
+        yield from _long_timeout(task, following - due)
+    if following and task.retries and task.retry_delay >= following - due:
         yield (
             f"retries have no effect: retry_delay = {reader.spell(task.retry_delay)} ends no sooner than "
             f"the next instant, {reader.spell(following - due)} later"
         )
-    if isinstance(task.misfire_grace_time, timedelta) and task.misfire_grace_time < SECOND:
-        yield (
-            f"misfire_grace_time = {reader.spell(task.misfire_grace_time)}: on a busy host, or with a slow store, "
-            "runs begin later, and are recorded as missed"
-        )
-    if isinstance(task.grace, timedelta) and task.grace < max(task.jitter, MINUTE):
-        yield f"grace = {reader.spell(task.grace)}: the task is overdue whenever a run begins or lasts longer"
+    yield from _short_graces(task)
     yield from _steps(task)
     if not task.coalesce and task.misfire_grace_time == "auto":
         yield (
@@ -191,6 +185,17 @@ def _dangers_of(task: Task, now: datetime, said: Collection[str]) -> Iterator[st
         yield f"at = {spoken(due, task.zone)}: {remark}"
 
 
+def _short_graces(task: Task) -> Iterator[str]:
+    """Times that a sound run may well exceed."""
+    if isinstance(task.misfire_grace_time, timedelta) and task.misfire_grace_time < SECOND:
+        yield (
+            f"misfire_grace_time = {reader.spell(task.misfire_grace_time)}: on a busy host, or with a slow store, "
+            "runs begin later, and are recorded as missed"
+        )
+    if isinstance(task.grace, timedelta) and task.grace < max(task.jitter, MINUTE):
+        yield f"grace = {reader.spell(task.grace)}: the task is overdue whenever a run begins or lasts longer"
+
+
 def _never(task: Task, schedule: Schedule, now: datetime) -> str:
     for option in ("at", "end_date"):
         moment = getattr(task, option)
@@ -199,10 +204,7 @@ def _never(task: Task, schedule: Schedule, now: datetime) -> str:
     return f"it is never due ({schedule.describe()})"
 
 
-def _long_timeout(task: Task, due: datetime, following: datetime | None) -> Iterator[str]:
-    if following is None:
-        return
-    gap = following - due
+def _long_timeout(task: Task, gap: timedelta) -> Iterator[str]:
     if task.timeout is None:
         yield "timeout = 0: a run that hangs keeps the task from running ever again"
     elif task.timeout > gap:
