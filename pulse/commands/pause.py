@@ -14,7 +14,7 @@ from pulse.commands.stored import Stored, in_filters, in_stores, opened
 from pulse.model import Pause, Press, Task
 from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
-from pulse.status.audit import Audit
+from pulse.status import audit
 from pulse.zone import instant_of, iso_utc
 
 
@@ -88,7 +88,8 @@ def author() -> str:
 
 def note_press(store: RunStore, now: datetime, action: str, task: str, details: str = "") -> None:
     """Enter in the audit of the fleet what somebody has done from the command line."""
-    Audit(store).note(Press(at=now, by=author(), address="command line", action=action, task=task, details=details))
+    press = Press(at=now, by=author(), address="command line", action=action, task=task, details=details)
+    audit.note(store, press)
 
 
 def _details(pause: Pause, task: Task) -> str:

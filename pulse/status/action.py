@@ -9,7 +9,7 @@ from pulse.clock import Clock
 from pulse.errors import UnknownRunError
 from pulse.model import YEAR, Config, Outcome, Press
 from pulse.runstores.base import RunStore
-from pulse.status.audit import Audit
+from pulse.status import audit
 from pulse.status.controls import Controls
 from pulse.status.view import attempts_of
 from pulse.status.words import spoken
@@ -29,11 +29,10 @@ _SPAN: Final = reader.duration(1, YEAR)
 class Actions:
     """Presses the buttons, and notes who did."""
 
-    def __init__(self, config: Config, store: RunStore, controls: Controls, audit: Audit, clock: Clock) -> None:
+    def __init__(self, config: Config, store: RunStore, controls: Controls, clock: Clock) -> None:
         self._config = config
         self._store = store
         self._controls = controls
-        self._audit = audit
         self._clock = clock
 
     def press(self, action: str, task: str, said: Mapping[str, str], *, by: str, address: str) -> dict[str, object]:
@@ -56,7 +55,7 @@ class Actions:
         """
         done, words, details = getattr(self, f"_{action}")(task, said, by)
         press = Press(at=self._clock.now(), by=by, address=address, action=words, task=task, details=details)
-        self._audit.note(press)
+        audit.note(self._store, press)
         return {"task": task, **done}
 
     def _run(self, task: str, said: Mapping[str, str], by: str) -> tuple[dict[str, object], str, str]:

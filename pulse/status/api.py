@@ -30,10 +30,9 @@ from webob import Request, Response
 from pulse.instance import short
 from pulse.model import Config, Run, Task
 from pulse.runlog import document
-from pulse.runstores.base import RunStore
+from pulse.runstores.base import PRESSES, RunStore
 from pulse.schedule import Schedule
 from pulse.standing import State, failures, next_due
-from pulse.status.audit import Audit
 from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.form import RefusedError
 from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, fits, is_in, which_of
@@ -49,14 +48,11 @@ STATES: Final = tuple(state.value for state in State)
 class Api:
     """Answers programs; each method raises StoreUnavailableError when the store does not answer."""
 
-    def __init__(
-        self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, audit: Audit
-    ) -> None:
+    def __init__(self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey) -> None:
         self._config = config
         self._schedules = schedules
         self._store = store
         self._survey = survey
-        self._presses = audit
 
     def index(self, proof: str) -> Response:
         """The addresses, and what a page has to send when it presses a button."""
@@ -145,7 +141,7 @@ class Api:
         return {"options": [asdict(one) for one in settings_of(self._config)]}
 
     def _audit(self) -> dict[str, object]:
-        return {"presses": [{**asdict(press), "at": iso_utc(press.at)} for press in self._presses.presses()]}
+        return {"presses": [{**asdict(press), "at": iso_utc(press.at)} for press in self._store.presses(PRESSES)]}
 
     def _brief(self, task: Task, moment: Moment) -> dict[str, object]:
         state, pause = self._survey.state(task, moment), moment.pauses.get(task.name)

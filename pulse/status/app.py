@@ -36,7 +36,6 @@ from pulse.schedule import Schedule
 from pulse.status.access import Access, Authenticate, Token, Visitor, is_same_origin
 from pulse.status.action import ACTIONS, Actions
 from pulse.status.api import Api, answer, fault
-from pulse.status.audit import Audit
 from pulse.status.controls import Controls
 from pulse.status.form import RefusedError, form_of, json_of
 from pulse.status.health import STORE_UNAVAILABLE, Health, health_of
@@ -147,8 +146,7 @@ class StatusApp:
             spend=store.spend,
         )
         self._survey = Survey(config, schedules, store, self._clock, lambda: controls.ringing().digest)
-        self._audit = Audit(store)
-        self._actions = Actions(config, store, controls, self._audit, self._clock)
+        self._actions = Actions(config, store, controls, self._clock)
         self._printer = Printer()
         self._pages = Pages(
             config,
@@ -156,10 +154,9 @@ class StatusApp:
             store=store,
             survey=self._survey,
             controls=controls,
-            audit=self._audit,
             printer=self._printer,
         )
-        self._api = Api(config, schedules, store, self._survey, self._audit)
+        self._api = Api(config, schedules, store, self._survey)
         self._health = Recent(self._find_health, self._clock, stale=STALE_SECONDS)
 
     def answers(self, environ: Environ) -> bool:

@@ -17,7 +17,6 @@ from pulse.runstores.base import PRESSES, RunStore
 from pulse.schedule import Schedule
 from pulse.standing import State
 from pulse.status import picture
-from pulse.status.audit import Audit
 from pulse.status.configuration import HIDDEN, settings_of, settings_of_task
 from pulse.status.controls import Controls
 from pulse.status.page import Frame, Printer
@@ -77,7 +76,6 @@ class Pages:
         store: RunStore,
         survey: Survey,
         controls: Controls,
-        audit: Audit,
         printer: Printer,
     ) -> None:
         self._config = config
@@ -85,7 +83,6 @@ class Pages:
         self._store = store
         self._survey = survey
         self._controls = controls
-        self._audit = audit
         self._printer = printer
 
     def tasks(self, request: Request, frame: Frame) -> Response:
@@ -229,7 +226,7 @@ class Pages:
     def audit(self, request: Request, frame: Frame) -> Response:
         """Who pressed what."""
         presses, pager = _paged(
-            self._audit.presses(), request, PRESSES_SHOWN, lambda said: _address(frame.base, "/audit", said)
+            self._store.presses(PRESSES), request, PRESSES_SHOWN, lambda said: _address(frame.base, "/audit", said)
         )
         return self._printer.page(request, "audit.html", frame, presses=presses, pages=pager, kept=PRESSES)
 
