@@ -28,10 +28,9 @@ from typing import Any, Final
 from webob import Request, Response
 
 from pulse.instance import short
-from pulse.model import Config, Run, Task
+from pulse.model import Run, Task
 from pulse.runlog import document
-from pulse.runstores.base import PRESSES, RunStore
-from pulse.schedule import Schedule
+from pulse.runstores.base import PRESSES
 from pulse.standing import State, failures, next_due
 from pulse.status.configuration import settings_of, settings_of_task
 from pulse.status.form import RefusedError
@@ -48,10 +47,10 @@ STATES: Final = tuple(state.value for state in State)
 class Api:
     """Answers programs; each method raises StoreUnavailableError when the store does not answer."""
 
-    def __init__(self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey) -> None:
-        self._config = config
-        self._schedules = schedules
-        self._store = store
+    def __init__(self, survey: Survey) -> None:
+        self._config = survey.config
+        self._schedules = survey.schedules
+        self._store = survey.store
         self._survey = survey
 
     def index(self, proof: str) -> Response:

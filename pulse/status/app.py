@@ -131,8 +131,6 @@ class StatusApp:
         self.path = "/" + path.strip("/")
         self._prefix = self.path.rstrip("/") + "/"
         self._config = config
-        self._schedules = schedules
-        self._store = store
         self._controls = controls
         self._clock = clock or SystemClock()
         self._is_readonly = is_readonly
@@ -148,15 +146,8 @@ class StatusApp:
         self._survey = Survey(config, schedules, store, self._clock, lambda: controls.ringing().digest)
         self._actions = Actions(config, store, controls, self._clock)
         self._printer = Printer()
-        self._pages = Pages(
-            config,
-            schedules=schedules,
-            store=store,
-            survey=self._survey,
-            controls=controls,
-            printer=self._printer,
-        )
-        self._api = Api(config, schedules, store, self._survey)
+        self._pages = Pages(self._survey, controls, self._printer)
+        self._api = Api(self._survey)
         self._health = Recent(self._find_health, self._clock, stale=STALE_SECONDS)
 
     def answers(self, environ: Environ) -> bool:
@@ -388,7 +379,7 @@ class StatusApp:
         moment = self._survey.moment()
         self._survey.refresh(moment, SURVEY_SECONDS)
         accept = request.headers.get("Accept", "")
-        text, content_type = exposition(self._config, self._schedules, self._store, self._survey, moment, accept)
+        text, content_type = exposition(self._survey, moment, accept)
         response = Response(text)
         response.headers["Content-Type"] = content_type
         response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
@@ -403,7 +394,7 @@ class StatusApp:
         try:
             moment = self._survey.moment()
             self._survey.refresh(moment, SURVEY_SECONDS)
-            return health_of(self._config, self._survey, moment, self._controls.ringing()), HEALTH_SECONDS
+            return health_of(self._survey, moment, self._controls.ringing()), HEALTH_SECONDS
         except StoreUnavailableError:
             return STORE_UNAVAILABLE, HEALTH_SECONDS
 

@@ -11,7 +11,7 @@ says that it is alive, and has a series of its own, which is up to a third of a 
 Errors of the store are left out: it is the one that could not be told of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
@@ -23,9 +23,8 @@ from prometheus_client.utils import floatToGoString
 
 from pulse import __version__
 from pulse.instance import short
-from pulse.model import Config, Outcome, Task
-from pulse.runstores.base import RunStore, Totals
-from pulse.schedule import Schedule
+from pulse.model import Outcome, Task
+from pulse.runstores.base import Totals
 from pulse.standing import failures, next_due
 from pulse.status.survey import Moment, Survey
 
@@ -35,9 +34,7 @@ _Value = Callable[[Task], float | None]
 _NONE: Final = dict.fromkeys(Outcome, 0)
 
 
-def exposition(
-    config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, moment: Moment, accept: str
-) -> tuple[bytes, str]:
+def exposition(survey: Survey, moment: Moment, accept: str) -> tuple[bytes, str]:
     """The text of all metrics, and its content type, as a scraper with the header *accept* wants it.
 
     Raises:
@@ -45,7 +42,7 @@ def exposition(
     """
     encode, content_type = choose_encoder(accept)
     parts = []
-    for family, samples in _Fleet(config, schedules, store, survey, moment).families():
+    for family, samples in _Fleet(survey, moment).families():
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collected(family))
         head, end, _ = encode(registry).partition(_END)
@@ -73,15 +70,13 @@ class _Collected(Collector):
 class _Fleet:
     """One reading of the store."""
 
-    def __init__(
-        self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, moment: Moment
-    ) -> None:
-        self._tasks = list(config.tasks.values())
-        self._schedules = schedules
+    def __init__(self, survey: Survey, moment: Moment) -> None:
+        self._tasks = list(survey.config.tasks.values())
+        self._schedules = survey.schedules
         self._survey = survey
         self._moment = moment
-        self._context = config.context
-        totals = store.all_totals()
+        self._context = survey.config.context
+        totals = survey.store.all_totals()
         self._labels = {task.name: _labels(task=task.name) for task in self._tasks}
         self._totals = {task.name: totals.get(task.name, Totals()) for task in self._tasks}
 

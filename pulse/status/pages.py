@@ -13,8 +13,7 @@ from webob import Request, Response
 
 from pulse.model import FAILURES, Config, Outcome, Run, Task
 from pulse.request import USER_AGENT
-from pulse.runstores.base import PRESSES, RunStore
-from pulse.schedule import Schedule
+from pulse.runstores.base import PRESSES
 from pulse.standing import State
 from pulse.status import picture
 from pulse.status.configuration import HIDDEN, settings_of, settings_of_task
@@ -68,19 +67,10 @@ class Pages:
     Each raises StoreUnavailableError when the store does not answer.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        schedules: Mapping[str, Schedule],
-        store: RunStore,
-        survey: Survey,
-        controls: Controls,
-        printer: Printer,
-    ) -> None:
-        self._config = config
-        self._schedules = schedules
-        self._store = store
+    def __init__(self, survey: Survey, controls: Controls, printer: Printer) -> None:
+        self._config = survey.config
+        self._schedules = survey.schedules
+        self._store = survey.store
         self._survey = survey
         self._controls = controls
         self._printer = printer
@@ -98,7 +88,7 @@ class Pages:
         ]
         shown, pager = _paged(found, request, TASKS, lambda said: _address(frame.base, "/", said))
         records = self._store.brief([task.name for task in shown], self._depth(TASKS, picture.BARS))
-        rows = [row_of(task, self._schedules[task.name], self._survey, records[task.name], moment) for task in shown]
+        rows = [row_of(task, self._survey, records[task.name], moment) for task in shown]
         counts = {state: sum(one is state for one in states.values()) for state in State}
         return self._printer.page(
             request,
@@ -119,7 +109,7 @@ class Pages:
         moment = self._survey.moment()
         schedule, zone = self._schedules[task.name], task.zone
         records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
-        row = row_of(task, schedule, self._survey, records, moment)
+        row = row_of(task, self._survey, records, moment)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
         shown, pager = _paged(
             runs, request, RUNS_OF_TASK, lambda said: _address(frame.base, f"/tasks/{task.name}", said)

@@ -67,7 +67,13 @@ class _Seen:
 
 
 class Survey:
-    """The newest records of all tasks of a filter; safe to use from any thread."""
+    """The newest records of all tasks of a filter; safe to use from any thread.
+
+    Attributes:
+        config: Of the filter.
+        schedules: Of its tasks, by name.
+        store: Where the records are.
+    """
 
     def __init__(
         self,
@@ -79,15 +85,15 @@ class Survey:
     ) -> None:
         """Wire it; nothing is read before `refresh`. *known_digest*: the fingerprint of *config*, or nothing."""
         self._known_digest = known_digest
-        self._config = config
-        self._schedules = schedules
-        self._store = store
+        self.config = config
+        self.schedules = schedules
+        self.store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen = {name: _Seen() for name in self._config.tasks}
+        self._seen = {name: _Seen() for name in self.config.tasks}
         self._looks: list[tuple[datetime, str]] = []
         self._next_look: dict[str, datetime] = {}
-        self._unread = list(self._config.tasks)[::-1]
+        self._unread = list(self.config.tasks)[::-1]
         self._busy: frozenset[str] = frozenset()
         self._is_begun = False
         self._totals: Mapping[str, Totals] | None = None  # while it looks
@@ -96,7 +102,7 @@ class Survey:
     def digest(self) -> str:
         """The fingerprint of the configuration by which this process lives."""
         # Of many tasks it takes a while, which the scheduler of this process has spent already.
-        return self._known_digest() or digest_of(self._config)
+        return self._known_digest() or digest_of(self.config)
 
     @property
     def unread(self) -> int:
@@ -109,19 +115,19 @@ class Survey:
         Raises:
             StoreUnavailableError: it does not answer.
         """
-        now = self._store.now() or self._clock.now()
+        now = self.store.now() or self._clock.now()
         held: dict[str, list[Run]] = {}
-        for run in (*self._store.running(), *self._store.waiting()):
-            if run.task in self._config.tasks and run not in held.setdefault(run.task, []):
+        for run in (*self.store.running(), *self.store.waiting()):
+            if run.task in self.config.tasks and run not in held.setdefault(run.task, []):
                 held[run.task].append(run)
-        instances = self._store.instances()
+        instances = self.store.instances()
         # Each says that it is alive three times in a lease; of one on this host it is seen at once.
-        alive = [one for one in instances if now - one.seen <= self._config.lease and not is_gone(one.owner)]
+        alive = [one for one in instances if now - one.seen <= self.config.lease and not is_gone(one.owner)]
         living = {one.owner for one in alive}
         return Moment(
             now=now,
             held=held,
-            pauses={name: pause for name, pause in self._store.pauses().items() if pause.holds(now)},
+            pauses={name: pause for name, pause in self.store.pauses().items() if pause.holds(now)},
             alive=alive,
             gone=[one for one in instances if one.owner not in living],
         )
@@ -175,7 +181,7 @@ class Survey:
             return plain
         if not seen.records:
             return State.LATE if self.overdue(task, moment) else State.NEW
-        return state_by(seen.records, task, self._schedules[task.name], moment.now)
+        return state_by(seen.records, task, self.schedules[task.name], moment.now)
 
     def overdue(self, task: Task, moment: Moment) -> datetime | None:
         """The instant since which *task* is overdue; see `pulse.status.overdue`."""
@@ -187,7 +193,7 @@ class Survey:
         is_plain = is_trimmed or bool(seen.records and _tells(seen.records[0]))
         return overdue_since(
             task,
-            self._schedules[task.name],
+            self.schedules[task.name],
             moment.now,
             records=seen.records,
             last_success=seen.last_success,
@@ -198,7 +204,7 @@ class Survey:
 
     def rings_for(self, task: Task) -> bool:
         """Whether *task* is to run by itself, as far as the configuration goes."""
-        return self._config.enabled and task.enabled
+        return self.config.enabled and task.enabled
 
     # What is plain to see
 
@@ -238,7 +244,7 @@ class Survey:
 
     def _look_at_newest(self, moment: Moment) -> None:
         """Read the newest record of every task; those of which it does not tell enough stay unread."""
-        newest = self._store.newest()
+        newest = self.store.newest()
         plain = [name for name in self._unread if name in newest and _tells(newest[name])]
         self._take({name: ([newest[name]], None) for name in plain}, moment)
         self._unread = [name for name in self._unread if not self._seen[name].is_read]
@@ -250,10 +256,10 @@ class Survey:
 
     def _read(self, names: Collection[str]) -> Mapping[str, tuple[Sequence[Run], datetime | None]]:
         """The newest records of each of *names*, and its last success where they do not tell."""
-        newest = dict(self._store.brief(names, 1))
+        newest = dict(self.store.brief(names, 1))
         silent = [name for name in names if not (newest.get(name) and _tells(newest[name][0]))]
         deeper = [name for name in silent if newest.get(name)]
-        newest |= self._store.brief(deeper, DEPTH) if deeper else {}
+        newest |= self.store.brief(deeper, DEPTH) if deeper else {}
         successes = self._last_successes(silent)
         return {name: (newest.get(name, ()), successes.get(name)) for name in names}
 
@@ -262,12 +268,12 @@ class Survey:
         if len(wanted) > MANY:
             # Those of all tasks: once for all that this look asks about, and not once for each few hundred of them.
             if self._totals is None:
-                self._totals = self._store.all_totals()
+                self._totals = self.store.all_totals()
             return {name: totals.last_success for name, totals in self._totals.items()}
-        return {name: self._store.totals(name).last_success for name in wanted}
+        return {name: self.store.totals(name).last_success for name in wanted}
 
     def _look_again(self, name: str, records: Collection[Run], moment: Moment) -> datetime:
-        now, schedule = moment.now, self._schedules[name]
+        now, schedule = moment.now, self.schedules[name]
         due = schedule.previous_due(now)
         is_pending = due is not None and due > now - LOOK_AGAIN and not any(run.due >= due for run in records)
         if is_pending and name not in moment.held:

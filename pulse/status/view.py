@@ -96,9 +96,10 @@ class Worker:
     differs: bool
 
 
-def row_of(task: Task, schedule: Schedule, survey: Survey, records: Sequence[Run], moment: Moment) -> Row:
+def row_of(task: Task, survey: Survey, records: Sequence[Run], moment: Moment) -> Row:
     """The task by its newest *records*, which *survey* is told of, too."""
     survey.note(task.name, records)
+    schedule = survey.schedules[task.name]
     running = moment.running(task.name)
     pause = moment.pauses.get(task.name)
     state = survey.state(task, moment) or State.NEW
