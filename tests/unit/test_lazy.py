@@ -1,6 +1,7 @@
 """Applications that are loaded where they are called: once, again after a failure, again in a copy."""
 
 import copy
+import os
 import pickle
 import sys
 import threading
@@ -9,7 +10,8 @@ import pytest
 
 from pulse.errors import ApplicationError
 from pulse.middleware import PulseMiddleware
-from pulse.wsgi.lazy import LazyWsgi, collecting, load_application
+from pulse.start import VARIABLE
+from pulse.wsgi.lazy import LazyWsgi, collecting, load_application, manual_start
 
 
 def page(environ, start_response):
@@ -188,3 +190,16 @@ def test_whoever_loads_can_find_the_middlewares_that_were_built():
     PulseMiddleware(page, start="manual")
 
     assert built == [inner, outer]
+
+
+@pytest.mark.parametrize("before", [None, "now"])
+def test_what_is_loaded_is_kept_from_ringing_only_while_it_is_loaded(before, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if before is not None:
+        monkeypatch.setenv(VARIABLE, before)
+
+    with manual_start():
+        inside = os.environ[VARIABLE]
+
+    assert inside == "manual"
+    assert os.environ.get(VARIABLE) == before
