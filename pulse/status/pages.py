@@ -1,7 +1,7 @@
 """The pages: what each of them shows, read from the store for this one request."""
 
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,7 +86,7 @@ class Pages:
             for task in self._config.tasks.values()
             if (not chosen or is_in(states[task.name], chosen)) and (not query or fits(task, query))
         ]
-        shown, pager = _paged(found, request, TASKS, lambda said: _address(frame.base, "/", said))
+        shown, pager = _paged(found, request, TASKS, f"{frame.base}/")
         records = self._store.brief([task.name for task in shown], self._depth(TASKS, picture.BARS))
         rows = [row_of(task, self._survey, records[task.name], moment) for task in shown]
         counts = {state: sum(one is state for one in states.values()) for state in State}
@@ -111,9 +111,7 @@ class Pages:
         records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
         row = row_of(task, self._survey, records, moment)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
-        shown, pager = _paged(
-            runs, request, RUNS_OF_TASK, lambda said: _address(frame.base, f"/tasks/{task.name}", said)
-        )
+        shown, pager = _paged(runs, request, RUNS_OF_TASK, f"{frame.base}/tasks/{task.name}")
         at = request.GET.get("at", "")
         answer = self._why(task, runs, at, moment.now) if at else None
         return self._printer.page(
@@ -166,7 +164,7 @@ class Pages:
         moment = self._survey.moment()
         found, words = self._records(name, moment)
         fitting = [run for run in found if (not outcome or _ended_as(run, outcome)) and _mentions(run, query)]
-        shown, pager = _paged(fitting, request, RUNS, lambda said: _address(frame.base, "/runs", said))
+        shown, pager = _paged(fitting, request, RUNS, f"{frame.base}/runs")
         zones = {run.task: self._config.tasks[run.task].zone for run in shown}
         return self._printer.page(
             request,
@@ -215,9 +213,7 @@ class Pages:
 
     def audit(self, request: Request, frame: Frame) -> Response:
         """Who pressed what."""
-        presses, pager = _paged(
-            self._store.presses(PRESSES), request, PRESSES_SHOWN, lambda said: _address(frame.base, "/audit", said)
-        )
+        presses, pager = _paged(self._store.presses(PRESSES), request, PRESSES_SHOWN, f"{frame.base}/audit")
         return self._printer.page(request, "audit.html", frame, presses=presses, pages=pager, kept=PRESSES)
 
     def place(self) -> str:
@@ -258,11 +254,11 @@ class Pages:
     # Cards
 
     def _cards(self, frame: Frame, counts: Mapping[State, int], moment: Moment, chosen: str) -> list[Card]:
-        cards = [Card(value=f"{len(self._config.tasks):,}", word="tasks", href=_address(frame.base, "/", {}))]
+        cards = [Card(value=f"{len(self._config.tasks):,}", word="tasks", href=f"{frame.base}/")]
         for state in (State.RUNNING, State.FAILING, State.LATE, State.LOST, State.PAUSED):
             if counts[state] or state in (State.RUNNING, State.FAILING) or chosen == state.value:
                 mood = MOODS[state] if counts[state] else ""
-                href = _address(frame.base, "/", {"state": state.value})
+                href = _address(f"{frame.base}/", {"state": state.value})
                 is_chosen = chosen == state.value
                 cards.append(
                     Card(value=f"{counts[state]:,}", word=state.value, href=href, mood=mood, is_chosen=is_chosen)
@@ -335,8 +331,8 @@ def _mentions(run: Run, query: str) -> bool:
     return not query or any(query in text.casefold() for text in (run.task, run.reason, run.owner, run.id, run.result))
 
 
-def _paged(found: Sequence[Any], request: Request, size: int, address: Callable[[dict[str, str]], str]) -> Any:
-    """The part of *found* that the request asks for, and the pager."""
+def _paged(found: Sequence[Any], request: Request, size: int, path: str) -> Any:
+    """The part of *found* that the request asks for, and the pager of the page at *path*."""
     total = max(1, -(-len(found) // size))
     written = request.GET.get("page", "1")
     number = min(total, max(1, int(written))) if written.isascii() and written.isdigit() and len(written) < 7 else 1
@@ -344,15 +340,15 @@ def _paged(found: Sequence[Any], request: Request, size: int, address: Callable[
     pager = Pager(
         number=number,
         total=total,
-        previous=address({**said, "page": str(number - 1)}) if number > 1 else "",
-        next=address({**said, "page": str(number + 1)}) if number < total else "",
+        previous=_address(path, {**said, "page": str(number - 1)}) if number > 1 else "",
+        next=_address(path, {**said, "page": str(number + 1)}) if number < total else "",
     )
     return found[(number - 1) * size : number * size], pager
 
 
-def _address(base: str, path: str, said: Mapping[str, str]) -> str:
+def _address(path: str, said: Mapping[str, str]) -> str:
     query = urlencode({name: value for name, value in said.items() if value})
-    return f"{base}{path}?{query}" if query else f"{base}{path}"
+    return f"{path}?{query}" if query else path
 
 
 def request_of(run: Run, task: Task, config: Config) -> Iterable[tuple[str, str]]:
