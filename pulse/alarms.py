@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Final
 from uuid import UUID
 
@@ -176,15 +176,11 @@ def _function(place: str) -> Callable[[Run], object]:
     """The function at `module:name`.
 
     Raises:
-        ImportError: the module, or the name in it, is not there.
+        ImportError: the module is not there.
+        AttributeError: the name in it is not.
         TypeError: it cannot be called.
     """
-    module, _, name = place.partition(":")
-    function: object = import_module(module)
-    for part in name.split("."):
-        if not hasattr(function, part):
-            raise ImportError(f"{module} has no {name}")
-        function = getattr(function, part)
+    function: object = resolve_name(place)
     if not callable(function):
         raise TypeError(f"{place} cannot be called")
     return function

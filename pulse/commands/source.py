@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from configparser import Error as IniError
 from configparser import RawConfigParser
 from dataclasses import dataclass, field
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from pkgutil import resolve_name
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from paste.deploy import loadapp
@@ -139,8 +138,7 @@ NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse)"
 def source_of(written: str) -> Source:
     """The source that *written* means: `file.ini`, `file.ini#name` or `module:object`."""
     if _OBJECT.fullmatch(written) and not written.startswith("config:") and not Path(written).exists():
-        module, _, name = written.partition(":")
-        return ObjectSource(module, name)
+        return ObjectSource(written)
     path, _, name = written.removeprefix("config:").partition("#")
     return IniSource(path, name or None)
 
@@ -221,11 +219,9 @@ class IniSource(Source):
 class ObjectSource(Source):
     """An object in a module: it is a `PulseMiddleware`, or its module builds one when it is imported."""
 
-    def __init__(self, module: str, attribute: str) -> None:
+    def __init__(self, name: str) -> None:
         """Nothing is imported yet."""
-        self.name = f"{module}:{attribute}"
-        self._module = module
-        self._attribute = attribute
+        self.name = name
         self._loaded: Application | None = None
 
     def filters(self) -> tuple[list[Filter], list[Problem]]:
@@ -247,12 +243,9 @@ class ObjectSource(Source):
         """See `Source.load`; the same whenever it is asked: a module builds its filters once."""
         if self._loaded is None:
             with collecting() as built:
-                app = attempt(f"{self.name} cannot be loaded", self._import)
+                app = attempt(f"{self.name} cannot be loaded", lambda: resolve_name(self.name))
             self._loaded = Application(app=app, middlewares=tuple(_chain(app)) or tuple(built))
         return self._loaded
-
-    def _import(self) -> Any:
-        return attrgetter(self._attribute)(import_module(self._module))
 
 
 def find_task(name: str, tasks: Iterable[tuple[str, T]]) -> list[T]:
