@@ -1,7 +1,7 @@
 """mode = celery: hands what is due over to Celery, whose workers run it.
 
 Of all processes that ring one wins the fire. It claims it for the queue
-(`Runner.reserve`), and sends one message; the run then belongs to whichever worker takes it
+(`Claims.reserve`), and sends one message; the run then belongs to whichever worker takes it
 over. Nothing of a queue is kept here: what Celery does not deliver is found by its lease.
 
 While the broker does not answer nothing is claimed. What is due is held back, and tried
