@@ -3,31 +3,25 @@
 import atexit
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
 from pulse.clock import Clock, SystemClock
 from pulse.config import read_paste_config
 from pulse.context import entered
 from pulse.engine import Engine, EngineFactory, fit
-from pulse.errors import ClosedError, ConfigError, Fault, UnknownTaskError
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.given import all_of, config_of, faults_of, store_of
 from pulse.guard import Guard
-from pulse.instance import this_place
-from pulse.model import Config, Fire, Pause, Run, Task, Trigger
-from pulse.option import shown
+from pulse.hand import Hand
+from pulse.model import Config, Run, Task
 from pulse.runstores.automatic import clear_away
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedules
-from pulse.start import StartRule, StartState
-from pulse.status.controls import Ringing
+from pulse.start import StartRule
 from pulse.within import within
 from pulse.wsgi.lazy import note_built
 
@@ -36,8 +30,6 @@ if TYPE_CHECKING:
     from pulse.workers.attendant import Attendant
 
 log = logging.getLogger(__name__)
-
-ALONE: Final = 8  # calls by hand at once that the status page starts in a process that does not ring
 
 
 class PulseMiddleware:
@@ -114,6 +106,9 @@ class PulseMiddleware:
             forget=self._forget,
             clock=self._clock,
         )
+        self._hand = Hand(
+            config, clock=clock, store=store, engines=self._engines, engine=lambda: self._engine, rule=self._rule
+        )
         note_built(self)
         self._rule.arm()
 
@@ -179,21 +174,11 @@ class PulseMiddleware:
             ClosedError: `close` was called meanwhile.
             StoreUnavailableError: the run store does not answer.
         """
-        fire = self._fire_by_hand(name, force=force, again=again)
-        engine = self._engine
-        return engine.workers.run_apart(fire).result() if engine is not None else self._engines.run_alone(fire)
+        return self._hand.run(name, force=force, again=again)
 
     def attend(self) -> "Attendant":
         """For `pulse.workers.celery`, in a process of Celery's: what runs the tasks that others hand over."""
         return self._engines.attend()
-
-    def _fire_by_hand(self, name: str, *, force: bool = False, again: Run | None = None) -> Fire:
-        self._must_know(name)
-        place = this_place(self.config.tasks[name].scope)
-        first = Fire(
-            task=name, due=self._clock.now(), trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force
-        )
-        return replace(first, run_id=again.id, due=again.due, attempt=again.attempt + 1) if again else first
 
     def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
         """Run the task *name* by hand only, in the whole fleet, until `resume`.
@@ -211,14 +196,7 @@ class PulseMiddleware:
             ConfigError: (a ValueError) *until* is no instant.
             StoreUnavailableError: the run store does not answer.
         """
-        self._must_know(name)
-        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
-            problem = "want an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
-            raise ConfigError([Fault(key="until", shown=shown(until), problem=problem)])
-        pause = Pause(since=self._clock.now(), until=until, note=note, by=by)
-        self.run_store.pause(name, pause)
-        for announcer in self._engines.announcers:
-            announcer.paused(name, pause)
+        self._hand.pause(name, until=until, note=note, by=by)
 
     def resume(self, name: str) -> bool:
         """Run the task *name* by its schedule again, from now on; whether it was paused.
@@ -227,8 +205,7 @@ class PulseMiddleware:
             UnknownTaskError: (a LookupError) there is no such task.
             StoreUnavailableError: the run store does not answer.
         """
-        self._must_know(name)
-        return self.run_store.resume(name)
+        return self._hand.resume(name)
 
     def _open_window(self) -> "StatusApp":
         """The status page; two threads may each build the first one, of which one stays."""
@@ -242,16 +219,12 @@ class PulseMiddleware:
                 path=self.config.status or "",
                 schedules=self._schedules,
                 store=self.run_store,
-                controls=_Controls(self),
+                controls=self._hand,
                 clock=self._clock,
                 authenticate=self._authenticate,
                 is_readonly=self.config.status_readonly,
             )
         return window
-
-    def _must_know(self, name: str) -> None:
-        if name not in self.config.tasks:
-            raise UnknownTaskError(name, self.config.tasks)
 
     # What the start rule asks for
 
@@ -259,7 +232,7 @@ class PulseMiddleware:
         if not (self.config.enabled and self.config.tasks):
             why = "pulse.config.enabled = false" if self.config.tasks else "there are no tasks"
             log.info("nothing is run in this process: %s", why, extra={"pulse_event": "nothing_to_run"})
-            return  # PULSE_START and start() say when tasks are run, not whether they are
+            return  # PULSE_START and start() say when, not whether
         engine = self._engines.build(
             reason, beside=partial(_digests_beside, self), refused=partial(_refused_in_row, self)
         )
@@ -305,65 +278,9 @@ class PulseMiddleware:
         """In a forked child: the inherited threads are dead, and their locks may be held."""
         self._engine = self._window = None
         self._engines.after_fork()
+        self._hand.after_fork()
         _ringing.discard(self)
         self.run_store.after_fork()
-
-
-class _Controls:
-    """What the status page may do to *own*: `pulse.status.controls.Controls`."""
-
-    def __init__(self, own: PulseMiddleware) -> None:
-        self._own = own
-        self._alone = threading.BoundedSemaphore(ALONE)
-
-    def start_run(self, name: str, *, force: bool, by: str) -> str:
-        return self._start(self._own._fire_by_hand(name, force=force), by)  # noqa: SLF001 - one of us
-
-    def retry(self, run: Run, *, by: str) -> None:
-        self._start(self._own._fire_by_hand(run.task, again=run), by)  # noqa: SLF001
-
-    def _start(self, fire: Fire, by: str) -> str:
-        own = self._own
-        if own._rule.state is StartState.CLOSED:  # noqa: SLF001
-            raise ClosedError("close() was called")
-        engine = own._engine  # noqa: SLF001
-        if engine is not None:
-            engine.workers.run_apart(fire)  # what goes wrong is its log's, and its record's
-        elif self._alone.acquire(blocking=False):
-            threading.Thread(target=self._run_alone, args=(fire,), name="pulse-alone", daemon=True).start()
-        else:
-            raise ClosedError(f"{ALONE} calls by hand are under way in this process, which does not ring")
-        log.info("task=%s run=%s is called by %r", fire.task, fire.run_id, by, extra={"pulse_event": "called_by_hand"})
-        return fire.run_id
-
-    def pause(self, name: str, *, until: datetime | None, note: str, by: str) -> None:
-        self._own.pause(name, until=until, note=note, by=by)
-
-    def resume(self, name: str) -> bool:
-        return self._own.resume(name)
-
-    def ringing(self) -> Ringing:
-        own = self._own
-        rule, engine = own._rule, own._engine  # noqa: SLF001
-        if engine is None:
-            return Ringing(state=rule.state.value, reason=rule.reason)
-        return Ringing(
-            state=rule.state.value,
-            reason=rule.reason,
-            busy=engine.workers.busy,
-            abandoned=engine.workers.abandoned,
-            next_ring=engine.scheduler.next_ring(),
-            digest=engine.fleet.digest,
-        )
-
-    def _run_alone(self, fire: Fire) -> None:
-        try:
-            self._own._engines.run_alone(fire)  # noqa: SLF001
-        # The outermost frame of a thread: nobody else would ever say it.
-        except Exception:
-            log.exception("task=%s was not run", fire.task, extra={"pulse_event": "run_broke"})
-        finally:
-            self._alone.release()
 
 
 def _digests_beside(own: PulseMiddleware) -> list[str]:

@@ -24,9 +24,10 @@ FLOORS = {
     "scheduler": 10,
     "status": 11,
     "start": 12, "engine": 12,
-    "middleware": 13,
-    "app": 14, "asgi": 14, "commands": 14,
-    "cli": 15,
+    "hand": 13,
+    "middleware": 14,
+    "app": 15, "asgi": 15, "commands": 15,
+    "cli": 16,
 }  # fmt: skip
 OUTSIDE = {"__init__", "__main__", "pytest_plugin", "testing"}  # they may import every room; no room imports them
 
