@@ -55,11 +55,13 @@ class MemorySubscription(Subscription):
                     self._waiters = [one for one in self._waiters if one is not waiter]
 
     def end(self) -> None:
+        """See `Subscription.end`."""
         with self._lock:
             self._is_ended = True
         self._wake()
 
     async def aclose(self) -> None:
+        """See `Subscription.aclose`."""
         with self._lock:
             self._backlog.clear()
         self.end()
@@ -83,16 +85,19 @@ class MemoryEventBus(EventBus):
         self._channels: Listeners[MemorySubscription] = Listeners()
 
     async def publish(self, channel: str, event: EventMessage) -> None:
+        """See `EventBus.publish`."""
         text = encode(event, self._clock)
         for subscription in self._channels.of(channel):
             subscription.push(text)
 
     def subscribe(self, channel: str) -> MemorySubscription:
+        """See `EventBus.subscribe`."""
         subscription = MemorySubscription(channel)
         self._channels.add(subscription)
         return subscription
 
     async def unsubscribe(self, channel: str) -> None:
+        """See `EventBus.unsubscribe`."""
         for subscription in self._channels.take(channel):
             subscription.end()
 

@@ -75,6 +75,7 @@ class RedisWidgetStore(WidgetStore):
         owner_worker_id: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
+        """See `WidgetStore.register`."""
         check_texts(widget_id=widget_id, html=html)
         check_optional_texts(token=token, owner_worker_id=owner_worker_id)
         fields = {"html": html, "token": token, "owner": owner_worker_id, "metadata": dumps(metadata or {})}
@@ -82,6 +83,7 @@ class RedisWidgetStore(WidgetStore):
         await self._link.run(PUT, keys, widget_id, self._span, *_pairs(fields))
 
     async def get(self, widget_id: str) -> WidgetData | None:
+        """See `WidgetStore.get`."""
         record = _record(await self._link.ask("HGETALL", self._keys.widget(widget_id)))
         if not record:
             return None
@@ -95,29 +97,37 @@ class RedisWidgetStore(WidgetStore):
         )
 
     async def get_html(self, widget_id: str) -> str | None:
+        """See `WidgetStore.get_html`."""
         return await self._field(widget_id, "html")
 
     async def get_token(self, widget_id: str) -> str | None:
+        """See `WidgetStore.get_token`."""
         return await self._field(widget_id, "token")
 
     async def exists(self, widget_id: str) -> bool:
+        """See `WidgetStore.exists`."""
         return bool(await self._link.ask("EXISTS", self._keys.widget(widget_id)))
 
     async def delete(self, widget_id: str) -> bool:
+        """See `WidgetStore.delete`."""
         return bool(await self._link.run(DROP, [self._keys.widget(widget_id)], widget_id))
 
     async def list_active(self) -> list[str]:
+        """See `WidgetStore.list_active`."""
         return [text(member) for member in await self._link.run(MEMBERS, [self._keys.widgets])]
 
     async def update_html(self, widget_id: str, html: str) -> bool:
+        """See `WidgetStore.update_html`."""
         check_texts(html=html)
         return await self._update(widget_id, "html", html)
 
     async def update_token(self, widget_id: str, token: str) -> bool:
+        """See `WidgetStore.update_token`."""
         check_texts(token=token)
         return await self._update(widget_id, "token", token)
 
     async def count(self) -> int:
+        """See `WidgetStore.count`."""
         return int(await self._link.run(COUNT, [self._keys.widgets]))
 
     async def sweep(self) -> int:
@@ -167,6 +177,7 @@ class RedisConnectionRouter(ConnectionRouter):
         user_id: str | None = None,
         session_id: str | None = None,
     ) -> None:
+        """See `ConnectionRouter.register_connection`."""
         check_texts(widget_id=widget_id, worker_id=worker_id)
         check_optional_texts(user_id=user_id, session_id=session_id)
         fields = {"worker": worker_id, "user": user_id, "session": session_id}
@@ -174,6 +185,7 @@ class RedisConnectionRouter(ConnectionRouter):
         await self._link.run(PUT, keys, widget_id, self._span, *_pairs(fields))
 
     async def get_connection_info(self, widget_id: str) -> ConnectionInfo | None:
+        """See `ConnectionRouter.get_connection_info`."""
         record = _record(await self._link.ask("HGETALL", self._keys.connection(widget_id)))
         if not record:
             return None
@@ -182,16 +194,20 @@ class RedisConnectionRouter(ConnectionRouter):
         return ConnectionInfo(widget_id, record["worker"], connected, beat, record.get("user"), record.get("session"))
 
     async def get_owner(self, widget_id: str) -> str | None:
+        """See `ConnectionRouter.get_owner`."""
         found = await self._link.ask("HGET", self._keys.connection(widget_id), "worker")
         return None if found is None else text(found)
 
     async def refresh_heartbeat(self, widget_id: str) -> bool:
+        """See `ConnectionRouter.refresh_heartbeat`."""
         return bool(await self._link.run(BEAT, [self._keys.connection(widget_id)], widget_id, self._span))
 
     async def unregister_connection(self, widget_id: str) -> bool:
+        """See `ConnectionRouter.unregister_connection`."""
         return bool(await self._link.run(DROP, [self._keys.connection(widget_id)], widget_id))
 
     async def list_worker_connections(self, worker_id: str) -> list[str]:
+        """See `ConnectionRouter.list_worker_connections`."""
         return [text(member) for member in await self._link.run(MEMBERS, [self._keys.worker(worker_id)])]
 
     async def sweep(self) -> int:
@@ -235,6 +251,7 @@ class RedisSessionStore(SessionStore):
         ttl: int | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> UserSession:
+        """See `SessionStore.create_session`."""
         check_texts(session_id=session_id, user_id=user_id)
         span = _microseconds(self._ttl if checked_ttl(ttl) is None else ttl)
         key = self._keys.session(session_id)
@@ -250,26 +267,32 @@ class RedisSessionStore(SessionStore):
         return _session({**record, "created": text(created)})
 
     async def get_session(self, session_id: str) -> UserSession | None:
+        """See `SessionStore.get_session`."""
         record = _record(await self._link.ask("HGETALL", self._keys.session(session_id)))
         return _session(record) if record else None
 
     async def validate_session(self, session_id: str) -> bool:
+        """See `SessionStore.validate_session`."""
         return bool(await self._link.ask("EXISTS", self._keys.session(session_id)))
 
     async def delete_session(self, session_id: str) -> bool:
+        """See `SessionStore.delete_session`."""
         key = self._keys.session(session_id)
         return bool(await self._link.run(DROP, [key], key))
 
     async def refresh_session(self, session_id: str, extend_ttl: int | None = None) -> bool:
+        """See `SessionStore.refresh_session`."""
         span = _microseconds(checked_ttl(extend_ttl, "extend_ttl"))
         key = self._keys.session(session_id)
         return bool(await self._link.run(REFRESH, [key], key, span))
 
     async def list_user_sessions(self, user_id: str) -> list[UserSession]:
+        """See `SessionStore.list_user_sessions`."""
         found = await self._link.run(RECORDS, [self._keys.user(user_id)])
         return sorted((_session(_record(record)) for record in found), key=lambda session: session.created_at)
 
     async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        """See `SessionStore.keep_data`."""
         span = _microseconds(checked_ttl(ttl))
         key = self._keys.session(session_id)
         return bool(await self._link.run(DATA, [key], key, dumps(data), span))
@@ -277,6 +300,7 @@ class RedisSessionStore(SessionStore):
     async def change_data(
         self, session_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], ttl: float | None = None
     ) -> bool:
+        """See `SessionStore.change_data`."""
         span = _microseconds(checked_ttl(ttl))
         key = self._keys.session(session_id)
         while True:  # each time round another change was kept
@@ -290,6 +314,7 @@ class RedisSessionStore(SessionStore):
                 return bool(done)
 
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
+        """See `SessionStore.check_permission`."""
         keys = [self._keys.session(session_id), self._keys.roles]
         (roles, metadata), given = await self._link.run(RIGHTS, keys)
         if roles is None:

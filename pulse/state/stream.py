@@ -57,6 +57,7 @@ class RedisEventBus(EventBus):
         self._listeners: Listeners[RedisSubscription] = Listeners()
 
     async def publish(self, channel: str, event: EventMessage) -> None:
+        """See `EventBus.publish`."""
         text = encode(event, self._clock)
         for subscription in self._listeners.of(channel):
             # What was subscribed to here before this call gets this event, too.
@@ -67,12 +68,14 @@ class RedisEventBus(EventBus):
         await self._link.run(PUBLISH, [self._keys.stream(channel)], token, text, length, UNUSED_SECONDS * 1000)
 
     def subscribe(self, channel: str) -> "RedisSubscription":
+        """See `EventBus.subscribe`."""
         stream = self._keys.stream(channel)
         subscription = RedisSubscription(channel, self._link, stream, self._bell, self._listeners)
         self._listeners.add(subscription)
         return subscription
 
     async def unsubscribe(self, channel: str) -> None:
+        """See `EventBus.unsubscribe`."""
         for subscription in self._listeners.take(channel):
             subscription.end()
 
@@ -99,6 +102,7 @@ class RedisSubscription(Subscription):
         self._opening = None if loop is None else _begin(loop, self._try_to_open())
 
     async def ready(self) -> None:
+        """See `Subscription.ready`."""
         await self.opened()
         if self._last is None:
             await self._open()
@@ -117,6 +121,7 @@ class RedisSubscription(Subscription):
         return self._arrived.popleft()
 
     def end(self) -> None:
+        """See `Subscription.end`."""
         self._is_ended = True
         reading = self._reading
         if reading is None:
@@ -128,6 +133,7 @@ class RedisSubscription(Subscription):
             return  # its loop was closed: nobody reads there any more
 
     async def aclose(self) -> None:
+        """See `Subscription.aclose`."""
         self._arrived.clear()
         self._listeners.remove(self)
         self.end()

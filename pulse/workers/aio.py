@@ -69,9 +69,11 @@ class AioWorkers(Workers):
             threading.Thread(target=self._claim, name="pulse-claim", daemon=True).start()
 
     def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
+        """See `Workers.submit`."""
         self._queue.put(fires, keep=keep)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
+        """See `Workers.run_apart`."""
         promise: Future[Run | None] = Future()
         if self._is_closing:
             raise ClosedError("the workers were closed")
@@ -79,6 +81,7 @@ class AioWorkers(Workers):
         return promise
 
     def close(self, seconds: float) -> int:
+        """See `Workers.close`."""
         until = self._clock.monotonic() + seconds + LAST_RECORD
         with self._work:
             self._is_closing = True
@@ -96,6 +99,7 @@ class AioWorkers(Workers):
 
     @property
     def busy(self) -> int:
+        """See `Workers.busy`."""
         with self._work:
             return len(self._flights) + self._claiming
 

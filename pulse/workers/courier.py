@@ -99,6 +99,7 @@ class Courier(Workers):
             self._senders.append(sender)
 
     def submit(self, fires: Iterable[Fire] | Missed, *, keep: int = 1) -> None:
+        """See `Workers.submit`."""
         self._queue.put(fires, keep=keep)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
