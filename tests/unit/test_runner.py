@@ -902,6 +902,21 @@ def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_pr
     assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
 
 
+def test_what_ended_in_a_short_outage_is_recorded_before_who_is_dead_is_looked_for(flaky):
+    def end_late_in_its_lease(run, cancelled):
+        flaky.clock.advance(20)
+        flaky.store.is_down = True
+
+    flaky.during = end_late_in_its_lease
+    ended = flaky.runner.run(flaky.fire())
+    flaky.clock.advance(15)
+    flaky.store.is_down = False
+
+    flaky.runner.upkeep.renew()
+
+    assert flaky.records == [ended] == flaky.store.history("a")
+
+
 def test_behind_an_outage_those_who_live_have_time_to_say_so(flaky):
     other = Bench(store=flaky.store, clock=flaky.clock, recover=True)
 
