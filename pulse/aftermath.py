@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from pulse.model import Outcome, Pause, Run, Task, Trigger
+from pulse.model import FAILURES, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule
 
@@ -15,7 +15,6 @@ GONE: Final = 410
 BUSY: Final = frozenset({429, 503})  # with a Retry-After they ask by themselves for another attempt
 
 _SOON: Final = timedelta(seconds=1)
-_FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outcome.ABANDONED})
 
 
 class Aftermath:
@@ -57,7 +56,7 @@ class Aftermath:
             StoreUnavailableError: the store does not answer.
         """
         task = self._tasks[run.task]
-        if run.outcome not in _FAILED or run.again_at is not None:
+        if run.outcome not in FAILURES or run.again_at is not None:
             return
         if run.status == GONE:
             self._pause(run, "its endpoint answered 410, which means that it is gone")
@@ -79,8 +78,8 @@ class Aftermath:
                 if run.started:
                     last.setdefault(run.id, run)
             newest = list(last.values())[:times]
-            if len(newest) == times or len(kept) < wanted or any(run.outcome not in _FAILED for run in newest):
-                return len(newest) == times and all(run.outcome in _FAILED for run in newest)
+            if len(newest) == times or len(kept) < wanted or any(run.outcome not in FAILURES for run in newest):
+                return len(newest) == times and all(run.outcome in FAILURES for run in newest)
             wanted *= 4
 
     def _pause(self, run: Run, note: str) -> None:

@@ -8,10 +8,10 @@ import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
-from importlib import import_module
+from datetime import timedelta
+from pkgutil import resolve_name
 from typing import Final
 from uuid import UUID
 
@@ -20,16 +20,16 @@ from pulse.clock import Clock
 from pulse.control import Control
 from pulse.dispatch import Dispatcher
 from pulse.gateway import WsgiApp
-from pulse.model import Config, Outcome, Pause, Run, Task
+from pulse.model import FAILURES, Config, Outcome, Pause, Run, Task
+from pulse.runlog import document
 
 log = logging.getLogger(__name__)
 
-THREADS: Final = 4  # of hooks and pings that do not come back this many are waited for, and no more are begun
+THREADS: Final = 4  # that tell; if all of them hang in hooks and pings that do not come back, the others wait
 WAITING: Final = 1000  # what is to be told; the oldest is dropped, with a line in the log
 PING_SECONDS: Final = 10.0
 HOOK_TIME: Final = timedelta(seconds=60)  # in which the endpoint of a hook has to send its response
 
-_FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.LOST, Outcome.ABANDONED})
 
 Telling = Callable[[], object]
 
@@ -68,7 +68,7 @@ class Alarms:
         event, hook = _hook_of(task, run)
         if hook:
             self._put(f"on_{event} of {run.task}", lambda: self._tell(task, hook, event, run))
-        if task.ping_url and run.started and (run.outcome is Outcome.SUCCESS or run.outcome in _FAILED):
+        if task.ping_url and run.started and (run.outcome is Outcome.SUCCESS or run.outcome in FAILURES):
             way = "" if run.outcome is Outcome.SUCCESS else "/fail"
             self._put(f"ping of {run.task}", _ping(task.ping_url, way, run))
 
@@ -133,7 +133,7 @@ class Alarms:
         if not hook.startswith("/"):
             _function(hook)(run)
             return
-        body = json.dumps({"event": event, **document(run)}).encode()
+        body = json.dumps({"event": event, "owner": run.owner, **document(run)}).encode()
         request = replace(
             task, action=hook, method="POST", body=body, content_type="application/json", timeout=HOOK_TIME,
             environ=(), headers=(),
@@ -145,27 +145,6 @@ class Alarms:
             log.error("on_%s of %s: %s %s", event, task.name, hook, reply.reason, extra=facts)
 
 
-def document(run: Run) -> Mapping[str, object]:
-    """A record as a JSON document, without what the endpoint has answered."""
-    return {
-        "task": run.task,
-        "run": run.id,
-        "due": _text(run.due),
-        "first_due": _text(run.first_due),
-        "count": run.count,
-        "trigger": run.trigger.value,
-        "attempt": run.attempt,
-        "owner": run.owner,
-        "started": _text(run.started),
-        "finished": _text(run.finished),
-        "outcome": run.outcome.value if run.outcome else None,
-        "status": run.status,
-        "duration": run.duration,
-        "reason": run.reason,
-        "result": run.result,
-    }
-
-
 def _hook_of(task: Task, run: Run) -> tuple[str, str | None]:
     if run.outcome is Outcome.SUCCESS:
         return "success", task.on_success
@@ -173,7 +152,7 @@ def _hook_of(task: Task, run: Run) -> tuple[str, str | None]:
         return "missed", task.on_missed
     if run.outcome is Outcome.TIMEOUT and task.on_timeout:
         return "timeout", task.on_timeout
-    return "failure", task.on_failure if run.outcome in _FAILED else None
+    return "failure", task.on_failure if run.outcome in FAILURES else None
 
 
 def _ping(url: str, way: str, run: Run) -> Telling:
@@ -197,19 +176,11 @@ def _function(place: str) -> Callable[[Run], object]:
     """The function at `module:name`.
 
     Raises:
-        ImportError: the module, or the name in it, is not there.
+        ImportError: the module is not there.
+        AttributeError: the name in it is not.
         TypeError: it cannot be called.
     """
-    module, _, name = place.partition(":")
-    function: object = import_module(module)
-    for part in name.split("."):
-        if not hasattr(function, part):
-            raise ImportError(f"{module} has no {name}")
-        function = getattr(function, part)
+    function: object = resolve_name(place)
     if not callable(function):
         raise TypeError(f"{place} cannot be called")
     return function
-
-
-def _text(instant: datetime | None) -> str | None:
-    return instant.isoformat() if instant else None

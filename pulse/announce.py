@@ -11,9 +11,9 @@ import threading
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from pulse.alarms import document
 from pulse.loop import run_soon
 from pulse.model import Pause, Run
+from pulse.runlog import document
 from pulse.state import EventMessage, get_event_bus, get_worker_id
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ class Announcer:
 
     def began(self, run: Run) -> None:
         """A run has begun: `run.started`."""
-        self._publish("run.started", dict(document(run)))
+        self._publish("run.started", {"owner": run.owner, **document(run)})
 
     def ended(self, run: Run) -> None:
         """There is a record: `run.finished`."""
-        self._publish("run.finished", dict(document(run)))
+        self._publish("run.finished", {"owner": run.owner, **document(run)})
 
     def paused(self, task: str, pause: Pause) -> None:
         """A task is paused: `task.paused`."""

@@ -8,7 +8,7 @@ and about the life of the server.
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from pulse.clock import Clock
 from pulse.context import PULSE_CONTEXT, SESSION, RequestContext
 from pulse.errors import ConfigError, Fault
-from pulse.gateway import Environ, why_not_asgi
+from pulse.gateway import AsgiApp, Environ, Message, Receive, Scope, Send, why_not_asgi
 from pulse.guard import MOVERS, SCRUBBED, Guard
 from pulse.mark import INTERNAL, Mark, acting_for, is_internal
 from pulse.middleware import PulseMiddleware
@@ -28,11 +28,8 @@ from pulse.start import StartState
 from pulse.wsgi.bridge.asgi import AsgiDoor, as_asgi
 from pulse.wsgi.bridge.home import Home
 from pulse.wsgi.bridge.inward import Inward
-from pulse.wsgi.bridge.lead import AsgiApp, Message, Receive, Send
 from pulse.wsgi.bridge.outbox import Outbox
-from pulse.wsgi.bridge.scope import environ_of
-
-Scope = MutableMapping[str, Any]
+from pulse.wsgi.bridge.scope import environ_of, mount_of
 
 POLICY_VIOLATION: Final = 1008  # of RFC 6455; before it is accepted, a WebSocket that is closed is answered with 403
 WINDOW_THREADS: Final = 4  # requests of the status page at once; it reads the run store, which may block
@@ -314,10 +311,7 @@ def _key_of(header: bytes) -> str | None:
 
 def _view_of(scope: Scope) -> Environ:
     """What the guard and the context want to know of a request: its paths, and a few headers."""
-    root = (scope.get("root_path") or "").rstrip("/")
-    path = scope["path"]
-    # Servers differ in whether the path of a mounted application has its prefix.
-    way = path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
+    root, way = mount_of(scope)
     view: Environ = {
         "REQUEST_METHOD": scope.get("method", "GET"),
         "SCRIPT_NAME": _bytes(root),
@@ -344,7 +338,7 @@ def _without(removed: AbstractSet[str], scope: Scope) -> Scope:
 
 async def _refuse(guard: Guard, kind: str, view: Environ, receive: Receive, send: Send) -> None:
     if kind == "http":
-        outbox = Outbox(cast("Callable[[Mapping[str, Any]], Awaitable[None]]", send))
+        outbox = Outbox(send)
         for chunk in guard.refuse(view, outbox.start):
             await outbox.add(chunk)
         await outbox.end()

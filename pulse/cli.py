@@ -205,31 +205,23 @@ def _next_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_task(parser, "its name")
+    _add_task(parser)
     parser.add_argument("--force", action="store_true", help="also beside a run that is under way")
     run_id = _typed(_run_id)
     parser.add_argument("--again", type=run_id, metavar="RUN", help="another attempt of a run that failed, by its id")
 
 
 def _pause_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_task(parser, "its name")
+    _add_task(parser)
     end = parser.add_mutually_exclusive_group()
     end.add_argument("--for", dest="until", type=_SPAN, metavar="SPAN", help="for so long (90s, 1h, 2d)")
     end.add_argument("--until", dest="until", type=_typed(_moment), metavar="ISO", help="until then")
-    parser.add_argument(
-        "--why", type=_typed(_note), default="", metavar="TEXT", help="the reason, shown wherever the task is"
-    )
+    _add_note(parser, "shown wherever the task is")
 
 
 def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", metavar="TASK|RUN", nargs="?", help="all runs of a task, or one by its id")
-    parser.add_argument(
-        "--why", type=_typed(_note), default="", metavar="TEXT", help="the reason, kept with the record"
-    )
-
-
-def _resume_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_task(parser, "its name")
+    _add_note(parser, "kept with the record")
 
 
 def _history_arguments(parser: argparse.ArgumentParser) -> None:
@@ -244,7 +236,7 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _why_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_task(parser, "its name")
+    _add_task(parser)
     help_at = "the time in question: a date and time, or 02:30, the last one (when it was due last)"
     parser.add_argument("--at", type=_typed(_moment_or_time), metavar="ISO", help=help_at)
 
@@ -259,9 +251,13 @@ def _purge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do it: it cannot be undone")
 
 
-def _add_task(parser: argparse.ArgumentParser, sentence: str) -> None:
+def _add_task(parser: argparse.ArgumentParser, sentence: str = "its name") -> None:
     # Optional for argparse alone: the file may be left out, and then the task is the first word.
     parser.add_argument("task", metavar="TASK", nargs="?", help=sentence)
+
+
+def _add_note(parser: argparse.ArgumentParser, fate: str) -> None:
+    parser.add_argument("--why", type=_typed(_note), default="", metavar="TEXT", help=f"the reason, {fate}")
 
 
 def _add_count(parser: argparse.ArgumentParser, count: int, *, most: int) -> None:
@@ -463,7 +459,7 @@ _GROUPS: Final = {
     "one task": (
         _Command("run", "run a task now, in this process", _run, _run_arguments, must_name="TASK"),
         _Command("pause", "run a task by hand only, for a while", _pause, _pause_arguments, must_name="TASK"),
-        _Command("resume", "run a paused task by its schedule again", _resume, _resume_arguments, must_name="TASK"),
+        _Command("resume", "run a paused task by its schedule again", _resume, _add_task, must_name="TASK"),
         _Command("cancel", "ask what is under way to stop", _cancel, _cancel_arguments, must_name="TASK|RUN"),
     ),
     "see what became of it": (

@@ -171,7 +171,7 @@ class _Reading:
         placed = [self._placed(task, config) for task in tasks if task] if zone else []
         if self._faults:
             raise ConfigError(self._faults)
-        if self._objects:  # which were read after the dicts
+        if self._objects:  # they were read behind the dicts: back to the order in which somebody wrote them
             order = {name: place for place, name in enumerate(self._names)}
             placed.sort(key=lambda task: order.get(task.name, -1))
         return replace(
@@ -367,7 +367,7 @@ class _Reading:
             return None
 
 
-_NAMELESS: Final = " "  # the door of `Task` takes an empty name for that of a task without a key
+_NAMELESS: Final = " "  # stands for an empty name, which `Task` itself would accept: it may get its key later
 
 # The options that are one value each, which nearly all are.
 _PLAIN: Final[Mapping[type, frozenset[str]]] = {

@@ -176,7 +176,7 @@ class Dispatcher:
         request = f"{task.method} {task.action}"
         headers = headers_shown(exchange.headers) if self._capture else ""
         log = exchange.log.close()
-        # In their order: to give them by their names takes a twentieth of a dispatch.
+        # By position, in the order of the fields: by name they take a twentieth of a dispatch.
         return Reply(
             outcome, reason, exchange.status, duration, body, errors, trace, retry_after, result, request, headers, log
         )

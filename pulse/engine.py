@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pulse.alarms import Alarms
 from pulse.clock import Clock
@@ -18,11 +19,13 @@ from pulse.instance import this_instance, this_place
 from pulse.model import MOST_THREADS, Config, Fire, Run, Task
 from pulse.option import shown
 from pulse.recorder import UNRECORDED, Listener
-from pulse.runner import RENEWALS, Runner
+from pulse.runner import Runner
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedule
 from pulse.scheduler import Scheduler, starting_points
+from pulse.underway import PATIENCE
+from pulse.upkeep import RENEWALS
 from pulse.within import begun
 from pulse.workers.base import Workers
 from pulse.workers.threads import ThreadWorkers
@@ -180,11 +183,9 @@ class EngineFactory:
         clock = FleetClock(self._clock)
         alarms = Alarms(self._app, self._config, clock=clock)
         fleet = Fleet(self._config, store=self._store, clock=clock, beat=self._config.lease / RENEWALS)
-        dispatcher = Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
-        runner = self._build_runner(dispatcher, clock, fleet=fleet, hears=[alarms, *self.announcers])
-        return Attendant(
-            runner, self._build_post(), fleet=fleet, clock=clock, at_end=lambda: alarms.close(ALARMS_SECONDS)
-        )
+        runner = self._build_runner(self._build_dispatcher(clock), clock, alarms, fleet)
+        at_end = partial(alarms.close, ALARMS_SECONDS)
+        return Attendant(runner, self._build_post(), fleet=fleet, clock=clock, at_end=at_end)
 
     def _places(self) -> Mapping[str, str]:
         """`Fire.place` by task, of those that are not the fleet's."""
@@ -192,30 +193,30 @@ class EngineFactory:
         return {name: here[task.scope] for name, task in self._config.tasks.items() if task.scope in here}
 
     def _build_workers(self, clock: Clock, alarms: Alarms, fleet: Fleet | None = None) -> Workers:
-        more: dict[str, Any] = {"fleet": fleet, "hears": [alarms, *self.announcers]}
         if self.mode == "processing":
-            return self._build_processes(clock, more)
+            return self._build_processes(clock, alarms, fleet)
         if self.mode == "celery":
             from pulse.workers.courier import Courier  # noqa: PLC0415 - as above
 
-            runner = self._build_runner(_nothing_runs_here, clock, **more)
+            runner = self._build_runner(_nothing_runs_here, clock, alarms, fleet)
             return Courier(runner, self._build_post(), store=self._store, clock=clock)
-        dispatcher = Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
-        runner = self._build_runner(dispatcher, clock, **more)
+        dispatcher = self._build_dispatcher(clock)
+        runner = self._build_runner(dispatcher, clock, alarms, fleet)
         if self.mode == "asyncio":
             from pulse.workers.aio import AioWorkers  # noqa: PLC0415 - as above
 
             return AioWorkers(runner, dispatcher, workers=self._workers, clock=clock)
         return ThreadWorkers(runner, workers=self._workers, clock=clock, is_bound=self._config.workers is not None)
 
-    def _build_processes(self, clock: Clock, more: Mapping[str, Any]) -> Workers:
+    def _build_processes(self, clock: Clock, alarms: Alarms, fleet: Fleet | None) -> Workers:
         from pulse.workers.processes import Children, ProcessWorkers  # noqa: PLC0415 - as above
 
         children = Children(self._application, clock=clock)
         # Children are killed when they are overdue; if one is even so not heard of, as when half
         # an answer is in its pipe, the thread that waits for it is given up like any other.
         grace = max((task.kill_grace for task in self._config.tasks.values()), default=timedelta(0))
-        runner = self._build_runner(children, clock, patience=grace.total_seconds() + CHILD_PATIENCE, **more)
+        patience = grace.total_seconds() + CHILD_PATIENCE
+        runner = self._build_runner(children, clock, alarms, fleet, patience=patience)
         return ProcessWorkers(runner, workers=self._workers, clock=clock, children=children)
 
     def _build_post(self) -> "Post":
@@ -223,7 +224,12 @@ class EngineFactory:
         post: Post = import_module("pulse.workers.celery").Post(self._config, self._store)
         return post
 
-    def _build_runner(self, dispatch: Dispatch, clock: Clock, **more: Any) -> Runner:
+    def _build_dispatcher(self, clock: Clock) -> Dispatcher:
+        return Dispatcher(self._app, self._config, clock=clock, middleware=self._middleware)
+
+    def _build_runner(
+        self, dispatch: Dispatch, clock: Clock, alarms: Alarms, fleet: Fleet | None, *, patience: float = PATIENCE
+    ) -> Runner:
         return Runner(
             self._config.tasks,
             self._schedules,
@@ -232,8 +238,10 @@ class EngineFactory:
             clock=clock,
             owner=this_instance(),
             lease=self._config.lease,
+            fleet=fleet,
+            patience=patience,
+            hears=[alarms, *self.announcers],
             unrecorded=self._workers + UNRECORDED,  # else some that end in an outage were found lost behind it
-            **more,
         )
 
 

@@ -98,7 +98,7 @@ class _Errors(_Capture):
 class Exchange(_Capture):
     """One call of a WSGI application, from `start_response`, which it is, to `close()`; it keeps the body.
 
-    In one object, since thousands may wait.
+    One object is all of it, since thousands of runs may wait at once.
     """
 
     __slots__ = (

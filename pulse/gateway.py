@@ -1,12 +1,18 @@
-"""The words of the gateway interface (PEP 3333), as types; and what is none of its applications."""
+"""The words of the gateway interfaces (PEP 3333, ASGI 3), as types; and what is none of their applications."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Whatever their views are, these answer when they are done.
 SYNCHRONOUS: Final = frozenset(

@@ -39,7 +39,7 @@ MOVERS: Final = frozenset(
 _log = logging.getLogger(__name__)
 
 
-# What it depends on whether a request is admitted: the path alone, or what else names one, too.
+# What decides whether a request is admitted, for the memory of those that were: its path, or all that names one.
 _Question = str | tuple[str | None, ...]
 
 
@@ -93,7 +93,7 @@ class Guard:
         """
         if not self._judges:
             return environ.keys().isdisjoint(SCRUBBED) or self._admits_suspect(environ)
-        # One pass over the keys stands for a look-up of each name in SCRUBBED and MOVERS.
+        # One pass over the keys of the request is quicker than a look-up of each name in SCRUBBED and MOVERS.
         if not _has_no_suspect(environ):
             return self._admits_suspect(environ)
         get = environ.get
@@ -217,7 +217,7 @@ def _guarded_by(config: Config) -> Iterator[str]:
         yield f"/{config.context}"
 
 
-# Not the work of an ordinary request: one of these in an environ takes it off the short way.
+# An ordinary request has none of these keys; one that has is looked at closely.
 # UNENCODED_URL is the raw target as IIS has it, which no other server sends.
 _has_no_suspect: Final = (SCRUBBED | MOVERS | {"UNENCODED_URL"}).isdisjoint
 _MOST_MOVES: Final = 8  # different paths in the headers of one request; a few proxies agree on fewer

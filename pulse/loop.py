@@ -34,6 +34,28 @@ def is_on_background_loop() -> bool:
     return _own().is_here()
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs the caller; None for plain code of a thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def immediate(coro: Coroutine[Any, Any, T]) -> T:
+    """What *coro* returns or raises, which waits for nothing and so needs no event loop.
+
+    Raises:
+        RuntimeError: it does wait.
+    """
+    try:
+        coro.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    coro.close()
+    raise RuntimeError("a coroutine that was to be immediate waits for something")
+
+
 def run_async(
     coro: Coroutine[Any, Any, T], timeout: float | None = 5.0, *, loop: asyncio.AbstractEventLoop | None = None
 ) -> T:
@@ -54,7 +76,7 @@ def run_async(
         concurrent.futures.CancelledError: it was cancelled, by itself or because the process ends.
     """
     _check(coro)
-    if is_on_background_loop() or (loop is not None and _own().loop is not loop and _is_running_here(loop)):
+    if is_on_background_loop() or (loop is not None and _own().loop is not loop and running_loop() is loop):
         coro.close()
         raise RuntimeError("run_async was called on the event loop that it would wait for; use await there")
     return _Call(coro, loop or background_loop()).result(timeout)
@@ -215,7 +237,7 @@ def give_up(task: "asyncio.Task[Any]") -> None:
 async def _wind_up() -> None:
     """Cancel what still runs, and wait a little for it."""
     tasks = asyncio.all_tasks() - {asyncio.current_task(), *_given_up}
-    # Again and again: one whose time limit ends in the same moment may take the one for the other.
+    # Again and again: one whose own time limit ends at this moment may take the cancellation for that, and go on.
     for _ in range(CANCELS):
         if not tasks:
             break
@@ -229,13 +251,6 @@ def _own() -> _Background:
     """That of this process; by its pid, since not every fork is announced (uWSGI's are not)."""
     own = _backgrounds.get(os.getpid())
     return own or _backgrounds.setdefault(os.getpid(), _Background())
-
-
-def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _close_at_exit() -> None:

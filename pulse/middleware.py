@@ -3,31 +3,25 @@
 import atexit
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
-from uuid import uuid4
+from typing import TYPE_CHECKING, Final
 
 from pulse.clock import Clock, SystemClock
-from pulse.config import complete, read_config, read_paste_config
+from pulse.config import read_paste_config
 from pulse.context import entered
 from pulse.engine import Engine, EngineFactory, fit
-from pulse.errors import ClosedError, ConfigError, Fault, UnknownTaskError
-from pulse.gateway import Environ, StartResponse, WsgiApp, why_not_wsgi
+from pulse.gateway import Environ, StartResponse, WsgiApp
+from pulse.given import all_of, config_of, faults_of, store_of
 from pulse.guard import Guard
-from pulse.instance import this_place
-from pulse.model import Config, Fire, Pause, Run, Task, Trigger
-from pulse.option import shown
-from pulse.runstores import open_run_store
-from pulse.runstores.automatic import automatic_store, clear_away
+from pulse.hand import Hand
+from pulse.model import Config, Run, Task
+from pulse.runstores.automatic import clear_away
 from pulse.runstores.base import RunStore
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import Schedules
-from pulse.start import StartRule, StartState
-from pulse.status.controls import Ringing
+from pulse.start import StartRule
 from pulse.within import within
 from pulse.wsgi.lazy import note_built
 
@@ -36,8 +30,6 @@ if TYPE_CHECKING:
     from pulse.workers.attendant import Attendant
 
 log = logging.getLogger(__name__)
-
-ALONE: Final = 8  # calls by hand at once that the status page starts in a process that does not ring
 
 
 class PulseMiddleware:
@@ -82,10 +74,10 @@ class PulseMiddleware:
         Raises:
             ConfigError: (a ValueError) naming every fault of the configuration at once.
         """
-        own = _faults_of(app, clock=clock, run_store=run_store, authenticate=authenticate)
-        config = _config_of(config, task, tasks, options, own)
+        faults = faults_of(app, clock=clock, run_store=run_store, authenticate=authenticate)
+        config = config_of(config, task, tasks, options, faults)
         clock = clock or SystemClock()
-        (mode, application), store = _all_of(partial(fit, app, config), lambda: run_store or store_of(config, clock))
+        (mode, application), store = all_of(partial(fit, app, config), lambda: run_store or store_of(config, clock))
         self.app = app
         self.config = config
         self._clock = clock
@@ -113,6 +105,9 @@ class PulseMiddleware:
             silence=self._silence,
             forget=self._forget,
             clock=self._clock,
+        )
+        self._hand = Hand(
+            config, clock=clock, store=store, engines=self._engines, engine=lambda: self._engine, rule=self._rule
         )
         note_built(self)
         self._rule.arm()
@@ -179,21 +174,11 @@ class PulseMiddleware:
             ClosedError: `close` was called meanwhile.
             StoreUnavailableError: the run store does not answer.
         """
-        fire = self._fire_by_hand(name, force=force, again=again)
-        engine = self._engine
-        return engine.workers.run_apart(fire).result() if engine is not None else self._engines.run_alone(fire)
+        return self._hand.run(name, force=force, again=again)
 
     def attend(self) -> "Attendant":
         """For `pulse.workers.celery`, in a process of Celery's: what runs the tasks that others hand over."""
         return self._engines.attend()
-
-    def _fire_by_hand(self, name: str, *, force: bool = False, again: Run | None = None) -> Fire:
-        self._must_know(name)
-        place = this_place(self.config.tasks[name].scope)
-        first = Fire(
-            task=name, due=self._clock.now(), trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force
-        )
-        return replace(first, run_id=again.id, due=again.due, attempt=again.attempt + 1) if again else first
 
     def pause(self, name: str, *, until: datetime | None = None, note: str = "", by: str = "") -> None:
         """Run the task *name* by hand only, in the whole fleet, until `resume`.
@@ -211,14 +196,7 @@ class PulseMiddleware:
             ConfigError: (a ValueError) *until* is no instant.
             StoreUnavailableError: the run store does not answer.
         """
-        self._must_know(name)
-        if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
-            problem = "want an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
-            raise ConfigError([Fault(key="until", shown=shown(until), problem=problem)])
-        pause = Pause(since=self._clock.now(), until=until, note=note, by=by)
-        self.run_store.pause(name, pause)
-        for announcer in self._engines.announcers:
-            announcer.paused(name, pause)
+        self._hand.pause(name, until=until, note=note, by=by)
 
     def resume(self, name: str) -> bool:
         """Run the task *name* by its schedule again, from now on; whether it was paused.
@@ -227,8 +205,7 @@ class PulseMiddleware:
             UnknownTaskError: (a LookupError) there is no such task.
             StoreUnavailableError: the run store does not answer.
         """
-        self._must_know(name)
-        return self.run_store.resume(name)
+        return self._hand.resume(name)
 
     def _open_window(self) -> "StatusApp":
         """The status page; two threads may each build the first one, of which one stays."""
@@ -242,16 +219,12 @@ class PulseMiddleware:
                 path=self.config.status or "",
                 schedules=self._schedules,
                 store=self.run_store,
-                controls=_Controls(self),
+                controls=self._hand,
                 clock=self._clock,
                 authenticate=self._authenticate,
                 is_readonly=self.config.status_readonly,
             )
         return window
-
-    def _must_know(self, name: str) -> None:
-        if name not in self.config.tasks:
-            raise UnknownTaskError(name, self.config.tasks)
 
     # What the start rule asks for
 
@@ -308,65 +281,9 @@ class PulseMiddleware:
         """In a forked child: the inherited threads are dead, and their locks may be held."""
         self._engine = self._window = None
         self._engines.after_fork()
+        self._hand.after_fork()
         _ringing.discard(self)
         self.run_store.after_fork()
-
-
-class _Controls:
-    """What the status page may do to *own*: `pulse.status.controls.Controls`."""
-
-    def __init__(self, own: PulseMiddleware) -> None:
-        self._own = own
-        self._alone = threading.BoundedSemaphore(ALONE)
-
-    def start_run(self, name: str, *, force: bool, by: str) -> str:
-        return self._start(self._own._fire_by_hand(name, force=force), by)  # noqa: SLF001 - one of us
-
-    def retry(self, run: Run, *, by: str) -> None:
-        self._start(self._own._fire_by_hand(run.task, again=run), by)  # noqa: SLF001
-
-    def _start(self, fire: Fire, by: str) -> str:
-        own = self._own
-        if own._rule.state is StartState.CLOSED:  # noqa: SLF001
-            raise ClosedError("close() was called")
-        engine = own._engine  # noqa: SLF001
-        if engine is not None:
-            engine.workers.run_apart(fire)  # what goes wrong is its log's, and its record's
-        elif self._alone.acquire(blocking=False):
-            threading.Thread(target=self._run_alone, args=(fire,), name="pulse-alone", daemon=True).start()
-        else:
-            raise ClosedError(f"{ALONE} calls by hand are under way in this process, which does not ring")
-        log.info("task=%s run=%s is called by %r", fire.task, fire.run_id, by, extra={"pulse_event": "called_by_hand"})
-        return fire.run_id
-
-    def pause(self, name: str, *, until: datetime | None, note: str, by: str) -> None:
-        self._own.pause(name, until=until, note=note, by=by)
-
-    def resume(self, name: str) -> bool:
-        return self._own.resume(name)
-
-    def ringing(self) -> Ringing:
-        own = self._own
-        rule, engine = own._rule, own._engine  # noqa: SLF001
-        if engine is None:
-            return Ringing(state=rule.state.value, reason=rule.reason)
-        return Ringing(
-            state=rule.state.value,
-            reason=rule.reason,
-            busy=engine.workers.busy,
-            abandoned=engine.workers.abandoned,
-            next_ring=engine.scheduler.next_ring(),
-            digest=engine.fleet.digest,
-        )
-
-    def _run_alone(self, fire: Fire) -> None:
-        try:
-            self._own._engines.run_alone(fire)  # noqa: SLF001
-        # The outermost frame of a thread: nobody else would ever say it.
-        except Exception:
-            log.exception("task=%s was not run", fire.task, extra={"pulse_event": "run_broke"})
-        finally:
-            self._alone.release()
 
 
 def _digests_beside(own: PulseMiddleware) -> list[str]:
@@ -393,82 +310,6 @@ def _sharing_row(own: PulseMiddleware) -> list[PulseMiddleware]:
     return [other for other in list(_ringing) if other is not own and other._row == own._row]  # noqa: SLF001 - one of us
 
 
-def _faults_of(app: object, *, clock: object, run_store: object, authenticate: object) -> list[Fault]:
-    """What is wrong with what is given beside the options."""
-    faults = []
-    if problem := why_not_wsgi(app):
-        faults.append(Fault(key="app", shown=shown(app), problem=problem))
-    if clock is not None and not hasattr(clock, "monotonic"):
-        problem = "want a clock such as pulse.testing.ManualClock"
-        faults.append(Fault(key="clock", shown=shown(clock), problem=problem))
-    if run_store is not None and not isinstance(run_store, RunStore):
-        problem = "want a RunStore, such as pulse.testing.MemoryRunStore; an address is given as store=..."
-        faults.append(Fault(key="run_store", shown=shown(run_store), problem=problem))
-    if authenticate is not None and not callable(authenticate):
-        problem = "want a function that takes the environ and returns the name of a user, or None"
-        faults.append(Fault(key="authenticate", shown=shown(authenticate), problem=problem))
-    return faults
-
-
-def _config_of(config: Any, task: Any, tasks: Any, options: Mapping[str, object], faults: list[Fault]) -> Config:
-    """The configuration, unless there are *faults* already, which are raised with its own."""
-    if isinstance(config, Config):
-        if task is not None or tasks is not None or options:
-            problem = "want it alone: what stands beside it would have no effect"
-            faults.append(Fault(key="config", shown="Config(...)", problem=problem))
-        build = partial(complete, config)
-    else:
-        build = partial(read_config, config, tasks=_merged(task, tasks), options=options)
-    read: Any = None
-    try:
-        read = build()
-    except ConfigError as error:
-        faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    return cast("Config", read)
-
-
-def _all_of(*builds: Callable[[], Any]) -> list[Any]:
-    """What each of *builds* returns; what they have against the configuration is raised together."""
-    made: list[Any] = []
-    faults: list[Fault] = []
-    for build in builds:
-        try:
-            made.append(build())
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    return made
-
-
-def store_of(config: Config, clock: Clock) -> RunStore:
-    """The run store that *config* asks for; nothing is opened.
-
-    Raises:
-        ConfigError: the library that it needs is not there.
-    """
-    address = automatic_store(config) if config.store == "auto" else config.store
-    try:
-        return open_run_store(address, name=config.name, history=config.history, clock=clock)
-    except ImportError as error:
-        raise ConfigError([Fault(key="pulse.config.store", shown=shown(config.store), problem=str(error))]) from error
-
-
-def _merged(task: Any, tasks: Any) -> Any:
-    """What was given as `task=` and as `tasks=`, which are two words for one thing."""
-    if task is None or tasks is None:
-        return tasks if task is None else task
-    for given in (task, tasks):
-        if not isinstance(given, Mapping):
-            return given  # which is refused
-    if twice := sorted(str(name) for name in task if name in tasks):
-        problem = "want each task once: these are in tasks=, too"
-        raise ConfigError([Fault(key="task", shown=", ".join(twice), problem=problem)])
-    return {**task, **tasks}
-
-
 def pulse_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None, **local_conf: str) -> PulseMiddleware:
     """The `paste.filter_app_factory`: `use = egg:pulse` in a `[filter:]` or `[filter-app:]`.
 
@@ -491,7 +332,7 @@ def _drain_at_exit() -> None:
     clock = SystemClock()
     begun = clock.monotonic()
     ringing = list(_ringing)
-    for middleware in ringing:  # else the last ones would begin runs all the time that the first ones take
+    for middleware in ringing:  # first of all: the last one would go on to begin runs while the others are closed
         middleware._ring_no_more()  # noqa: SLF001 - one of us
     for middleware in ringing:  # one after the other, and all within the longest of their times
         left = middleware.config.shutdown_timeout.total_seconds() - (clock.monotonic() - begun)

@@ -4,8 +4,6 @@ Every pytest loads it in whose environment Pulse is installed, so it imports not
 until a test asks for it.
 """
 
-import os
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -67,12 +65,6 @@ def _apply(config: pytest.Config) -> None:
     if word not in WORDS:
         raise pytest.UsageError(f"{OPTION} = {word!r}: want {' or '.join(WORDS)}")
     if word == "manual":
-        config.add_cleanup(partial(_restore, os.environ.get(VARIABLE)))
-        os.environ[VARIABLE] = "manual"
-
-
-def _restore(start: str | None) -> None:
-    if start is None:
-        os.environ.pop(VARIABLE, None)
-    else:
-        os.environ[VARIABLE] = start
+        patch = pytest.MonkeyPatch()
+        config.add_cleanup(patch.undo)
+        patch.setenv(VARIABLE, "manual")

@@ -1,4 +1,4 @@
-"""What the log says of a run: one line a record."""
+"""What is said of a run: in the log one line a record, and to programs a document."""
 
 import logging
 from contextlib import suppress
@@ -6,6 +6,7 @@ from typing import Final
 
 from pulse.instance import short
 from pulse.model import Outcome, Run
+from pulse.zone import iso_utc
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,26 @@ def log_run(run: Run) -> None:
     if run.owner:
         line += f" worker={short(run.owner)}"
     say(level, line + (f" reason={run.reason!r}" if run.reason else ""), run, "run_finished")
+
+
+def document(run: Run) -> dict[str, object]:
+    """*run* for programs, without what its endpoint has answered: hooks, the event bus, the API and commands say it."""
+    return {
+        "task": run.task,
+        "run": run.id,
+        "due": iso_utc(run.due),
+        "first_due": iso_utc(run.first_due),
+        "count": run.count,
+        "trigger": run.trigger.value,
+        "attempt": run.attempt,
+        "outcome": run.outcome.value if run.outcome else None,
+        "status": run.status,
+        "started": iso_utc(run.started),
+        "finished": iso_utc(run.finished),
+        "duration": run.duration,
+        "reason": run.reason,
+        "result": run.result,
+    }
 
 
 def say(level: int, line: str, run: Run, event: str) -> None:

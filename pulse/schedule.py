@@ -34,6 +34,7 @@ from pulse.zone import (
     LAST_YEAR,
     LATEST,
     Stretch,
+    ahead,
     instant_of,
     is_ambiguous,
     stretches_before,
@@ -79,13 +80,31 @@ class Schedule(ABC):
         """What a jump of the clocks does to the instant *due*, in words; mostly empty."""
         return ""
 
+    def due_from(self, instant: datetime) -> datetime | None:
+        """The first due instant that is not earlier than *instant*; None if there is none."""
+        return self.next_due(instant - _MICROSECOND)
+
+    def due_before(self, instant: datetime) -> datetime | None:
+        """The last due instant earlier than *instant*; None if there is none."""
+        return self.previous_due(instant - _MICROSECOND)
+
+    def clock_note(self, due: datetime, zone: ZoneInfo) -> str:
+        """What a jump of the clock of *zone* does to the instant *due*, or has done since the one before it."""
+        if remark := self.remark(due):
+            return remark
+        previous = self.due_before(due)
+        if previous is None or self.remark(previous):  # which has told of the jump
+            return ""
+        before, after = ahead(zone, previous), ahead(zone, due)
+        return "" if before == after else f"the clocks have gone {'forward' if before < after else 'back'}"
+
 
 def schedule_of(task: Task) -> Schedule:
     """The schedule of *task*, whether it is enabled or not.
 
     A task without a zone lives by UTC, and without a schedule by the default interval.
     """
-    zone = task.timezone or ZoneInfo("UTC")
+    zone = task.zone
     if task.cron is not None:
         if task.cron == reader.MANUALLY:
             return _ByHand()

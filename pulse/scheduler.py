@@ -42,13 +42,13 @@ _timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its stores
 NAP: Final = timedelta(seconds=10)
 STEP: Final = timedelta(seconds=1)  # a step of the wall clock that is worth a line in the log
 INSTANT: Final = timedelta(microseconds=1)
-# The rest between two rings: waking up costs more than a fire, so what is due within it rings
-# together. It is longer the more has rung last: where one is late by that, many are cheaper by it.
+# The pause between two rings. Waking up costs more than a fire, so all that becomes due in the
+# pause rings together. Behind a ring of many it is longer: each is a little later, and all are cheaper.
 LEAST_REST: Final = timedelta(milliseconds=2)
 MOST_REST: Final = timedelta(milliseconds=5)
 REST_A_FIRE: Final = timedelta(milliseconds=1)
-LATE: Final = timedelta(seconds=1)  # who rings later than that can as well ring a rest later
-AT_ONCE: Final = 100  # tasks that are late; some 5 ms, for which what becomes due meanwhile has to wait
+LATE: Final = timedelta(seconds=1)  # behind its time; then a task may wait for those that are on time
+AT_ONCE: Final = 100  # late tasks that ring in one go, which takes some 5 ms: so long, what is on time has to wait
 
 JOIN: Final = 1.0  # seconds; a ring takes milliseconds, and does nothing once the workers are closed
 
@@ -171,7 +171,7 @@ class Scheduler:
         schedule = self._schedules[task.name]
         last = schedule.previous_due(now) or first
         if self._entry(task, last).when > now:  # its jitter has not passed yet
-            last = schedule.previous_due(last - INSTANT) or first
+            last = schedule.due_before(last) or first
         return last
 
     def _missed_fire(self, task: Task, due: datetime, following: datetime | None, *, is_last: bool) -> Fire:

@@ -7,20 +7,19 @@ given a request, and the others are not; so that is what is waited for.
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from importlib import import_module
 from typing import Any, Final
-from weakref import WeakMethod, WeakSet
+from weakref import WeakMethod
 
 from pulse.clock import Clock, SystemClock
 from pulse.errors import ClosedError, ConfigError, Fault, StoreUnavailableError
+from pulse.forks import heed_forks, heed_gevent, heed_uwsgi
 from pulse.model import Config
 from pulse.option import options_of, shown
-from pulse.probes import Probes, forks_a_helper
+from pulse.probes import Probes
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class StartRule:
         self._lock = threading.RLock()
         self._arrival = threading.Lock()
         self._watch: _Watch | None = None
-        # By a request or by hand: it is this process that is to run tasks, so its forks are helpers.
+        # A request came, or somebody called `start`: this process serves, so what it forks are its helpers.
         self._is_chosen = False
 
     def arm(self) -> None:
@@ -114,9 +113,9 @@ class StartRule:
         self._source, self._start = _wanted(self._start)
         if self._start != "manual":
             _want_threads(self._probes.uwsgi)
-            _heed_gevent()
+            heed_gevent()
         self._await_service(is_forked=False)
-        _rules.add(self)
+        heed_forks(self)
 
     def serve(self) -> None:
         """A request from outside has come: ring at once, if this process is to ring at all.
@@ -232,7 +231,7 @@ class StartRule:
         elif self._start == "request":
             self._become(StartState.WAITING, "for the first request", is_said=is_said)
         elif uwsgi is not None and not uwsgi.worker_id():
-            _chain(uwsgi).rules.add(self)
+            heed_uwsgi(uwsgi, self)
             self._become(StartState.WAITING, "for uWSGI to make its workers", is_said=is_said)
         else:
             self._become(StartState.WAITING, "until this process listens, or is given a request", is_said=is_said)
@@ -244,7 +243,7 @@ class StartRule:
         pause = self._look(watch) if is_first_look_here else 0
         if pause is None:
             return
-        # It must not keep alive a middleware that nobody else holds any more.
+        # Weak: else the thread would keep alive a middleware that nobody else holds any more.
         arguments = (WeakMethod(self._look), watch, self._clock, pause)
         watch.thread = threading.Thread(target=_keep_watch, args=arguments, name="pulse-start", daemon=True)
         try:
@@ -352,7 +351,7 @@ class StartRule:
             log.log(level, "%s: %s", state.value, reason, extra={"pulse_event": f"start_{state.value}"})
 
     def _settle(self) -> None:
-        # The first request must be heard of, even if listening was enough to ring.
+        # A process that rings because it listens still has to hear of its first request, see `_is_chosen`.
         is_settled = self.state in _SETTLED or (self.state is StartState.RINGING and self._is_chosen)
         self.settled = self._probes.pid() if is_settled else 0
 
@@ -389,78 +388,7 @@ def _wanted(start: str) -> tuple[str, str]:
         raise ConfigError([fault]) from error
 
 
-# uWSGI forks in C, and tells only its own hook.
-
-
 def _want_threads(uwsgi: Any) -> None:
     if uwsgi is not None and not getattr(uwsgi, "has_threads", True):
         problem = "want true (or threads = 2, or more): tasks are run by threads, which stand still without it"
         raise ConfigError([Fault(key="enable-threads", shown="false", problem=problem, where="uWSGI")])
-
-
-class _PostForkHook:
-    """What uWSGI calls in each process that it makes, and in its only one if there is no master."""
-
-    def __init__(self, previous: Callable[[], object] | None) -> None:
-        self.rules: WeakSet[StartRule] = WeakSet()
-        self._previous = previous
-
-    def __call__(self) -> None:
-        try:
-            if self._previous is not None:
-                self._previous()
-        finally:
-            for rule in list(self.rules):
-                rule.after_uwsgi_fork()
-
-
-def _chain(uwsgi: Any) -> _PostForkHook:
-    """Our hook in *uwsgi*, which calls the one that stood there before."""
-    hook = getattr(uwsgi, "post_fork_hook", None)
-    if not isinstance(hook, _PostForkHook):
-        hook = uwsgi.post_fork_hook = _PostForkHook(hook)
-    return hook
-
-
-# gevent may take over a process that has begun already: gunicorn's worker is forked, and then
-# patched. A thread that is older than that finds the new locks foreign, and whatever it starts
-# then is never run.
-
-
-def _heed_gevent() -> None:
-    if "gevent" in sys.modules:
-        subscribers = import_module("gevent.events").subscribers
-        if _on_gevent not in subscribers:
-            subscribers.append(_on_gevent)
-
-
-def _on_gevent(event: object) -> None:
-    happening = type(event).__name__
-    if happening == "GeventWillPatchAllEvent":
-        for rule in list(_rules):
-            rule.before_patch()
-    elif happening == "GeventDidPatchAllEvent":
-        for rule in list(_rules):
-            rule.after_patch()
-
-
-# `os.fork` tells hooks, which cannot be taken back: one set for all rules.
-
-_rules: Final[WeakSet[StartRule]] = WeakSet()
-_fork: Final = threading.local()  # what the hooks of one fork know
-
-
-def _before_fork() -> None:
-    _fork.is_helper = forks_a_helper()
-    if not _fork.is_helper:
-        for rule in list(_rules):
-            rule.before_fork()
-
-
-def _after_fork_in_child() -> None:
-    for rule in list(_rules):
-        rule.after_fork_in_child(is_helper=getattr(_fork, "is_helper", False))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

@@ -303,16 +303,17 @@ class Rehearsal:
         """What a thread does in production while runs are under way: here, when one moves the clock."""
         if not self._depth:
             return
-        self._stuck |= {run.id: run.task for run in self._runner.give_up_overdue()}
-        self._runner.report()
-        self._runner.renew()
+        self._stuck |= {run.id: run.task for run in self._runner.upkeep.give_up_overdue()}
+        self._runner.upkeep.report()
+        self._runner.upkeep.renew()
 
     def _next_step(self, now: datetime) -> datetime:
         """The next instant at which there is something to do."""
         retries = (retry for both in self._retries.values() for retry in both)
         steps = [*retries, *self._deadlines.values(), self._scheduler.next_ring() or _NEVER]
         if self._deadlines:
-            steps.append(now + timedelta(seconds=min(self._runner.beat, 1.0)))  # leases, and who is asked to stop
+            # For the leases, and for who is asked to stop.
+            steps.append(now + timedelta(seconds=min(self._runner.upkeep.beat, 1.0)))
         return min((step for step in steps if step > now), default=_NEVER)
 
     def _run(self, fire: Fire) -> Run | None:

@@ -93,11 +93,10 @@ class UnderWay:
         return [active for active in self.everything() if active.began is not None and active.began <= last]
 
     def overdue(self) -> list[Active]:
-        """What is to be given up; what will be PATIENCE later is told to stop by this call."""
-        now, last_call = self._clock.monotonic(), self._patience - PATIENCE
-        # Nothing is made for those that are not late: thousands may wait.
-        latest = now - last_call
-        late = [(one, until) for one in self.everything() if (until := one.deadline) is not None and until < latest]
+        """What is to be given up, since *patience* has passed; what will be PATIENCE later is told to stop."""
+        now = self._clock.monotonic()
+        warned = now - (self._patience - PATIENCE)  # whose deadline was before that is told, at least
+        late = [(one, until) for one in self.everything() if (until := one.deadline) is not None and until < warned]
         for one, _ in late:
             one.control.set()
         return [one for one, until in late if now > until + self._patience]

@@ -88,10 +88,10 @@ def _stretches(zone: ZoneInfo, year: int) -> tuple[Stretch, ...]:
     jumps = [
         _jump(zone, low, high)
         for low, high in pairwise([*steps, end - _SECOND])
-        if _ahead(zone, low) != _ahead(zone, high)
+        if ahead(zone, low) != ahead(zone, high)
     ]
     return tuple(
-        Stretch(begin=low, end=high, offset=_ahead(zone, low), before=_ahead(zone, low - _SECOND))
+        Stretch(begin=low, end=high, offset=ahead(zone, low), before=ahead(zone, low - _SECOND))
         for low, high in pairwise([begin, *jumps, end])
     )
 
@@ -100,14 +100,14 @@ def _jump(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
     """When the clock jumps between *low* and *high*: the first second after it."""
     while high - low > _SECOND:
         middle = low + (high - low) // (2 * _SECOND) * _SECOND
-        if _ahead(zone, middle) == _ahead(zone, low):
+        if ahead(zone, middle) == ahead(zone, low):
             low = middle
         else:
             high = middle
     return high
 
 
-def _ahead(zone: ZoneInfo, instant: datetime) -> timedelta:
+def ahead(zone: ZoneInfo, instant: datetime) -> timedelta:
     """How far the clock of *zone* is ahead of UTC."""
     return instant.astimezone(zone).utcoffset() or timedelta(0)
 
@@ -140,6 +140,11 @@ def iso(due: datetime) -> str:
     """What `due.isoformat()` gives; what many tasks are due at is one text in all runs that wait."""
     # Equal instants of two zones have one hash, and two texts.
     return _utc_iso(due) if due.tzinfo is UTC else due.isoformat()
+
+
+def iso_utc(instant: datetime | None) -> str | None:
+    """*instant* for programs: ISO 8601 in UTC, whatever its zone; None for none."""
+    return instant.astimezone(UTC).isoformat() if instant else None
 
 
 @lru_cache(maxsize=256)

@@ -318,9 +318,7 @@ def _misused(uri: str, object_type: Any) -> str:
 def _is_installed(distribution: str) -> bool:
     try:
         metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    except ValueError:  # no name at all
+    except (metadata.PackageNotFoundError, ValueError):  # ValueError: no name at all
         return False
     return True
 

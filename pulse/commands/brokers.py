@@ -7,7 +7,7 @@ from importlib import import_module
 from pulse.clock import SystemClock
 from pulse.commands.source import Filter
 from pulse.errors import BrokerUnavailableError, ConfigError
-from pulse.middleware import store_of
+from pulse.given import store_of
 from pulse.model import Config
 
 

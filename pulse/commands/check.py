@@ -11,12 +11,12 @@ from pulse.commands.brokers import Answer, ask_brokers
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.reach import Reached, ask_stores
-from pulse.commands.screen import Screen
+from pulse.commands.screen import Screen, counted
 from pulse.commands.source import NO_FILTER, Filter, IniSource, Source
 from pulse.config import read_config
 from pulse.errors import ConfigError, Fault
+from pulse.given import store_of
 from pulse.meant import TASK
-from pulse.middleware import store_of
 from pulse.model import Config
 
 
@@ -81,14 +81,12 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
-    findings += [Finding(level=Level.WARNING, where=one.where, text=one.text) for one in source.suspicions(filters)]
+    findings += [_warning(one.where, one.text) for one in source.suspicions(filters)]
     brokers = list(ask_brokers(filters))
-    findings += [
-        Finding(level=Level.WARNING, where=one.where, text=problem) for one in brokers for problem in one.problems
-    ]
+    findings += [_warning(one.where, problem) for one in brokers for problem in one.problems]
     is_sound = not any(finding.level is Level.ERROR for finding in findings)
     stores = list(ask_stores(filters)) if is_connecting else None
-    findings += [Finding(level=Level.ERROR, where=one.where, text=one.problem) for one in stores or () if one.problem]
+    findings += [_error(one.where, one.problem) for one in stores or () if one.problem]
     # A line of [DEFAULT] is wrong once, not once a filter.
     report = _Report(filters=filters, findings=list(dict.fromkeys(findings)), brokers=brokers, stores=stores)
     if screen.is_json:
@@ -100,29 +98,37 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
     return Exit.NO_STORE if report.count(Level.ERROR) else Exit.OK
 
 
+def _error(where: str, text: str) -> Finding:
+    return Finding(level=Level.ERROR, where=where, text=text)
+
+
+def _warning(where: str, text: str) -> Finding:
+    return Finding(level=Level.WARNING, where=where, text=text)
+
+
 def _inspect(source: Source) -> tuple[list[Filter], list[Finding]]:
     try:
         filters, problems = source.filters()
     except CommandError as error:
-        return [], [Finding(level=Level.ERROR, where=source.name, text=str(error))]
-    findings = [Finding(level=Level.ERROR, where=one.where, text=one.text) for one in problems]
+        return [], [_error(source.name, str(error))]
+    findings = [_error(one.where, one.text) for one in problems]
     if not filters and not findings:
-        findings.append(Finding(level=Level.ERROR, where=source.name, text=NO_FILTER))
+        findings.append(_error(source.name, NO_FILTER))
     return filters, findings
 
 
 def _findings(found: Filter, file: str, now: datetime) -> Iterator[Finding]:
     for fault in found.faults:
         where = fault.where if "[" in fault.where else found.where
-        yield Finding(level=Level.ERROR, where=where, text=f"{fault.key} = {fault.shown}: {fault.problem}")
+        yield _error(where, f"{fault.key} = {fault.shown}: {fault.problem}")
     if found.config and found.config.store != "auto":  # of an automatic one there is nothing to judge
         for fault in _faults_of_store(found.config):
-            yield Finding(level=Level.ERROR, where=found.where, text=f"{fault.key} = {fault.shown}: {fault.problem}")
+            yield _error(found.where, f"{fault.key} = {fault.shown}: {fault.problem}")
     sound = found.config or _without(found.faults, found)
     if sound:
         written = found.written
         for danger in dangers(sound, written, file, now):
-            yield Finding(level=Level.WARNING, where=found.where, text=danger)
+            yield _warning(found.where, danger)
 
 
 def _faults_of_store(config: Config) -> Iterable[Fault]:
@@ -180,15 +186,16 @@ def _show(report: _Report, source: Source, screen: Screen) -> None:
     _show_findings(report.findings, screen)
     for broker in report.brokers:
         if broker.is_there:
-            screen.line(f"Celery's broker answers, {_count(len(broker.takers), 'worker')} of Celery for it")
+            screen.line(f"Celery's broker answers, {counted(len(broker.takers), 'worker')} of Celery for it")
     if report.stores == []:
         screen.line("there is no run store to ask: auto and memory: are made by whoever needs them")
     for store in report.stores or ():
         if not store.problem:
             screen.line(f"the run store {store.place} can be used")
     files = {one.where.partition(" [")[0] for one in report.filters} or {source.name}
-    numbers = [_count(len(files), "file" if isinstance(source, IniSource) else "object"), _count(report.tasks, "task")]
-    numbers += [_count(report.count(level), level.value) for level in Level]
+    kind = "file" if isinstance(source, IniSource) else "object"
+    numbers = [counted(len(files), kind), counted(report.tasks, "task")]
+    numbers += [counted(report.count(level), level.value) for level in Level]
     screen.line(", ".join(numbers))
 
 
@@ -202,7 +209,3 @@ def _show_findings(findings: Iterable[Finding], screen: Screen) -> None:
 
 
 _STYLES: Final = {Level.ERROR: "red", Level.WARNING: "yellow"}
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

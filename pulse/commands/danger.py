@@ -11,7 +11,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from pulse import reader
-from pulse.commands.instant import clock_time, spoken, zone_of
+from pulse.commands.instant import clock_time, spoken
 from pulse.config import option_key
 from pulse.meant import CONFIG, DEFAULT
 from pulse.model import SCHEDULES, Config, Task
@@ -26,7 +26,6 @@ GUARD: Final = f"{CONFIG}guard"
 TOKEN: Final = f"{CONFIG}token"
 SLIPS: Final = 50  # tasks that are compared with all others, which takes each of them 30 us
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 _DEVELOPMENT: Final = re.compile(r"(^|[^a-z])(dev|test|local)", re.IGNORECASE)
 
 
@@ -166,20 +165,14 @@ def _dangers_of(task: Task, now: datetime, said: Collection[str]) -> Iterator[st
         yield _never(task, schedule, now)
         return
     following = schedule.next_due(due)
-    if "timeout" in said:
-        yield from _long_timeout(task, due, following)
-    if task.retries and following and task.retry_delay >= following - due:
+    if following and "timeout" in said:
+        yield from _long_timeout(task, following - due)
+    if following and task.retries and task.retry_delay >= following - due:
         yield (
             f"retries have no effect: retry_delay = {reader.spell(task.retry_delay)} ends no sooner than "
             f"the next instant, {reader.spell(following - due)} later"
         )
-    if isinstance(task.misfire_grace_time, timedelta) and task.misfire_grace_time < SECOND:
-        yield (
-            f"misfire_grace_time = {reader.spell(task.misfire_grace_time)}: on a busy host, or with a slow store, "
-            "runs begin later, and are recorded as missed"
-        )
-    if isinstance(task.grace, timedelta) and task.grace < max(task.jitter, MINUTE):
-        yield f"grace = {reader.spell(task.grace)}: the task is overdue whenever a run begins or lasts longer"
+    yield from _short_graces(task)
     yield from _steps(task)
     if not task.coalesce and task.misfire_grace_time == "auto":
         yield (
@@ -189,21 +182,29 @@ def _dangers_of(task: Task, now: datetime, said: Collection[str]) -> Iterator[st
     if task.cron is not None:
         yield from _clock_changes(task, schedule, now)
     elif remark := schedule.remark(due):
-        yield f"at = {spoken(due, zone_of(task))}: {remark}"
+        yield f"at = {spoken(due, task.zone)}: {remark}"
+
+
+def _short_graces(task: Task) -> Iterator[str]:
+    """Times that a sound run may well exceed."""
+    if isinstance(task.misfire_grace_time, timedelta) and task.misfire_grace_time < SECOND:
+        yield (
+            f"misfire_grace_time = {reader.spell(task.misfire_grace_time)}: on a busy host, or with a slow store, "
+            "runs begin later, and are recorded as missed"
+        )
+    if isinstance(task.grace, timedelta) and task.grace < max(task.jitter, MINUTE):
+        yield f"grace = {reader.spell(task.grace)}: the task is overdue whenever a run begins or lasts longer"
 
 
 def _never(task: Task, schedule: Schedule, now: datetime) -> str:
     for option in ("at", "end_date"):
         moment = getattr(task, option)
-        if moment is not None and instant_of(moment, zone_of(task)) <= now:
+        if moment is not None and instant_of(moment, task.zone) <= now:
             return f"{option} = {moment.isoformat(' ', 'minutes')} has passed: it is never due again"
     return f"it is never due ({schedule.describe()})"
 
 
-def _long_timeout(task: Task, due: datetime, following: datetime | None) -> Iterator[str]:
-    if following is None:
-        return
-    gap = following - due
+def _long_timeout(task: Task, gap: timedelta) -> Iterator[str]:
     if task.timeout is None:
         yield "timeout = 0: a run that hangs keeps the task from running ever again"
     elif task.timeout > gap:
@@ -220,7 +221,7 @@ def _clock_changes(task: Task, schedule: Schedule, now: datetime) -> Iterator[st
     """
     if task.cron is None or task.cron.split()[-4] == "*":
         return
-    zone = zone_of(task)
+    zone = task.zone
     warned: set[bool] = set()
     for stretch in stretches_from(zone, now, years=1):
         is_forward = stretch.before < stretch.offset
@@ -242,7 +243,7 @@ def _clock_change(task: Task, schedule: Schedule, stretch: Stretch, zone: ZoneIn
     # The same times by a clock that never jumps: UTC stands for the clock on the wall.
     plain = schedule_of(replace(task, timezone=ZoneInfo("UTC"), start_date=None, end_date=None))
     start, stop = change + min(before, after), change + max(before, after)
-    first, last = plain.next_due(start - _MICROSECOND), plain.previous_due(stop - _MICROSECOND)
+    first, last = plain.due_from(start), plain.due_before(stop)
     if first is None or last is None or first >= stop:
         return []
     times = clock_time(first) if first == last else f"{clock_time(first)} to {clock_time(last)}"
@@ -252,6 +253,7 @@ def _clock_change(task: Task, schedule: Schedule, stretch: Stretch, zone: ZoneIn
         fate = f"runs at {clock_time(change.astimezone(zone))}" if is_made_up else "does not run then"
         return [f"{times} does not exist {day}, {fate}"]
     span = before - after
-    count = schedule.count(change - span - _MICROSECOND, change + span - _MICROSECOND)
-    is_repeated = count > plain.count(start - _MICROSECOND, stop - _MICROSECOND)
+    just = timedelta(microseconds=1)
+    count = schedule.count(change - span - just, change + span - just)
+    is_repeated = count > plain.count(start - just, stop - just)
     return [f"{times} comes twice {day}, {'runs both times' if is_repeated else 'runs once'}"]

@@ -1,48 +1,19 @@
 """How a task is doing, at a glance: its state in a word, its last run, and what is under way."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from enum import Enum
-from itertools import takewhile
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from pulse.commands.instant import by_second, rough, zone_of
+from pulse.commands.instant import by_second, rough
 from pulse.commands.record import progress_words, rough_seconds
 from pulse.commands.stored import Stored
-from pulse.model import Config, Outcome, Pause, Run, Task, Trigger
+from pulse.model import Config, Outcome, Pause, Run, Task
 from pulse.runstores.base import Totals
-from pulse.schedule import Schedule, delay_of, schedule_of
+from pulse.schedule import schedule_of
+from pulse.standing import State, failures, next_due, state_by
 
 RECENT: Final = 20  # records of a task that are looked at
-# From the instant at which a run was to start until somebody is told that it has not: claims
-# take milliseconds, but the machine may be busy.
-PATIENCE: Final = timedelta(seconds=10)
-
-_FAILURES: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
-
-
-class State(Enum):
-    """How a task is doing."""
-
-    NEW = "new"  # nothing is recorded of it
-    OK = "ok"
-    LATE = "late"  # it was due, and nobody ran it
-    RUNNING = "running"
-    FAILING = "failing"
-    PAUSED = "paused"
-    LOST = "lost"  # the process of the last run died
-    DISABLED = "disabled"
-
-
-STYLES: Final = {
-    State.OK: "green",
-    State.RUNNING: "cyan",
-    State.PAUSED: "yellow",
-    State.LATE: "red",
-    State.FAILING: "red",
-    State.LOST: "red",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +44,7 @@ class Glance:
             case State.FAILING:
                 return f"failing x{self.failures}{'+' if self.failures == RECENT else ''}"
             case State.PAUSED if self.pause and self.pause.until:
-                return f"paused until {by_second(self.pause.until, zone_of(self.task))}"
+                return f"paused until {by_second(self.pause.until, self.task.zone)}"
             case State.RUNNING if len(self.running) > 1:
                 return f"running x{len(self.running)}"
             case State.RUNNING if self.running[0].progress:
@@ -86,7 +57,7 @@ class Glance:
         if self.last is None or self.last.outcome is None:
             return "-"
         answer = self.last.status if self.last.outcome in (Outcome.SUCCESS, Outcome.FAILED) else None
-        words = f"{by_second(self.last.started or self.last.due, zone_of(self.task))} "
+        words = f"{by_second(self.last.started or self.last.due, self.task.zone)} "
         words += self.last.outcome.value if answer is None else str(answer)
         return words if self.last.duration is None else f"{words} in {rough_seconds(self.last.duration)}"
 
@@ -129,58 +100,24 @@ def glance(
 ) -> Glance:
     """What *history* (newest first), *totals*, *pauses* and *running* say of *task*."""
     pause = pauses.get(task.name)
-    ended = [run for run in history if run.started and run.outcome is not Outcome.CANCELLED]
-    failures = sum(1 for _ in takewhile(lambda run: run.outcome in _FAILURES, ended))
-    seen = Glance(
+    pause = pause if pause and pause.holds(now) else None
+    schedule, is_enabled = schedule_of(task), config.enabled and task.enabled
+    if running:
+        state = State.RUNNING
+    elif not is_enabled:
+        state = State.DISABLED
+    elif pause:
+        state = State.PAUSED
+    elif not totals.counts and not history:
+        state = State.NEW
+    else:
+        state = state_by(history, task, schedule, now)
+    return Glance(
         task=task,
-        state=State.OK,
+        state=state,
         last=next((run for run in history if run.started), None),
         running=tuple(running),
-        failures=failures,
-        pause=pause if pause and pause.holds(now) else None,
-        due=_next_due(task, pause, now) if config.enabled and task.enabled else None,
+        failures=failures(history),
+        pause=pause,
+        due=next_due(schedule, pause, now) if is_enabled else None,
     )
-    state = _state(seen, is_enabled=config.enabled and task.enabled, is_new=not totals.counts and not history)
-    if state is State.OK and _is_late(task, history, now):
-        state = State.LATE
-    elif state is State.OK and failures:
-        state = State.LOST if ended[0].outcome is Outcome.LOST else State.FAILING
-    return replace(seen, state=state)
-
-
-def _state(seen: Glance, *, is_enabled: bool, is_new: bool) -> State:
-    """What is plain to see; `OK` if the records have to decide."""
-    if seen.running:
-        return State.RUNNING
-    if not is_enabled:
-        return State.DISABLED
-    if seen.pause:
-        return State.PAUSED
-    return State.NEW if is_new else State.OK
-
-
-def _is_late(task: Task, history: Sequence[Run], now: datetime) -> bool:
-    """Whether the last instant that should have begun by now has no record, or was missed."""
-    schedule = schedule_of(task)
-    due = _last_expected(task, schedule, now)
-    by_schedule = [run for run in history if run.trigger is not Trigger.MANUAL]
-    if due is None or not by_schedule:
-        return False
-    newest = max(by_schedule, key=lambda run: run.due)
-    return newest.due < due or newest.outcome is Outcome.MISSED
-
-
-def _last_expected(task: Task, schedule: Schedule, now: datetime) -> datetime | None:
-    due = schedule.previous_due(now - PATIENCE)
-    while due is not None and due + delay_of(task, due, schedule.next_due(due)) > now - PATIENCE:
-        due = schedule.previous_due(due - _MICROSECOND)
-    return due
-
-
-def _next_due(task: Task, pause: Pause | None, now: datetime) -> datetime | None:
-    if pause and pause.holds(now):
-        return schedule_of(task).next_due(pause.until - _MICROSECOND) if pause.until else None
-    return schedule_of(task).next_due(now)
-
-
-_MICROSECOND: Final = timedelta(microseconds=1)

@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 from pulse.clock import Clock
 from pulse.commands import record
 from pulse.commands.exits import Exit
-from pulse.commands.instant import zone_of
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
@@ -63,7 +62,7 @@ def history(source: Source, screen: Screen, clock: Clock, wanted: Wanted) -> Exi
     else:
         screen.line("no records")
     name = wanted.task or f"all {len(totals)} tasks"
-    zone = zone_of(pairs[0][1]) if wanted.task else ZoneInfo("UTC")
+    zone = pairs[0][1].zone if wanted.task else ZoneInfo("UTC")
     screen.line(f"{name}: {record.totals_words(_sum([each for _, _, each in totals]), zone)}")
     for one in filters:
         if not one.is_there:
@@ -89,10 +88,7 @@ def _is_wanted(run: Run, task: Task, wanted: Wanted, clock: Clock) -> bool:
         return False
     if wanted.since is None:
         return True
-    if isinstance(wanted.since, timedelta):
-        since = clock.now() - wanted.since
-    else:
-        since = instant_of(wanted.since, zone_of(task))
+    since = clock.now() - wanted.since if isinstance(wanted.since, timedelta) else instant_of(wanted.since, task.zone)
     return (run.finished or run.due) >= since
 
 

@@ -7,14 +7,15 @@ from datetime import datetime
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.glance import Glance, glances
-from pulse.commands.instant import spoken, zone_of
-from pulse.commands.record import document, iso
+from pulse.commands.instant import spoken
+from pulse.commands.record import document
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, stored_filters
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Config, Task
 from pulse.schedule import schedule_of
+from pulse.zone import iso_utc
 
 _HEAD = ("TASK", "STATE", "SCHEDULE", "PATH", "NEXT RUN", "GUARDED")
 _LAST = 4  # the place of LAST RUN in it
@@ -132,7 +133,7 @@ def _lines(where: str, config: Config, seen: Mapping[str, Glance], now: datetime
 
 def _cells(line: _Line) -> list[str]:
     never = "never" if line.is_enabled and not (line.seen and line.seen.pause) else "-"
-    due = spoken(line.due, zone_of(line.task)) if line.due else never
+    due = spoken(line.due, line.task.zone) if line.due else never
     return [line.task.name, line.state, line.schedule, line.task.action, due, "yes" if line.is_guarded else "no"]
 
 
@@ -146,12 +147,12 @@ def _document(line: _Line) -> dict[str, object]:
         "method": task.method,
         "path": task.path,
         "query": task.query,
-        "next_due": iso(line.due),
-        "timezone": str(zone_of(task)),
+        "next_due": iso_utc(line.due),
+        "timezone": str(task.zone),
         "guarded": line.is_guarded,
         "last_run": document(seen.last, line.where) if seen and seen.last else None,
         "failures": seen.failures if seen else None,
         "running": len(seen.running) if seen else None,
-        "paused_until": iso(seen.pause.until) if seen and seen.pause else None,
+        "paused_until": iso_utc(seen.pause.until) if seen and seen.pause else None,
         "filter": line.where,
     }

@@ -2,21 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from heapq import merge
 from itertools import islice
-from typing import Final
 
 from pulse import reader
 from pulse.commands.exits import Exit
-from pulse.commands.instant import offset_at, spoken, zone_of
+from pulse.commands.instant import spoken
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source, find_task
 from pulse.model import Task
 from pulse.schedule import Schedule, delay_of, schedule_of
 from pulse.zone import instant_of
-
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +85,7 @@ def _plans(source: Source, name: str | None) -> list[_Plan]:
 def _instants(plan: _Plan, since: datetime) -> Iterator[_Instant]:
     """The due instants of one task from *since* on, without end if it has none."""
     task, schedule = plan.task, schedule_of(plan.task)
-    due = schedule.next_due(instant_of(since, zone_of(task)) - _MICROSECOND)
+    due = schedule.due_from(instant_of(since, task.zone))
     while due is not None:
         following = schedule.next_due(due)
         starts = due + delay_of(task, due, following)
@@ -99,26 +96,14 @@ def _instants(plan: _Plan, since: datetime) -> Iterator[_Instant]:
 def _notes(plan: _Plan, schedule: Schedule, due: datetime, starts: datetime) -> Iterator[str]:
     if not plan.is_enabled:
         yield "disabled: it does not run by itself"
-    yield from _clock_notes(schedule, due, plan.task)
+    if note := schedule.clock_note(due, plan.task.zone):
+        yield note
     if plan.task.jitter:
         yield f"starts {(starts - due).total_seconds():.1f} s later, of a jitter of {reader.spell(plan.task.jitter)}"
 
 
-def _clock_notes(schedule: Schedule, due: datetime, task: Task) -> Iterator[str]:
-    if remark := schedule.remark(due):
-        yield remark
-        return
-    previous = schedule.previous_due(due - _MICROSECOND)
-    if previous is None or schedule.remark(previous):
-        return
-    zone = zone_of(task)
-    before, after = offset_at(previous, zone), offset_at(due, zone)
-    if before != after:
-        yield f"the clocks have gone {'forward' if before < after else 'back'}"
-
-
 def _show(instants: list[_Instant], screen: Screen, *, with_names: bool) -> None:
-    times = [spoken(instant.due, zone_of(instant.task)) for instant in instants]
+    times = [spoken(instant.due, instant.task.zone) for instant in instants]
     names = [instant.task.name if with_names else "" for instant in instants]
     times_width, names_width = max(map(len, times)), max(map(len, names))
     for instant, when, name in zip(instants, times, names, strict=True):
@@ -131,7 +116,7 @@ def _document(instant: _Instant) -> dict[str, object]:
     return {
         "task": instant.task.name,
         "due": instant.due.astimezone(UTC).isoformat(),
-        "local": instant.due.astimezone(zone_of(instant.task)).isoformat(),
+        "local": instant.due.astimezone(instant.task.zone).isoformat(),
         "starts": instant.starts.astimezone(UTC).isoformat(),
         "notes": list(instant.notes),
     }

@@ -7,16 +7,15 @@ from getpass import getuser
 
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
-from pulse.commands.instant import by_second, rough, zone_of
-from pulse.commands.record import iso
+from pulse.commands.instant import by_second, rough
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
 from pulse.model import Pause, Press, Task
 from pulse.runstores.base import RunStore
 from pulse.schedule import schedule_of
-from pulse.status.audit import Audit
-from pulse.zone import instant_of
+from pulse.status import audit
+from pulse.zone import instant_of, iso_utc
 
 
 def pause(
@@ -64,7 +63,7 @@ def pause(
 
 def pause_words(pause: Pause, task: Task) -> str:
     """`paused until Sat 02 Jan 2027 08:00 UTC (1 h), by ada@web1 since ...: feed is down`."""
-    zone = zone_of(task)
+    zone = task.zone
     if pause.until:
         end = f"until {by_second(pause.until, zone)} ({rough(pause.until - pause.since)})"
     else:
@@ -75,7 +74,7 @@ def pause_words(pause: Pause, task: Task) -> str:
 
 def pause_document(pause: Pause) -> dict[str, object]:
     """*pause* for programs."""
-    return {"since": iso(pause.since), "until": iso(pause.until), "note": pause.note, "by": pause.by}
+    return {"since": iso_utc(pause.since), "until": iso_utc(pause.until), "note": pause.note, "by": pause.by}
 
 
 def author() -> str:
@@ -89,20 +88,21 @@ def author() -> str:
 
 def note_press(store: RunStore, now: datetime, action: str, task: str, details: str = "") -> None:
     """Enter in the audit of the fleet what somebody has done from the command line."""
-    Audit(store).note(Press(at=now, by=author(), address="command line", action=action, task=task, details=details))
+    press = Press(at=now, by=author(), address="command line", action=action, task=task, details=details)
+    audit.note(store, press)
 
 
 def _details(pause: Pause, task: Task) -> str:
-    end = f"until {by_second(pause.until, zone_of(task))}" if pause.until else "until it is resumed"
+    end = f"until {by_second(pause.until, task.zone)}" if pause.until else "until it is resumed"
     return f"{end}: {pause.note}" if pause.note else end
 
 
 def _until(until: datetime | timedelta | None, task: Task, now: datetime) -> datetime | None:
     if until is None:
         return None
-    end = now + until if isinstance(until, timedelta) else instant_of(until, zone_of(task))
+    end = now + until if isinstance(until, timedelta) else instant_of(until, task.zone)
     if end <= now:
-        raise CommandError(f"{by_second(end, zone_of(task))} has passed: a pause that has ended pauses nothing")
+        raise CommandError(f"{by_second(end, task.zone)} has passed: a pause that has ended pauses nothing")
     return end
 
 

@@ -8,8 +8,8 @@ from pulse.clock import SystemClock
 from pulse.commands.source import Filter
 from pulse.commands.stored import place_of
 from pulse.errors import ConfigError, StoreUnavailableError
+from pulse.given import store_of
 from pulse.meant import CONFIG
-from pulse.middleware import store_of
 from pulse.model import Config
 from pulse.runstores.base import RunStore
 from pulse.within import within

@@ -1,18 +1,20 @@
 """Records as people and programs read them: what became of a due instant."""
 
 from codecs import getincrementaldecoder
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from pulse.commands.instant import by_second, clock_time, rough, spoken, zone_of
+from pulse import runlog
+from pulse.commands.instant import by_second, clock_time, rough, spoken
 from pulse.commands.screen import Screen
 from pulse.instance import short
-from pulse.model import Outcome, Progress, Run, Task, Trigger
+from pulse.model import FAILURES, Outcome, Progress, Run, Task, Trigger
 from pulse.runstores.base import Totals
+from pulse.zone import iso_utc
 
 # What a user has to look at; the others went well, or are what somebody wanted.
-TROUBLE: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST, Outcome.MISSED})
+TROUBLE: Final = FAILURES | {Outcome.MISSED}
 STYLES: Final = {Outcome.SUCCESS: "green", Outcome.SKIPPED: "yellow", Outcome.CANCELLED: "yellow"}  # else red
 PREFIX: Final = 8  # characters of a run's id that tell it from the others of a history
 
@@ -23,7 +25,7 @@ def cells(run: Run, task: Task) -> list[str]:
     """The row of a table below `HEAD`."""
     return [
         run.id[:PREFIX],
-        due_words(run, zone_of(task)),
+        due_words(run, task.zone),
         run.trigger.value,
         str(run.attempt),
         outcome_words(run),
@@ -114,44 +116,23 @@ def text_of(captured: bytes) -> str:
 
 
 def document(run: Run, where: str) -> dict[str, object]:
-    """*run* for programs, without what was captured."""
+    """*run* of the filter at *where* for programs, without what was captured."""
     return {
-        "task": run.task,
-        "run": run.id,
-        "due": iso(run.due),
-        "first_due": iso(run.first_due or run.due),
-        "count": run.count,
-        "trigger": run.trigger.value,
-        "attempt": run.attempt,
-        "outcome": run.outcome.value if run.outcome else None,
-        "status": run.status,
-        "started": iso(run.started),
-        "finished": iso(run.finished),
-        "duration": run.duration,
+        **runlog.document(run),
+        "first_due": iso_utc(run.first_due or run.due),
         "lateness": run.lateness.total_seconds() if run.started else None,
         "worker": short(run.owner),
         "place": short(run.place),
-        "reason": run.reason,
-        "result": run.result,
         "stop": run.stop,
-        "progress": _progress_document(run.progress) if run.progress else None,
+        "progress": asdict(run.progress) if run.progress else None,
         "filter": where,
     }
-
-
-def _progress_document(progress: Progress) -> dict[str, object]:
-    return {"done": progress.done, "total": progress.total, "text": progress.text}
 
 
 def totals_document(totals: Totals) -> dict[str, object]:
     """*totals* for programs; every outcome is there."""
     return {
         "counts": {outcome.value: totals.counts.get(outcome, 0) for outcome in Outcome},
-        "last_finished": iso(totals.last_finished),
-        "last_success": iso(totals.last_success),
+        "last_finished": iso_utc(totals.last_finished),
+        "last_success": iso_utc(totals.last_success),
     }
-
-
-def iso(instant: datetime | None) -> str | None:
-    """*instant* for programs: ISO 8601 in UTC."""
-    return instant.astimezone(UTC).isoformat() if instant else None

@@ -2,14 +2,14 @@
 
 from pulse.clock import Clock
 from pulse.commands.exits import Exit
-from pulse.commands.instant import by_second, spoken, zone_of
+from pulse.commands.instant import by_second, spoken
 from pulse.commands.pause import note_press, pause_document
-from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
 from pulse.model import Pause, Task
 from pulse.schedule import schedule_of
+from pulse.zone import iso_utc
 
 
 def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
@@ -34,7 +34,7 @@ def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
             {
                 "was_paused": was_paused,
                 "pause": pause_document(old) if old else None,
-                "next_due": iso(due),
+                "next_due": iso_utc(due),
                 "filter": one.where,
             }
             for one, _, old, was_paused, due in said
@@ -42,7 +42,7 @@ def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
         screen.document({"source": source.name, "task": name, "resumed": documents})
         return Exit.OK
     for one, task, old, was_paused, due in said:
-        following = f"; next {spoken(due, zone_of(task))}" if due else ""
+        following = f"; next {spoken(due, task.zone)}" if due else ""
         screen.line(f"{_subject(one, task, len(said))} {_fate(task, old, was_paused=was_paused)}{following}")
     return Exit.OK
 
@@ -55,5 +55,5 @@ def _fate(task: Task, old: Pause | None, *, was_paused: bool) -> str:
     if was_paused:
         return "runs by its schedule again"
     if old and old.until:
-        return f"is not paused: its pause ended by itself {by_second(old.until, zone_of(task))}"
+        return f"is not paused: its pause ended by itself {by_second(old.until, task.zone)}"
     return "is not paused"

@@ -12,10 +12,11 @@ from pulse.commands.exits import CommandError, Exit
 from pulse.commands.pause import note_press
 from pulse.commands.record import rough_seconds, show_captured, text_of
 from pulse.commands.screen import Screen
-from pulse.commands.source import NO_FILTER, IniSource, Source, find_task, manual_start
+from pulse.commands.source import NO_FILTER, Source, find_task
 from pulse.instance import this_instance
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome, Run, Task
+from pulse.wsgi.lazy import manual_start
 
 EXITS: Final = {
     Outcome.SUCCESS: Exit.OK,
@@ -86,10 +87,8 @@ def _interrupted_by_sigterm() -> Iterator[None]:
 
 
 def _set_up_logging(source: Source, *, is_verbose: bool) -> None:
-    if isinstance(source, IniSource):
-        source.must_exist()
-        if source.set_up_logging():
-            return
+    if source.set_up_logging():
+        return
     if is_verbose:
         logging.basicConfig(level=logging.INFO)
     # The record says all that the runner would log, and somebody has to listen or Python prints it.

@@ -112,6 +112,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: _spelt(found.group()), text)
 
 
+def counted(number: int, word: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def _in_one_line(text: str) -> str:
     """*text* without a break, behind which it could look like another record."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")

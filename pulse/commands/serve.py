@@ -16,7 +16,7 @@ from pulse import __version__, reader
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
 from pulse.commands.login_code import login_links
-from pulse.commands.screen import Screen
+from pulse.commands.screen import Screen, counted
 from pulse.commands.source import Application, IniSource, Source, attempt
 from pulse.commands.stop import Stop
 from pulse.errors import StoreUnavailableError
@@ -80,11 +80,8 @@ def set_up_logging(source: Source) -> None:
     Raises:
         CommandError: there is no such file, or what it says cannot be done.
     """
-    if isinstance(source, IniSource):
-        source.must_exist()
-        if source.set_up_logging():
-            return
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    if not source.set_up_logging():
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
 
 
 def _server_of(source: Source, app: WsgiApp, *, host: str | None, port: int | None) -> _Server:
@@ -168,7 +165,7 @@ def _banner(source: Source, application: Application, server: _Server) -> list[s
     tasks = sum(len(one.tasks) for one in filters)
     guarded = sum(one.guard for one in filters)
     guard = {0: "off", len(filters): "on"}.get(guarded, f"on in {guarded} of {len(filters)} filters")
-    return [first, f"{tasks} {'task' if tasks == 1 else 'tasks'}, guard {guard}"]
+    return [first, f"{counted(tasks, 'task')}, guard {guard}"]
 
 
 def _status_pages(application: Application, server: _Server, clock: Clock) -> Iterator[str]:

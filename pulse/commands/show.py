@@ -7,7 +7,7 @@ from typing import Final
 from pulse.clock import Clock
 from pulse.commands import record
 from pulse.commands.exits import CommandError, Exit
-from pulse.commands.instant import by_second, rough, zone_of
+from pulse.commands.instant import by_second, rough
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, by_store, in_filters, in_stores, opened
@@ -81,7 +81,7 @@ def _show(one: _Found, screen: Screen) -> None:
 
 
 def _facts(one: _Found) -> Iterator[tuple[str, str]]:
-    run, task, zone = one.run, one.task, zone_of(one.task)
+    run, task, zone = one.run, one.task, one.task.zone
     yield "run", run.id
     yield "task", f"{task.name}, {schedule_of(task).describe()}"
     yield "request", run.request or f"{task.method} {task.action} (as it is configured now)"

@@ -5,19 +5,16 @@ an object has to be imported.
 """
 
 import logging.config
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from configparser import Error as IniError
 from configparser import RawConfigParser
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from pkgutil import resolve_name
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from paste.deploy import loadapp
@@ -28,11 +25,11 @@ from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
 from pulse.gateway import WsgiApp
-from pulse.middleware import PulseMiddleware, store_of
+from pulse.given import store_of
+from pulse.middleware import PulseMiddleware
 from pulse.model import Config
 from pulse.runstores.base import RunStore
-from pulse.start import VARIABLE
-from pulse.wsgi.lazy import collecting
+from pulse.wsgi.lazy import collecting, manual_start
 
 T = TypeVar("T")
 
@@ -86,6 +83,14 @@ class Source(ABC):
         """What is read without complaint, and is hardly meant so, where *filters* are what was found."""
         return []
 
+    def set_up_logging(self) -> bool:
+        """Configure logging as it says; whether it says anything.
+
+        Raises:
+            CommandError: there is no such file, or what it says cannot be done.
+        """
+        return False
+
     @abstractmethod
     def load(self) -> Application:
         """Build the application.
@@ -134,8 +139,7 @@ NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse)"
 def source_of(written: str) -> Source:
     """The source that *written* means: `file.ini`, `file.ini#name` or `module:object`."""
     if _OBJECT.fullmatch(written) and not written.startswith("config:") and not Path(written).exists():
-        module, _, name = written.partition(":")
-        return ObjectSource(module, name)
+        return ObjectSource(written)
     path, _, name = written.removeprefix("config:").partition("#")
     return IniSource(path, name or None)
 
@@ -179,8 +183,7 @@ class IniSource(Source):
         return [(where, config, store_of(config, clock)) for where, config in filters]
 
     def load(self) -> Application:
-        """See `Source.load`."""
-        self.must_exist()
+        self._must_exist()
         with collecting() as built:
             try:
                 app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
@@ -191,21 +194,8 @@ class IniSource(Source):
                 raise
         return Application(app=app, middlewares=tuple(built))
 
-    def must_exist(self) -> None:
-        """Complain in plain words.
-
-        Raises:
-            CommandError: there is no such file.
-        """
-        if not Path(self.path).is_file():
-            raise CommandError(f"{self.path}: there is no such file{WANTED}")
-
     def set_up_logging(self) -> bool:
-        """Configure logging as the file says; whether it says anything.
-
-        Raises:
-            CommandError: what it says cannot be done.
-        """
+        self._must_exist()
         parser = RawConfigParser()
         try:
             parser.read(self.path, encoding="utf-8")
@@ -222,15 +212,18 @@ class IniSource(Source):
         )
         return True
 
+    def _must_exist(self) -> None:
+        """Complain in plain words of a file that is not there."""
+        if not Path(self.path).is_file():
+            raise CommandError(f"{self.path}: there is no such file{WANTED}")
+
 
 class ObjectSource(Source):
     """An object in a module: it is a `PulseMiddleware`, or its module builds one when it is imported."""
 
-    def __init__(self, module: str, attribute: str) -> None:
+    def __init__(self, name: str) -> None:
         """Nothing is imported yet."""
-        self.name = f"{module}:{attribute}"
-        self._module = module
-        self._attribute = attribute
+        self.name = name
         self._loaded: Application | None = None
 
     def filters(self) -> tuple[list[Filter], list[Problem]]:
@@ -252,26 +245,9 @@ class ObjectSource(Source):
         """See `Source.load`; the same whenever it is asked: a module builds its filters once."""
         if self._loaded is None:
             with collecting() as built:
-                app = attempt(f"{self.name} cannot be loaded", self._import)
+                app = attempt(f"{self.name} cannot be loaded", lambda: resolve_name(self.name))
             self._loaded = Application(app=app, middlewares=tuple(_chain(app)) or tuple(built))
         return self._loaded
-
-    def _import(self) -> Any:
-        return attrgetter(self._attribute)(import_module(self._module))
-
-
-@contextmanager
-def manual_start() -> Iterator[None]:
-    """Inside, no application that is built begins to run its tasks."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = "manual"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
 
 
 def find_task(name: str, tasks: Iterable[tuple[str, T]]) -> list[T]:

@@ -16,11 +16,12 @@ from pulse.clock import Clock
 from pulse.commands.exits import Exit
 from pulse.commands.glance import Glance, glances
 from pulse.commands.instant import by_second, rough
-from pulse.commands.record import document, iso
+from pulse.commands.record import document
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, opened
 from pulse.errors import StoreUnavailableError
+from pulse.zone import iso_utc
 
 _HEAD: Final = ("TASK", "STATE", "LAST RUN", "NEXT IN", "RUNNING FOR")
 
@@ -143,7 +144,7 @@ def _parts(glance: Glance, now: datetime) -> Iterator[str]:
 def _document(source: Source, view: _View) -> dict[str, object]:
     return {
         "source": source.name,
-        "now": iso(view.now),
+        "now": iso_utc(view.now),
         "problem": view.problem,
         "tasks": [
             {
@@ -152,8 +153,8 @@ def _document(source: Source, view: _View) -> dict[str, object]:
                 "failures": glance.failures,
                 "last_run": document(glance.last, one.where) if glance.last else None,
                 "running": [document(run, one.where) for run in glance.running],
-                "paused_until": iso(glance.pause.until) if glance.pause else None,
-                "next_due": iso(glance.due),
+                "paused_until": iso_utc(glance.pause.until) if glance.pause else None,
+                "next_due": iso_utc(glance.due),
                 "filter": one.where,
             }
             for one, glance in view.rows

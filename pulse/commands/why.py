@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 from pulse.clock import Clock
 from pulse.commands import record
 from pulse.commands.exits import Exit
-from pulse.commands.instant import by_second, rough, spoken, zone_of
+from pulse.commands.instant import by_second, rough, spoken
 from pulse.commands.pause import pause_words
-from pulse.commands.screen import Screen
+from pulse.commands.screen import Screen, counted
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, opened
 from pulse.commands.workers import why_gone
@@ -22,7 +22,7 @@ from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import Totals
 from pulse.runstores.ledger import RUNNING, why_lost
 from pulse.schedule import Schedule, delay_of, schedule_of
-from pulse.zone import instant_of
+from pulse.zone import instant_of, iso_utc
 
 DAY: Final = timedelta(days=1)
 
@@ -71,7 +71,7 @@ class Facts:
     @property
     def zone(self) -> ZoneInfo:
         """By which the task lives."""
-        return zone_of(self.task)
+        return self.task.zone
 
     @property
     def schedule(self) -> Schedule:
@@ -410,7 +410,7 @@ def _under_way_at(facts: Facts, at: datetime) -> Iterator[str]:
 
 def _evidence(facts: Facts, at: datetime) -> Iterator[str]:
     schedule, zone = facts.schedule, facts.zone
-    before, after = schedule.previous_due(at - timedelta(microseconds=1)), schedule.next_due(at)
+    before, after = schedule.due_before(at), schedule.next_due(at)
     around = [f"before {spoken(before, zone)}"] if before else []
     around += [f"after {spoken(after, zone)}"] if after else []
     yield f"schedule: {schedule.describe()}" + (f" ({', '.join(around)})" if around else "")
@@ -420,8 +420,8 @@ def _evidence(facts: Facts, at: datetime) -> Iterator[str]:
     if facts.history:
         oldest = min(run.first_due or run.due for run in facts.history)
         trimmed = ", older ones are gone" if facts.is_trimmed else ", none is gone"
-        count = len(facts.history)
-        yield f"history: {count} {'record' if count == 1 else 'records'}, back to {by_second(oldest, zone)}{trimmed}"
+        count = counted(len(facts.history), "record")
+        yield f"history: {count}, back to {by_second(oldest, zone)}{trimmed}"
     yield from _rings(facts)
 
 
@@ -452,7 +452,7 @@ def _facts(filters: Sequence[Stored], one: Stored, task: Task, clock: Clock) -> 
 
 def _document(one: Stored, answer: Answer) -> dict[str, object]:
     return {
-        "due": record.iso(answer.due),
+        "due": iso_utc(answer.due),
         "verdict": answer.verdict.value,
         "sentence": answer.sentence,
         "evidence": list(answer.evidence),

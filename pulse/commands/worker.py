@@ -12,7 +12,7 @@ from typing import Final
 from pulse import __version__
 from pulse.clock import Clock
 from pulse.commands.exits import CommandError, Exit
-from pulse.commands.screen import Screen
+from pulse.commands.screen import Screen, counted
 from pulse.commands.serve import set_up_logging
 from pulse.commands.source import NO_FILTER, Source
 from pulse.commands.stop import Stop
@@ -62,9 +62,7 @@ def _banner(source: Source, middlewares: Sequence[PulseMiddleware], lifetime: ti
     yield f"Pulse {__version__} · {source.name} · worker without a server{ends}"
     for one in middlewares:
         tasks = [task for task in one.config.tasks.values() if task.enabled] if one.config.enabled else []
-        count = f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}"
-        yield (
-            f"{count}, store {place_of(one.config, one.run_store)}" if tasks else "nothing is enabled: nothing will run"
-        )
+        rings = f"{counted(len(tasks), 'task')}, store {place_of(one.config, one.run_store)}"
+        yield rings if tasks else "nothing is enabled: nothing will run"
         if tasks and isinstance(one.run_store, MemoryRunStore):
             yield "warning: store = memory: is this process alone: others that ring run every task as well"

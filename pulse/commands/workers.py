@@ -9,14 +9,14 @@ from zoneinfo import ZoneInfo
 from pulse.clock import Clock
 from pulse.commands.exits import Exit
 from pulse.commands.instant import by_second, rough
-from pulse.commands.record import iso
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, by_store, opened
 from pulse.fleet import ALIVE, digest_of
 from pulse.instance import is_gone, short
 from pulse.model import Config, Instance, Run
-from pulse.runner import RENEWALS
+from pulse.upkeep import RENEWALS
+from pulse.zone import iso_utc
 
 _HEAD: Final = ("WORKER", "STATE", "SERVER", "STARTED", "SEEN", "CONFIGURATION", "RUNNING")
 
@@ -116,11 +116,11 @@ def _document(one: _Worker) -> dict[str, object]:
         "gone": one.gone,
         "server": instance.server,
         "version": instance.version,
-        "started": iso(instance.started),
-        "seen": iso(instance.seen),
+        "started": iso_utc(instance.started),
+        "seen": iso_utc(instance.seen),
         "seconds_since_seen": one.seen.total_seconds(),
         "configuration": instance.digest,
         "configuration_differs": one.is_other,
-        "running": [{"task": run.task, "run": run.id, "started": iso(run.started)} for run in one.runs],
+        "running": [{"task": run.task, "run": run.id, "started": iso_utc(run.started)} for run in one.runs],
         "filter": one.filter.where,
     }

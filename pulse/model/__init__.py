@@ -6,11 +6,12 @@ All are frozen and validated once, at the door; inside the house they are truste
 from pulse.model.claim import Claim, Claimed, Limits, Span
 from pulse.model.config import MOST_THREADS, Config, misfits
 from pulse.model.fleet import Instance, Pause, Press
-from pulse.model.run import QUEUE, Fire, Outcome, Progress, Run, Trigger, track_of
+from pulse.model.run import FAILURES, QUEUE, Fire, Outcome, Progress, Run, Trigger, track_of
 from pulse.model.task import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, YEAR, Task
 
 __all__ = [
     "DEFAULT_INTERVAL",
+    "FAILURES",
     "MOST_THREADS",
     "QUEUE",
     "SCHEDULES",

@@ -39,6 +39,9 @@ class Outcome(Enum):
     SKIPPED = "skipped"  # not run on purpose: the task was still running, or paused
 
 
+FAILURES: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})  # of what was begun
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fire:
     """One planned run, before anyone has claimed it.

@@ -229,6 +229,11 @@ class Task:
         return 1 if self.coalesce else self.catchup_limit
 
     @property
+    def zone(self) -> ZoneInfo:
+        """The zone by which it lives."""
+        return self.timezone or ZoneInfo("UTC")
+
+    @property
     def path(self) -> str:
         """The path of the request, percent-encoded as it was written."""
         return self.action.partition("?")[0]

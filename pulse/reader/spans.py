@@ -83,47 +83,40 @@ def _span_meant(value: object) -> str:
 
 def limit(most: timedelta) -> Reader[timedelta | None]:
     """A duration of 0.1 s to *most*, or 0 (None in Python) for no limit at all."""
-    within = duration(0.1, most)
-
-    def read(value: object) -> timedelta | None:
-        if value is None or seconds_of(value) == 0:
-            return None
-        try:
-            return within(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or 0 for no limit") from None
-
-    return read
+    within = _or(duration(0.1, most), "0 for no limit")
+    return lambda value: None if value is None or seconds_of(value) == 0 else within(value)
 
 
 def phase(most: timedelta) -> Reader[timedelta | Literal["hash"]]:
     """A duration of 0 to *most*, or `hash` for one that is derived from the task's name."""
-    within = duration(0, most)
-
-    def read(value: object) -> timedelta | Literal["hash"]:
-        if isinstance(value, str) and value.strip().lower() == "hash":
-            return "hash"
-        try:
-            return within(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or hash") from None
-
-    return read
+    within = _or(duration(0, most), "hash")
+    return lambda value: "hash" if _word(value) == "hash" else within(value)
 
 
 def grace(most: timedelta) -> Reader[timedelta | Literal["auto"] | None]:
     """How late is still useful: a duration, `auto` (until the next due), `none` (any time)."""
-    within = duration(0.1, most)
+    within = _or(duration(0.1, most), "auto, or none")
 
     def read(value: object) -> timedelta | Literal["auto"] | None:
-        word = value.strip().lower() if isinstance(value, str) else ""
+        word = _word(value)
         if word == "auto":
             return "auto"
-        if value is None or word == "none":
-            return None
-        try:
-            return within(value)
-        except ValueError as error:
-            raise ValueError(f"{error}, or auto, or none") from None
+        return None if value is None or word == "none" else within(value)
 
     return read
+
+
+def _or(read: Reader[timedelta], words: str) -> Reader[timedelta]:
+    """*read*, which names *words* too when it refuses."""
+
+    def read_or_say(value: object) -> timedelta:
+        try:
+            return read(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {words}") from None
+
+    return read_or_say
+
+
+def _word(value: object) -> str:
+    return value.strip().lower() if isinstance(value, str) else ""

@@ -1,10 +1,11 @@
 """Sessions for ASGI applications, and how a handler gets at its own."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pulse.errors import PulseError
+from pulse.gateway import AsgiApp, Message, Receive, Scope, Send
 from pulse.sessions.base import Session, SessionStore
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.header import CookieForm, cookie_values
@@ -14,11 +15,6 @@ from pulse.sessions.memory import MemorySessionStorage
 from pulse.sessions.storage import AnyStorage, SessionStorage
 from pulse.sessions.visit import Visit
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Storage = SessionStorage | SessionStore | CookieSessionStore | AnyStorage
 
 SESSION_KEY: Final = "pulse.session"
@@ -94,18 +90,16 @@ class SessionMiddleware:
         """
         self.app = app
         self._sessions = ScopedSessions(
-            MemorySessionStorage() if storage is None else storage,
+            storage,
             context_key=context_key,
-            form=cookie_form(
-                cookie_name=cookie_name,
-                expires=expires,
-                max_age=max_age,
-                path=path,
-                domain=domain,
-                secure=secure,
-                http_only=http_only,
-                same_site=same_site,
-            ),
+            cookie_name=cookie_name,
+            expires=expires,
+            max_age=max_age,
+            path=path,
+            domain=domain,
+            secure=secure,
+            http_only=http_only,
+            same_site=same_site,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,15 +147,18 @@ class ScopedSessions:
         context_key: Under which a request finds its visit.
     """
 
-    def __init__(self, storage: Storage, *, context_key: str, form: CookieForm) -> None:
-        """Wire them.
+    def __init__(
+        self, storage: Storage | None, *, context_key: str, cookie_name: Any, path: Any, **attributes: Any
+    ) -> None:
+        """Wire them; for the arguments see `add_session_middleware`.
 
         Raises:
             TypeError: *storage* is none.
+            ValueError: an attribute of the cookie is of no use; the message names it.
         """
         self.context_key = context_key
-        self._keeper = keeper_of(storage)
-        self._form = form
+        self._keeper = keeper_of(MemorySessionStorage() if storage is None else storage)
+        self._form = CookieForm(name=cookie_name, path=path or "/", **attributes)
 
     async def open(self, scope: Mapping[str, Any]) -> Visit:
         """The visit of a request: its session is loaded, as handlers ask for it without waiting."""
@@ -191,16 +188,6 @@ class ScopedSessions:
     async def close(self) -> None:
         """Close the store."""
         await self._keeper.close()
-
-
-def cookie_form(*, cookie_name: str | bytes, path: str | bytes | None, **attributes: Any) -> CookieForm:
-    """The form of the cookie; by default it is sent to every path.
-
-    Raises:
-        ValueError: an attribute is of no use; the message names it.
-    """
-    name: Any = cookie_name
-    return CookieForm(name=name, path=path or "/", **attributes)  # type: ignore[arg-type]
 
 
 def _visit_of(request: Any, context_key: str) -> Visit:

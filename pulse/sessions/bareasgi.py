@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from pulse.sessions.asgi import COOKIE_NAME, SESSION_KEY, ScopedSessions, Storage, cookie_form
-from pulse.sessions.memory import MemorySessionStorage
+from pulse.sessions.asgi import COOKIE_NAME, SESSION_KEY, ScopedSessions, Storage
 
 A = TypeVar("A")
 
@@ -50,7 +49,9 @@ def add_session_middleware(
         TypeError: *storage* is none.
         ValueError: an attribute of the cookie is of no use; the message names it.
     """
-    form = cookie_form(
+    sessions = ScopedSessions(
+        storage,
+        context_key=context_key,
         cookie_name=cookie_name,
         expires=expires,
         max_age=max_age,
@@ -59,9 +60,6 @@ def add_session_middleware(
         secure=secure,
         http_only=http_only,
         same_site=same_site,
-    )
-    sessions = ScopedSessions(
-        MemorySessionStorage() if storage is None else storage, context_key=context_key, form=form
     )
     bare: Any = app
     bare.middlewares.append(BareSessionMiddleware(sessions))

@@ -7,10 +7,9 @@ from typing import Any, Final, Protocol, cast
 from webob import Response
 
 from pulse.gateway import Environ, StartResponse
-from pulse.loop import run_async
+from pulse.loop import immediate, run_async
 from pulse.option import shown
 from pulse.sessions.cookie import CookieSessionStore
-from pulse.sessions.keeper import immediate
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.storage import AnyStorage, is_storage
 

@@ -108,22 +108,18 @@ class StoreKeeper(Keeper):
         self._needs_init = type(store).init is not SessionStore.init
 
     async def init(self) -> None:
-        """See `Keeper.init`."""
         if self._needs_init:
             await self._init.run(self._store)
 
     async def close(self) -> None:
-        """See `Keeper.close`."""
         await self._store.close()
         self._init = _Once()
 
     async def find(self, value: str) -> Found | None:
-        """See `Keeper.find`."""
         data = await self._store.get(value)
         return None if data is None else Found(value, data)
 
     async def record(self, sid: str) -> UserSession | None:
-        """See `Keeper.record`."""
         return await self._store.store.get_session(sid) if isinstance(self._store, StateSessionStore) else None
 
     async def add(self, sid: str, data: Session) -> str:
@@ -133,16 +129,13 @@ class StoreKeeper(Keeper):
         return sid
 
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
-        """See `Keeper.keep`."""
         return sid if await self._store.change(sid, change) else None
 
     async def move(self, old: str, new: str, data: Session) -> str:
-        """See `Keeper.move`."""
         await self._store.rename(old, new, data)
         return new
 
     async def end(self, sid: str) -> None:
-        """See `Keeper.end`."""
         await self._store.delete(sid)
 
 
@@ -155,7 +148,6 @@ class StorageKeeper(Keeper):
         self.is_immediate = self.compares = type(storage) is MemorySessionStorage
 
     async def find(self, value: str) -> Found | None:
-        """See `Keeper.find`."""
         data = await self._storage.load(value)
         return Found(value, data) if data else None
 
@@ -166,21 +158,17 @@ class StorageKeeper(Keeper):
         return Found(key, {} if data is None else data)  # None is what the `get` of a dict gives
 
     async def add(self, sid: str, data: Session) -> str:
-        """See `Keeper.add`."""
         await self._storage.save(sid, data)
         return sid
 
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
-        """See `Keeper.keep`."""
         return sid if await self._storage.replace(sid, data) else None
 
     async def move(self, old: str, new: str, data: Session) -> str:
-        """See `Keeper.move`."""
         await self._storage.rename(old, new, data)
         return new
 
     async def end(self, sid: str) -> None:
-        """See `Keeper.end`."""
         await self._storage.save(sid, {})
 
 
@@ -198,7 +186,6 @@ class CookieKeeper(Keeper):
         self._fresh = None if store.max_age is None else timedelta(seconds=store.max_age / 2)
 
     async def find(self, value: str) -> Found | None:
-        """See `Keeper.find`."""
         read = self._store.read(value)
         if read is None:
             return None
@@ -207,7 +194,6 @@ class CookieKeeper(Keeper):
         return Found(sid, data, self._fresh is not None and age > self._fresh)
 
     async def add(self, sid: str, data: Session) -> str:
-        """See `Keeper.add`."""
         return self._store.encode(sid, data)
 
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
@@ -241,20 +227,6 @@ def keeper_of(store: object) -> Keeper:
     if is_storage(store):
         return StorageKeeper(AnySessionStorage(store))
     raise TypeError(f"want a SessionStore, SessionStorage or CookieSessionStore, not {shown(store)}")
-
-
-def immediate(coro: Any) -> Any:
-    """What *coro* returns or raises, which waits for nothing and so needs no event loop.
-
-    Raises:
-        RuntimeError: it does wait.
-    """
-    try:
-        coro.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coro.close()
-    raise RuntimeError("a coroutine that was to be immediate waits for something")
 
 
 class _Once:

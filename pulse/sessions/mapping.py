@@ -4,10 +4,10 @@ from collections.abc import Coroutine, Iterator, MutableMapping
 from copy import deepcopy
 from typing import Any, Final, TypeVar
 
-from pulse.loop import run_async
+from pulse.loop import immediate, run_async
 from pulse.sessions.base import Session
 from pulse.sessions.header import cookie_values
-from pulse.sessions.keeper import Keeper, immediate
+from pulse.sessions.keeper import Keeper
 from pulse.sessions.visit import Visit
 from pulse.state.types import UserSession
 

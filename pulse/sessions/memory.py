@@ -20,7 +20,7 @@ class Drawer:
     """Dicts by key, each for as long as it rests unused; safe to use from any thread, and after a fork."""
 
     def __init__(self, ttl: float | timedelta | None, most: int | None, clock: Clock | None) -> None:
-        """See `InMemorySessionStore`.
+        """See `_InMemory`.
 
         Raises:
             ValueError: *ttl* or *most* is of no use.
@@ -96,12 +96,8 @@ class Drawer:
             yield
 
 
-class InMemorySessionStore(SessionStore):
-    """Sessions in the memory of this process: lost on restart, and not seen by other workers.
-
-    What is saved is copied, and what is given out too. Each use of a session gives it its
-    whole time again. Expired ones are freed by whatever is done next with the store.
-    """
+class _InMemory:
+    """What the two ways to keep sessions in memory have in common."""
 
     def __init__(
         self,
@@ -110,7 +106,7 @@ class InMemorySessionStore(SessionStore):
         max_sessions: int | None = LIMIT,
         clock: Clock | None = None,
     ) -> None:
-        """An empty store.
+        """Nothing is kept yet.
 
         Args:
             ttl: A timedelta, or seconds, that a session rests unused before it expires.
@@ -126,18 +122,27 @@ class InMemorySessionStore(SessionStore):
         """How many sessions there are."""
         return len(self._drawer)
 
+    async def sweep(self) -> int:
+        """Free what has expired; how many sessions have since the last call."""
+        return self._drawer.sweep()
+
+
+class InMemorySessionStore(_InMemory, SessionStore):
+    """Sessions in the memory of this process: lost on restart, and not seen by other workers.
+
+    What is saved is copied, and what is given out too. Each use of a session gives it its
+    whole time again. Expired ones are freed by whatever is done next with the store.
+    """
+
     async def get(self, sid: str) -> Session | None:
-        """See `SessionStore.get`."""
         session = self._drawer.use(sid)
         return None if session is None else copied(session)
 
     async def create(self, sid: str) -> Session:
-        """See `SessionStore.create`."""
         self._drawer.put(sid, {})
         return {}
 
     async def delete(self, sid: str) -> None:
-        """See `SessionStore.delete`."""
         self._drawer.drop(sid)
 
     async def save(self, sid: str, session: Session) -> None:
@@ -156,12 +161,8 @@ class InMemorySessionStore(SessionStore):
         """See `SessionStore.change`; in one step. What becomes empty is forgotten."""
         return self._drawer.change(sid, lambda kept: copied(change(kept or {})), only_known=True)
 
-    async def sweep(self) -> int:
-        """See `SessionStore.sweep`."""
-        return self._drawer.sweep()
 
-
-class MemorySessionStorage(SessionStorage):
+class MemorySessionStorage(_InMemory, SessionStorage):
     """Sessions in the memory of this process.
 
     Each request works on a copy, and what it has set and deleted when it is saved is merged
@@ -169,22 +170,7 @@ class MemorySessionStorage(SessionStorage):
     one that fails leaves nothing behind. What cannot be copied is shared by all of them.
     """
 
-    def __init__(
-        self,
-        *,
-        ttl: float | timedelta | None = TTL,
-        max_sessions: int | None = LIMIT,
-        clock: Clock | None = None,
-    ) -> None:
-        """An empty storage; for the arguments see `InMemorySessionStore`."""
-        self._drawer = Drawer(ttl, max_sessions, clock)
-
-    def __len__(self) -> int:
-        """How many sessions there are."""
-        return len(self._drawer)
-
     async def load(self, key: str) -> Session:
-        """See `SessionStorage.load`."""
         return Loaded(key, self._drawer.use(key) or {})
 
     async def save(self, key: str, session: Session) -> None:
@@ -203,7 +189,3 @@ class MemorySessionStorage(SessionStorage):
         self._drawer.move(old, new, change_of(old, session))
         if isinstance(session, Loaded):
             session.key = new
-
-    async def sweep(self) -> int:
-        """See `SessionStorage.sweep`."""
-        return self._drawer.sweep()

@@ -44,7 +44,6 @@ class StateSessionStore(SessionStore):
         self._clock = clock or SystemClock()
 
     async def get(self, sid: str) -> Session | None:
-        """See `SessionStore.get`."""
         record = await self.store.get_session(sid)
         if record is None:
             return None
@@ -58,7 +57,6 @@ class StateSessionStore(SessionStore):
         return {}
 
     async def delete(self, sid: str) -> None:
-        """See `SessionStore.delete`."""
         await self.store.delete_session(sid)
 
     async def save(self, sid: str, session: Session) -> None:
@@ -84,7 +82,6 @@ class StateSessionStore(SessionStore):
         await self.store.delete_session(old)
 
     async def sweep(self) -> int:
-        """See `SessionStore.sweep`."""
         return await self.store.sweep()
 
     async def _write(self, sid: str, session: Session, record: UserSession | None) -> None:

@@ -50,7 +50,6 @@ class StoreSessionStorage(SessionStorage):
         self.store = store
 
     async def load(self, key: str) -> Session:
-        """See `SessionStorage.load`."""
         return Loaded(key, await self.store.get(key) or {})
 
     async def save(self, key: str, session: Session) -> None:
@@ -62,15 +61,12 @@ class StoreSessionStorage(SessionStorage):
             await self.store.save(key, session)
 
     async def replace(self, key: str, session: Session) -> bool:
-        """See `SessionStorage.replace`."""
         return await self.store.change(key, change_of(key, session))
 
     async def rename(self, old: str, new: str, session: Session) -> None:
-        """See `SessionStorage.rename`."""
         await self.store.rename(old, new, session)
 
     async def sweep(self) -> int:
-        """See `SessionStorage.sweep`."""
         return await self.store.sweep()
 
 
@@ -92,11 +88,9 @@ class AnySessionStorage(SessionStorage):
         self._storage = storage
 
     async def load(self, key: str) -> Session:
-        """See `SessionStorage.load`."""
         return await self._storage.load(key) or {}
 
     async def save(self, key: str, session: Session) -> None:
-        """See `SessionStorage.save`."""
         await self._storage.save(key, session)
 
 

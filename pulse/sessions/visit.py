@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
+from pulse.loop import immediate
 from pulse.sessions.base import Session, new_key
-from pulse.sessions.keeper import Found, Keeper, immediate
+from pulse.sessions.keeper import Found, Keeper
 from pulse.sessions.snapshot import changes_of, copied, is_same_session
 
 TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any
 
 from pulse.clock import Clock
+from pulse.context import is_file
 from pulse.errors import ResponseError
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.mark import is_internal
@@ -157,11 +158,7 @@ class _Answer:
 
     def is_file(self, body: object) -> bool:
         """Whether *body* is the server's own file wrapper, and can be sent by the system."""
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if wrapper is None or self._head is None:
-            return False
-        # uWSGI's is a function, which gives the file itself.
-        return isinstance(body, wrapper) if isinstance(wrapper, type) else hasattr(body, "read")
+        return self._head is not None and is_file(body, self._environ)
 
     def file(self, body: Any) -> Iterable[bytes]:
         """*body* itself, behind its head."""

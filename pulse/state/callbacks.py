@@ -53,7 +53,7 @@ class CallbackRegistry:
         """An empty registry."""
         self._callbacks: dict[str, dict[str, CallbackRegistration]] = {}
         self._lock = ProcessLock()
-        self._clock = clock or SystemClock()
+        self._time = (clock or SystemClock()).time
 
     async def register(self, widget_id: str, event_type: str, callback: CallbackFunc | AsyncCallbackFunc) -> None:
         """Let *callback* be called for an event, in place of another one.
@@ -146,9 +146,6 @@ class CallbackRegistry:
             "total_callbacks": sum(map(len, widgets.values())),
             "widgets": widgets,
         }
-
-    def _time(self) -> float:
-        return self._clock.time()
 
 
 def is_async(callback: Callable[..., object]) -> bool:

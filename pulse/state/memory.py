@@ -48,7 +48,7 @@ class MemoryWidgetStore(WidgetStore):
             ValueError: *widget_ttl* is not more than 0.
         """
         self._ttl = checked_ttl(widget_ttl, "widget_ttl")
-        self._clock = clock or SystemClock()
+        self._now = (clock or SystemClock()).time
         self._lock = ProcessLock()
         self._widgets: Shelf[WidgetData] = Shelf(self._now, limit=limit)
 
@@ -60,7 +60,6 @@ class MemoryWidgetStore(WidgetStore):
         owner_worker_id: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        """See `WidgetStore.register`."""
         check_texts(widget_id=widget_id, html=html)
         check_optional_texts(token=token, owner_worker_id=owner_worker_id)
         now = self._now()
@@ -69,67 +68,53 @@ class MemoryWidgetStore(WidgetStore):
             self._widgets.put(widget_id, widget, _end(now, self._ttl))
 
     async def get(self, widget_id: str) -> WidgetData | None:
-        """See `WidgetStore.get`."""
         with self._lock:
             return deepcopy(self._widgets.get(widget_id))
 
     async def get_html(self, widget_id: str) -> str | None:
-        """See `WidgetStore.get_html`."""
         with self._lock:
             widget = self._widgets.get(widget_id)
             return None if widget is None else widget.html
 
     async def get_token(self, widget_id: str) -> str | None:
-        """See `WidgetStore.get_token`."""
         with self._lock:
             widget = self._widgets.get(widget_id)
             return None if widget is None else widget.token
 
     async def exists(self, widget_id: str) -> bool:
-        """See `WidgetStore.exists`."""
         with self._lock:
             return widget_id in self._widgets
 
     async def delete(self, widget_id: str) -> bool:
-        """See `WidgetStore.delete`."""
         with self._lock:
             return self._widgets.pop(widget_id) is not None
 
     async def list_active(self) -> list[str]:
-        """See `WidgetStore.list_active`."""
         with self._lock:
             return list(self._widgets)
 
     async def update_html(self, widget_id: str, html: str) -> bool:
-        """See `WidgetStore.update_html`."""
         check_texts(html=html)
-        with self._lock:
-            widget = self._widgets.get(widget_id)
-            if widget is not None:
-                widget.html = html
-            return widget is not None
+        return self._update(widget_id, "html", html)
 
     async def update_token(self, widget_id: str, token: str) -> bool:
-        """See `WidgetStore.update_token`."""
         check_texts(token=token)
-        with self._lock:
-            widget = self._widgets.get(widget_id)
-            if widget is not None:
-                widget.token = token
-            return widget is not None
+        return self._update(widget_id, "token", token)
 
     async def count(self) -> int:
-        """See `WidgetStore.count`."""
         with self._lock:
             return len(self._widgets)
 
     async def sweep(self) -> int:
-        """See `Sweepable.sweep`."""
         with self._lock:
             return self._widgets.sweep()
 
-    def _now(self) -> float:
-        return self._clock.time()
+    def _update(self, widget_id: str, name: str, value: str) -> bool:
+        with self._lock:
+            widget = self._widgets.get(widget_id)
+            if widget is not None:
+                setattr(widget, name, value)
+            return widget is not None
 
 
 class MemoryConnectionRouter(ConnectionRouter):
@@ -147,7 +132,7 @@ class MemoryConnectionRouter(ConnectionRouter):
             ValueError: *connection_ttl* is not more than 0.
         """
         self._ttl = checked_ttl(connection_ttl, "connection_ttl")
-        self._clock = clock or SystemClock()
+        self._now = (clock or SystemClock()).time
         self._lock = ProcessLock()
         self._worker_connections: dict[str, dict[str, None]] = {}
         self._connections: Shelf[ConnectionInfo] = Shelf(self._now, limit=limit, on_drop=self._drop)
@@ -159,7 +144,6 @@ class MemoryConnectionRouter(ConnectionRouter):
         user_id: str | None = None,
         session_id: str | None = None,
     ) -> None:
-        """See `ConnectionRouter.register_connection`."""
         check_texts(widget_id=widget_id, worker_id=worker_id)
         check_optional_texts(user_id=user_id, session_id=session_id)
         now = self._now()
@@ -169,19 +153,16 @@ class MemoryConnectionRouter(ConnectionRouter):
             self._worker_connections.setdefault(worker_id, {})[widget_id] = None
 
     async def get_connection_info(self, widget_id: str) -> ConnectionInfo | None:
-        """See `ConnectionRouter.get_connection_info`."""
         with self._lock:
             connection = self._connections.get(widget_id)
             return None if connection is None else replace(connection)
 
     async def get_owner(self, widget_id: str) -> str | None:
-        """See `ConnectionRouter.get_owner`."""
         with self._lock:
             connection = self._connections.get(widget_id)
             return None if connection is None else connection.worker_id
 
     async def refresh_heartbeat(self, widget_id: str) -> bool:
-        """See `ConnectionRouter.refresh_heartbeat`."""
         now = self._now()
         with self._lock:
             connection = self._connections.get(widget_id)
@@ -191,26 +172,20 @@ class MemoryConnectionRouter(ConnectionRouter):
             return connection is not None
 
     async def unregister_connection(self, widget_id: str) -> bool:
-        """See `ConnectionRouter.unregister_connection`."""
         with self._lock:
             return self._connections.pop(widget_id) is not None
 
     async def list_worker_connections(self, worker_id: str) -> list[str]:
-        """See `ConnectionRouter.list_worker_connections`."""
         with self._lock:
             self._connections.sweep()
             return list(self._worker_connections.get(worker_id, ()))
 
     async def sweep(self) -> int:
-        """See `Sweepable.sweep`."""
         with self._lock:
             return self._connections.sweep()
 
     def _drop(self, widget_id: str, connection: ConnectionInfo) -> None:
         _unlist(self._worker_connections, connection.worker_id, widget_id)
-
-    def _now(self) -> float:
-        return self._clock.time()
 
 
 @dataclass(slots=True)
@@ -236,7 +211,7 @@ class MemorySessionStore(SessionStore):
             ValueError: *session_ttl* is not more than 0.
         """
         self._ttl = checked_ttl(session_ttl, "session_ttl")
-        self._clock = clock or SystemClock()
+        self._now = (clock or SystemClock()).time
         self._lock = ProcessLock()
         self._role_permissions = {role: set(permissions) for role, permissions in ROLE_PERMISSIONS.items()}
         self._user_sessions: dict[str, dict[str, None]] = {}
@@ -250,7 +225,6 @@ class MemorySessionStore(SessionStore):
         ttl: int | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> UserSession:
-        """See `SessionStore.create_session`."""
         check_texts(session_id=session_id, user_id=user_id)
         span = self._ttl if checked_ttl(ttl) is None else ttl
         now = self._now()
@@ -260,23 +234,19 @@ class MemorySessionStore(SessionStore):
             return deepcopy(session)
 
     async def get_session(self, session_id: str) -> UserSession | None:
-        """See `SessionStore.get_session`."""
         with self._lock:
             kept = self._sessions.get(session_id)
             return None if kept is None else deepcopy(kept.session)
 
     async def validate_session(self, session_id: str) -> bool:
-        """See `SessionStore.validate_session`."""
         with self._lock:
             return session_id in self._sessions
 
     async def delete_session(self, session_id: str) -> bool:
-        """See `SessionStore.delete_session`."""
         with self._lock:
             return self._sessions.pop(session_id) is not None
 
     async def refresh_session(self, session_id: str, extend_ttl: int | None = None) -> bool:
-        """See `SessionStore.refresh_session`."""
         checked_ttl(extend_ttl, "extend_ttl")
         with self._lock:
             kept = self._sessions.get(session_id)
@@ -289,20 +259,17 @@ class MemorySessionStore(SessionStore):
             return True
 
     async def list_user_sessions(self, user_id: str) -> list[UserSession]:
-        """See `SessionStore.list_user_sessions`."""
         with self._lock:
             self._sessions.sweep()
             found = [self._sessions.get(session_id) for session_id in self._user_sessions.get(user_id, ())]
             return [deepcopy(kept.session) for kept in found if kept is not None]
 
     async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
-        """See `SessionStore.keep_data`."""
         return await self.change_data(session_id, lambda _before: data, ttl)
 
     async def change_data(
         self, session_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], ttl: float | None = None
     ) -> bool:
-        """See `SessionStore.change_data`."""
         checked_ttl(ttl)
         with self._lock:
             kept = self._sessions.get(session_id)
@@ -318,7 +285,6 @@ class MemorySessionStore(SessionStore):
             return True
 
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
-        """See `SessionStore.check_permission`."""
         with self._lock:
             kept = self._sessions.get(session_id)
             if kept is None:
@@ -338,7 +304,6 @@ class MemorySessionStore(SessionStore):
             self._role_permissions[role] = given
 
     async def sweep(self) -> int:
-        """See `Sweepable.sweep`."""
         with self._lock:
             return self._sessions.sweep()
 
@@ -349,9 +314,6 @@ class MemorySessionStore(SessionStore):
 
     def _drop(self, session_id: str, kept: _Kept) -> None:
         _unlist(self._user_sessions, kept.session.user_id, session_id)
-
-    def _now(self) -> float:
-        return self._clock.time()
 
 
 def create_memory_stores(

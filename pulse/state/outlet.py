@@ -5,6 +5,8 @@ import logging
 from contextlib import suppress
 from typing import Any, Final
 
+from pulse.loop import running_loop
+
 LIMIT: Final = 1000  # events that wait for a viewer; a stalled connection must not take all memory
 
 _log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class Outlet:
 
     def put(self, event: Any) -> None:
         """Queue *event*; the oldest one makes room if the viewer does not keep up."""
-        if self._loop is _running_loop():
+        if self._loop is running_loop():
             self._put(event)
             return
         try:
@@ -56,10 +58,3 @@ class Outlet:
                 self.widget_id,
                 extra={"pulse_event": "events_missed"},
             )
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

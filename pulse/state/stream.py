@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
+from pulse.loop import running_loop
 from pulse.state.base import EventBus
 from pulse.state.events import BACKLOG, BACKLOG_SIZE, Listeners, Subscription, decode, encode
 from pulse.state.keys import Keys
@@ -97,12 +98,8 @@ class RedisSubscription(Subscription):
         self._tokens: OrderedDict[bytes, None] = OrderedDict()
         self._reading: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
         self._is_ended = False
-        self._opening: asyncio.Task[None] | None = None
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # begun by the first `await`
-        self._opening = _begin(loop, self._try_to_open())
+        loop = running_loop()  # without one, it is looked up by the first `await`
+        self._opening = None if loop is None else _begin(loop, self._try_to_open())
 
     async def ready(self) -> None:
         """See `Subscription.ready`."""

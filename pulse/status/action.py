@@ -9,10 +9,10 @@ from pulse.clock import Clock
 from pulse.errors import UnknownRunError
 from pulse.model import YEAR, Config, Outcome, Press
 from pulse.runstores.base import RunStore
-from pulse.status.audit import Audit
+from pulse.status import audit
 from pulse.status.controls import Controls
 from pulse.status.view import attempts_of
-from pulse.status.words import spoken, zone_of
+from pulse.status.words import spoken
 from pulse.zone import instant_of
 
 # What each of them can be told.
@@ -29,11 +29,10 @@ _SPAN: Final = reader.duration(1, YEAR)
 class Actions:
     """Presses the buttons, and notes who did."""
 
-    def __init__(self, config: Config, store: RunStore, controls: Controls, audit: Audit, clock: Clock) -> None:
+    def __init__(self, config: Config, store: RunStore, controls: Controls, clock: Clock) -> None:
         self._config = config
         self._store = store
         self._controls = controls
-        self._audit = audit
         self._clock = clock
 
     def press(self, action: str, task: str, said: Mapping[str, str], *, by: str, address: str) -> dict[str, object]:
@@ -56,7 +55,7 @@ class Actions:
         """
         done, words, details = getattr(self, f"_{action}")(task, said, by)
         press = Press(at=self._clock.now(), by=by, address=address, action=words, task=task, details=details)
-        self._audit.note(press)
+        audit.note(self._store, press)
         return {"task": task, **done}
 
     def _run(self, task: str, said: Mapping[str, str], by: str) -> tuple[dict[str, object], str, str]:
@@ -95,7 +94,7 @@ class Actions:
         until = self._until(task, said)
         note = _note(said)
         self._controls.pause(task, until=until, note=note, by=by)
-        end = f"until {spoken(until, zone_of(self._config.tasks[task]))}" if until else "until it is resumed"
+        end = f"until {spoken(until, self._config.tasks[task].zone)}" if until else "until it is resumed"
         done: dict[str, object] = {"paused": True, "until": until.isoformat() if until else None, "note": note}
         return done, "pause", f"{end}: {note}" if note else end
 
@@ -114,7 +113,7 @@ class Actions:
         if span == "ever" or not (span or moment):
             return None
         try:
-            until = instant_of(datetime.fromisoformat(moment), zone_of(self._config.tasks[task]))
+            until = instant_of(datetime.fromisoformat(moment), self._config.tasks[task].zone)
         except ValueError:
             raise ValueError("until: want a date and time, 2027-01-31T08:00") from None
         if not now < until <= now + timedelta(days=3660):

@@ -28,35 +28,30 @@ from typing import Any, Final
 from webob import Request, Response
 
 from pulse.instance import short
-from pulse.model import Config, Run, Task
-from pulse.runstores.base import RunStore
-from pulse.schedule import Schedule
-from pulse.status.audit import Audit
+from pulse.model import Run, Task
+from pulse.runlog import document
+from pulse.runstores.base import PRESSES
+from pulse.standing import State, failures, next_due
 from pulse.status.configuration import settings_of, settings_of_task
-from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, find_run, fits, is_in
-from pulse.status.survey import Moment, State, Survey, failures
-from pulse.status.view import dues_of, next_due, workers_of
-from pulse.status.words import iso, text_of, zone_of
+from pulse.status.form import RefusedError
+from pulse.status.pages import DUES, SURVEY_SECONDS, TASKS, fits, is_in, which_of
+from pulse.status.survey import Moment, Survey
+from pulse.status.view import attempts_of, dues_of, workers_of
+from pulse.status.words import text_of
+from pulse.zone import iso_utc
 
 MOST_RUNS: Final = 1000
 STATES: Final = tuple(state.value for state in State)
 
 
-class _UnreadableError(Exception):
-    """What was asked for makes no sense; the message says what is wanted."""
-
-
 class Api:
     """Answers programs; each method raises StoreUnavailableError when the store does not answer."""
 
-    def __init__(
-        self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, audit: Audit
-    ) -> None:
-        self._config = config
-        self._schedules = schedules
-        self._store = store
+    def __init__(self, survey: Survey) -> None:
+        self._config = survey.config
+        self._schedules = survey.schedules
+        self._store = survey.store
         self._survey = survey
-        self._presses = audit
 
     def index(self, proof: str) -> Response:
         """The addresses, and what a page has to send when it presses a button."""
@@ -64,11 +59,12 @@ class Api:
         return answer({"addresses": lines, "proof": proof})
 
     def read(self, request: Request, names: Sequence[str]) -> Response:
-        """The answer to a GET of `api/<names>`."""
-        try:
-            return self._found(request, names) or fault(404, f"no such address: {'/'.join(names)}")
-        except _UnreadableError as error:
-            return fault(400, str(error))
+        """The answer to a GET of `api/<names>`.
+
+        Raises:
+            RefusedError: what was asked for makes no sense; the message says what is wanted.
+        """
+        return self._found(request, names) or fault(404, f"no such address: {'/'.join(names)}")
 
     def _found(self, request: Request, names: Sequence[str]) -> Response | None:
         match names:
@@ -95,7 +91,7 @@ class Api:
         page = _number(request, "page", 1, 1_000_000)
         size = _number(request, "size", TASKS * 4, MOST_RUNS)
         if state and state not in STATES:
-            raise _UnreadableError(f"state: want one of {', '.join(STATES)}")
+            raise RefusedError(400, f"state: want one of {', '.join(STATES)}")
         moment = self._survey.moment()
         self._survey.refresh(moment, SURVEY_SECONDS)
         found = [
@@ -113,11 +109,11 @@ class Api:
         said = self._brief(task, moment)
         said["consecutive_failures"] = failures(self._survey.records(task.name))
         said["totals"] = {outcome.value: count for outcome, count in totals.counts.items()}
-        said["last_finished"], said["last_success"] = iso(totals.last_finished), iso(totals.last_success)
+        said["last_finished"], said["last_success"] = iso_utc(totals.last_finished), iso_utc(totals.last_success)
         said["mean_duration"], said["mean_lateness"] = totals.mean_duration, totals.mean_lateness
         said["running"] = [run_document(run) for run in moment.running(task.name)]
         said["due"] = [
-            {"due": iso(due.instant), "local": due.words, "note": due.note}
+            {"due": iso_utc(due.instant), "local": due.words, "note": due.note}
             for due in dues_of(task, self._schedules[task.name], moment.now, DUES)
         ]
         said["options"] = [asdict(one) for one in settings_of_task(self._config, task)]
@@ -130,7 +126,7 @@ class Api:
         return answer({"runs": [run_document(run) for run in (*held, *kept)][:limit]})
 
     def _run(self, request: Request, task: Task, run_id: str) -> Response:
-        run = find_run(self._store, task, run_id, request.GET.get("attempt", ""))
+        run = which_of(attempts_of(self._store, task, run_id), request.GET.get("attempt", ""))
         if run is None:
             return fault(404, f"no run {run_id} of {task.name} is kept")
         said = {"request": run.request, "headers": run.headers, "log": text_of(run.log)}
@@ -144,7 +140,7 @@ class Api:
         return {"options": [asdict(one) for one in settings_of(self._config)]}
 
     def _audit(self) -> dict[str, object]:
-        return {"presses": [{**asdict(press), "at": iso(press.at)} for press in self._presses.presses()]}
+        return {"presses": [{**asdict(press), "at": iso_utc(press.at)} for press in self._store.presses(PRESSES)]}
 
     def _brief(self, task: Task, moment: Moment) -> dict[str, object]:
         state, pause = self._survey.state(task, moment), moment.pauses.get(task.name)
@@ -156,13 +152,13 @@ class Api:
             "state": state.value if state else None,
             "description": task.description,
             "schedule": schedule.describe(),
-            "timezone": str(zone_of(task)),
+            "timezone": str(task.zone),
             "method": task.method,
             "action": task.action,
             "enabled": rings,
-            "next_due": iso(next_due(schedule, pause, moment.now)) if rings else None,
-            "overdue_since": iso(overdue),
-            "pause": {"since": iso(pause.since), "until": iso(pause.until), "note": pause.note, "by": pause.by}
+            "next_due": iso_utc(next_due(schedule, pause, moment.now)) if rings else None,
+            "overdue_since": iso_utc(overdue),
+            "pause": {"since": iso_utc(pause.since), "until": iso_utc(pause.until), "note": pause.note, "by": pause.by}
             if pause
             else None,
         }
@@ -171,24 +167,11 @@ class Api:
 def run_document(run: Run) -> dict[str, object]:
     """*run* for programs, without what it wrote."""
     return {
-        "run": run.id,
-        "task": run.task,
-        "due": iso(run.due),
-        "first_due": iso(run.first_due),
-        "count": run.count,
-        "trigger": run.trigger.value,
-        "attempt": run.attempt,
-        "outcome": run.outcome.value if run.outcome else None,
-        "reason": run.reason,
-        "status": run.status,
-        "started": iso(run.started),
-        "finished": iso(run.finished),
-        "duration": run.duration,
+        **document(run),
         "lateness": run.lateness.total_seconds() if run.started else None,
         "worker": short(run.owner),
-        "result": run.result,
         "progress": asdict(run.progress) if run.progress else None,
-        "again_at": iso(run.again_at),
+        "again_at": iso_utc(run.again_at),
     }
 
 
@@ -206,11 +189,11 @@ def fault(status: int, problem: str) -> Response:
 
 
 def _plain(said: dict[str, Any]) -> dict[str, object]:
-    return {name: iso(value) if hasattr(value, "isoformat") else value for name, value in said.items()}
+    return {name: iso_utc(value) if hasattr(value, "isoformat") else value for name, value in said.items()}
 
 
 def _number(request: Request, name: str, otherwise: int, most: int) -> int:
     written = request.GET.get(name, "") or str(otherwise)
     if not (written.isascii() and written.isdigit() and written.strip("0")):
-        raise _UnreadableError(f"{name}: want a whole number from 1 to {most}")
+        raise RefusedError(400, f"{name}: want a whole number from 1 to {most}")
     return min(most, max(1, int(written[:20])))

@@ -16,13 +16,12 @@ and without a callable of the user's that knows who asks, all but the last two i
 which the guard answers outsiders.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from typing import Final
+from urllib.parse import quote, unquote, urlencode
 
 from webob import Request, Response
 
@@ -37,8 +36,8 @@ from pulse.schedule import Schedule
 from pulse.status.access import Access, Authenticate, Token, Visitor, is_same_origin
 from pulse.status.action import ACTIONS, Actions
 from pulse.status.api import Api, answer, fault
-from pulse.status.audit import Audit
 from pulse.status.controls import Controls
+from pulse.status.form import RefusedError, form_of, json_of
 from pulse.status.health import STORE_UNAVAILABLE, Health, health_of
 from pulse.status.login import code_key
 from pulse.status.page import Frame, Printer
@@ -48,7 +47,6 @@ from pulse.status.survey import Survey
 
 SECRET_SECONDS: Final = 60.0  # for which a secret of the store is kept
 AWAY_SECONDS: Final = 1.0  # until a store that did not answer is asked for it again
-BODY: Final = 65_536  # bytes of a form or of JSON; nobody has that much to say
 HEALTH_SECONDS: Final = 1.0  # for which an answer is kept: strangers may ask as often as they like
 STALE_SECONDS: Final = 5.0  # for which it will do while another thread waits for a new one
 SURVEY_SECONDS: Final = 1.0  # that health and metrics take to look at all tasks
@@ -63,15 +61,6 @@ SAID: Final = {
 NO_STORE: Final = "The run store does not answer; nothing runs until it does."
 
 log = logging.getLogger(__name__)
-
-
-class _RefusedError(Exception):
-    """A request of a visitor that cannot be served, with the status that says why."""
-
-    def __init__(self, status: int, problem: str) -> None:
-        self.status = status
-        self.problem = problem
-        super().__init__(problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +131,6 @@ class StatusApp:
         self.path = "/" + path.strip("/")
         self._prefix = self.path.rstrip("/") + "/"
         self._config = config
-        self._schedules = schedules
-        self._store = store
         self._controls = controls
         self._clock = clock or SystemClock()
         self._is_readonly = is_readonly
@@ -157,19 +144,10 @@ class StatusApp:
             spend=store.spend,
         )
         self._survey = Survey(config, schedules, store, self._clock, lambda: controls.ringing().digest)
-        self._audit = Audit(store)
-        self._actions = Actions(config, store, controls, self._audit, self._clock)
+        self._actions = Actions(config, store, controls, self._clock)
         self._printer = Printer()
-        self._pages = Pages(
-            config,
-            schedules=schedules,
-            store=store,
-            survey=self._survey,
-            controls=controls,
-            audit=self._audit,
-            printer=self._printer,
-        )
-        self._api = Api(config, schedules, store, self._survey, self._audit)
+        self._pages = Pages(self._survey, controls, self._printer)
+        self._api = Api(self._survey)
         self._health = Recent(self._find_health, self._clock, stale=STALE_SECONDS)
 
     def answers(self, environ: Environ) -> bool:
@@ -250,8 +228,8 @@ class StatusApp:
             response.headers["Retry-After"] = "60"
             return response
         try:
-            said = _form(request)
-        except _RefusedError as refusal:
+            said = form_of(request)
+        except RefusedError as refusal:
             return self._printer.login(base, "", problem=refusal.problem, status=refusal.status)
         back = _below(said.get("back", ""))
         visitor = self._access.log_in(request, said.get("token", ""), said.get("name", ""))
@@ -267,7 +245,7 @@ class StatusApp:
         is_program = call.section in ("api", "metrics")
         try:
             return self._served(call)
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             status, problem = refusal.status, refusal.problem
         except StoreUnavailableError as error:
             log.warning("%s", error, extra={"pulse_event": "status_without_store"})
@@ -284,7 +262,7 @@ class StatusApp:
         if request.method == "POST":
             return self._post(call)
         if request.method not in ("GET", "HEAD"):
-            raise _RefusedError(405, "want GET or POST")
+            raise RefusedError(405, "want GET or POST")
         match names:
             case ["api", *rest]:
                 return self._api_get(call, [name for name in rest if name])
@@ -294,7 +272,7 @@ class StatusApp:
                 return _see_other(f"{call.base}/")
         response = self._page(call)
         if response is None:
-            raise _RefusedError(404, "There is no such page, or what it showed is not kept any more.")
+            raise RefusedError(404, "There is no such page, or what it showed is not kept any more.")
         return response
 
     def _page(self, call: _Call) -> Response | None:
@@ -323,7 +301,7 @@ class StatusApp:
             zone=self._config.timezone,
             version=__version__,
             visitor=call.visitor,
-            proof=self._access.form_token(call.visitor),
+            proof_token=self._access.form_token(call.visitor),
             section=MENU.get(call.section, ""),
             said=f"{task} {SAID[did]}." if is_said else "",
             is_live=call.request.GET.get("part") == "live",
@@ -344,46 +322,45 @@ class StatusApp:
             case ["logout"]:
                 return self._log_out(call)
             case ["tasks", task, action]:
-                said = _form(call.request)
-                self._press(call, task, action, said, said.get("proof", ""))
+                said = form_of(call.request)
+                self._press(call, task, action, lambda: said, said.get("proof", ""))
                 back = _below(said.get("back", ""))
                 words = urlencode({"did": action, "of": task})
                 return _see_other(f"{call.base}/{back}{'&' if '?' in back else '?'}{words}")
             case ["api", "tasks", task, action]:
                 proof = call.request.headers.get("X-Status-Proof", "")
-                return answer(self._press(call, task, action, _json, proof), 202 if action in ("run", "retry") else 200)
-        raise _RefusedError(404, "There is nothing to press at this address.")
+                done = self._press(call, task, action, lambda: _understood(action, json_of(call.request)), proof)
+                return answer(done, 202 if action in ("run", "retry") else 200)
+        raise RefusedError(404, "There is nothing to press at this address.")
 
     def _press(
         self,
         call: _Call,
         task: str,
         action: str,
-        said: dict[str, str] | Callable[[Request], dict[str, str]],
+        read: Callable[[], dict[str, str]],
         proof: str,
     ) -> dict[str, object]:
         if action not in ACTIONS or task not in self._config.tasks:
-            raise _RefusedError(404, f"There is no task {task!r}, or nothing that is called {action!r}.")
+            raise RefusedError(404, f"There is no task {task!r}, or nothing that is called {action!r}.")
         self._must_mean_it(call, proof)
         if self._is_readonly:
-            raise _RefusedError(403, "This status page is for reading only (pulse.config.status_readonly).")
-        words = _understood(action, said(call.request)) if callable(said) else said
+            raise RefusedError(403, "This status page is for reading only (pulse.config.status_readonly).")
+        said, address = read(), call.request.remote_addr or ""
         try:
-            return self._actions.press(
-                action, task, words, by=call.visitor.name, address=call.request.remote_addr or ""
-            )
+            return self._actions.press(action, task, said, by=call.visitor.name, address=address)
         except ValueError as error:
-            raise _RefusedError(400, str(error)) from None
+            raise RefusedError(400, str(error)) from None
         except UnknownRunError as error:
-            raise _RefusedError(404, str(error)) from None
+            raise RefusedError(404, str(error)) from None
 
     def _must_mean_it(self, call: _Call, proof: str) -> None:
         if not self._access.may_press(call.request, call.visitor, proof):
             log.warning("refused a request that another site may have made", extra={"pulse_event": "press_refused"})
-            raise _RefusedError(403, "This did not come from a page of yours: load the page again, then press.")
+            raise RefusedError(403, "This did not come from a page of yours: load the page again, then press.")
 
     def _log_out(self, call: _Call) -> Response:
-        self._must_mean_it(call, _form(call.request).get("proof", ""))
+        self._must_mean_it(call, form_of(call.request).get("proof", ""))
         response = _see_other(f"{call.base}/login" if self._access.has_login else f"{call.base}/")
         self._access.take_cookie(response, call.request, call.base)
         return response
@@ -398,11 +375,11 @@ class StatusApp:
             # An extra: who does not ask for metrics does not need it.
             from pulse.status.metrics import exposition  # noqa: PLC0415
         except ImportError:
-            raise _RefusedError(501, "metrics need the extra pulse[metrics]: pip install 'pulse[metrics]'") from None
+            raise RefusedError(501, "metrics need the extra pulse[metrics]: pip install 'pulse[metrics]'") from None
         moment = self._survey.moment()
         self._survey.refresh(moment, SURVEY_SECONDS)
         accept = request.headers.get("Accept", "")
-        text, content_type = exposition(self._config, self._schedules, self._store, self._survey, moment, accept)
+        text, content_type = exposition(self._survey, moment, accept)
         response = Response(text)
         response.headers["Content-Type"] = content_type
         response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
@@ -417,7 +394,7 @@ class StatusApp:
         try:
             moment = self._survey.moment()
             self._survey.refresh(moment, SURVEY_SECONDS)
-            return health_of(self._config, self._survey, moment, self._controls.ringing()), HEALTH_SECONDS
+            return health_of(self._survey, moment, self._controls.ringing()), HEALTH_SECONDS
         except StoreUnavailableError:
             return STORE_UNAVAILABLE, HEALTH_SECONDS
 
@@ -445,54 +422,9 @@ def _below(back: str) -> str:
     return back if is_plain and ":" not in path and not climbs else ""
 
 
-def _form(request: Request) -> dict[str, str]:
-    if request.content_type != "application/x-www-form-urlencoded":
-        raise _RefusedError(415, "want a form")
-    try:
-        return dict(parse_qsl(_body(request).decode(), keep_blank_values=True, max_num_fields=20))
-    except ValueError:
-        raise _RefusedError(400, "want a form of a few fields") from None
-
-
-def _json(request: Request) -> dict[str, str]:
-    """What a program says, each value as it would stand in a form; null says nothing."""
-    body = _body(request)
-    if not body.strip():
-        return {}
-    try:
-        said: Any = json.loads(body.decode())  # whatever charset is named: JSON has but one
-    # ValueError: no UTF-8, no JSON, or a number of more digits than Python reads.
-    except (ValueError, RecursionError):
-        raise _RefusedError(400, "want JSON") from None
-    if not isinstance(said, dict) or any(isinstance(value, dict | list) for value in said.values()):
-        raise _RefusedError(400, "want an object of plain values")
-    return {str(name): _word(value) for name, value in said.items() if value is not None}
-
-
 def _understood(action: str, said: dict[str, str]) -> dict[str, str]:
     """*said*, if all of it is for *action*: a pause for an hour that was misspelt would last for ever."""
     for name in said:
         if name not in ACTIONS[action]:
-            raise _RefusedError(400, f"{name!r}: want {' or '.join([*ACTIONS[action], 'nothing'])}")
+            raise RefusedError(400, f"{name!r}: want {' or '.join([*ACTIONS[action], 'nothing'])}")
     return said
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _body(request: Request) -> bytes:
-    if (request.content_length or 0) > BODY:
-        raise _RefusedError(413, f"want at most {BODY} bytes")
-    if not request.is_body_readable:
-        return b""
-    body = b""
-    try:
-        # WebOb's own way keeps the whole of it, and what is sent in chunks says no length.
-        while len(body) <= BODY and (more := request.body_file.read(BODY + 1 - len(body))):
-            body += more
-    except OSError:  # the browser has gone
-        raise _RefusedError(400, "want all of the body") from None
-    if len(body) > BODY:
-        raise _RefusedError(413, f"want at most {BODY} bytes")
-    return body

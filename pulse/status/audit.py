@@ -1,44 +1,28 @@
 """Who pressed what: said in the log, and kept in the run store for the whole fleet."""
 
 import logging
-from collections.abc import Sequence
 
 from pulse.errors import StoreUnavailableError
 from pulse.model import Press
-from pulse.runstores.base import PRESSES, RunStore
+from pulse.runstores.base import RunStore
 
 log = logging.getLogger(__name__)
 
 
-class Audit:
-    """The journal of a fleet; safe to use from any thread, and by commands."""
+def note(store: RunStore, press: Press) -> None:
+    """Keep *press* in *store*, and say it in the log.
 
-    def __init__(self, store: RunStore) -> None:
-        """*store*: where presses are kept."""
-        self._store = store
-
-    def note(self, press: Press) -> None:
-        """Keep *press*, and say it in the log.
-
-        What was pressed has been done by now: that the store does not answer takes nothing
-        of it back, so it is said in the log, and is no error of whoever pressed.
-        """
-        said = (press.action, press.task, press.by, press.address, press.details)
-        facts = {"pulse_task": press.task, "pulse_action": press.action}
-        log.info("%s task=%s by=%r from=%s details=%r", *said, extra={"pulse_event": "pressed", **facts})
-        try:
-            self._store.keep_press(press)
-        except StoreUnavailableError as error:
-            log.warning(
-                "%s task=%s by=%r from=%s details=%r stands in this log alone: %s",
-                *said, error,
-                extra={"pulse_event": "press_unkept", **facts},
-            )  # fmt: skip
-
-    def presses(self, limit: int = PRESSES) -> Sequence[Press]:
-        """The last ones of the whole fleet, newest first.
-
-        Raises:
-            StoreUnavailableError: the store does not answer.
-        """
-        return self._store.presses(limit)
+    What was pressed has been done by now: that the store does not answer takes nothing
+    of it back, so it is said in the log, and is no error of whoever pressed.
+    """
+    said = (press.action, press.task, press.by, press.address, press.details)
+    facts = {"pulse_task": press.task, "pulse_action": press.action}
+    log.info("%s task=%s by=%r from=%s details=%r", *said, extra={"pulse_event": "pressed", **facts})
+    try:
+        store.keep_press(press)
+    except StoreUnavailableError as error:
+        log.warning(
+            "%s task=%s by=%r from=%s details=%r stands in this log alone: %s",
+            *said, error,
+            extra={"pulse_event": "press_unkept", **facts},
+        )  # fmt: skip

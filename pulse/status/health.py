@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
-from pulse.model import Config
 from pulse.status.controls import Ringing
 from pulse.status.survey import Moment, Survey
-from pulse.status.words import iso
+from pulse.zone import iso_utc
 
 STUCK: Final = timedelta(seconds=30)  # a bell sleeps ten seconds at most
 TASKS_SHOWN: Final = 100  # of those that are overdue
@@ -70,11 +69,11 @@ class Health:
 STORE_UNAVAILABLE: Final = Health(faults=[Fault(reason="the run store does not answer")], is_store_there=False)
 
 
-def health_of(config: Config, survey: Survey, moment: Moment, ringing: Ringing) -> Health:
+def health_of(survey: Survey, moment: Moment, ringing: Ringing) -> Health:
     """What the records, the heartbeats and the scheduler of this process say."""
-    overdue = _overdue(config, survey, moment)
+    overdue = _overdue(survey, moment)
     return Health(
-        faults=[*_heartbeat(config, survey, moment), *_scheduler(ringing, moment), *_tasks(overdue)],
+        faults=[*_heartbeat(survey, moment), *_scheduler(ringing, moment), *_tasks(overdue)],
         heartbeat_age=_heartbeat_age(moment),
         late_tasks=len(overdue),
     )
@@ -86,26 +85,26 @@ def _heartbeat_age(moment: Moment) -> float | None:
     return None if seen is None else round(max((moment.now - seen).total_seconds(), 0.0), 1)
 
 
-def _heartbeat(config: Config, survey: Survey, moment: Moment) -> Sequence[Fault]:
-    if moment.alive or not any(survey.rings_for(task) for task in config.tasks.values()):
+def _heartbeat(survey: Survey, moment: Moment) -> Sequence[Fault]:
+    if moment.alive or not any(survey.rings_for(task) for task in survey.config.tasks.values()):
         return []
     seen = max((one.seen for one in moment.gone), default=None)
-    return [Fault(reason="no process rings", details={"last_heard_of": iso(seen)})]
+    return [Fault(reason="no process rings", details={"last_heard_of": iso_utc(seen)})]
 
 
 def _scheduler(ringing: Ringing, moment: Moment) -> Sequence[Fault]:
     faults = []
     if ringing.next_ring is not None and ringing.next_ring < moment.now - STUCK:
-        faults.append(Fault(reason="the scheduler is stuck", details={"next_ring": iso(ringing.next_ring)}))
+        faults.append(Fault(reason="the scheduler is stuck", details={"next_ring": iso_utc(ringing.next_ring)}))
     if ringing.abandoned:
         faults.append(Fault(reason="threads were left behind", details={"threads": ringing.abandoned}))
     return faults
 
 
-def _overdue(config: Config, survey: Survey, moment: Moment) -> Mapping[str, str | None]:
+def _overdue(survey: Survey, moment: Moment) -> Mapping[str, str | None]:
     """Since when each task is overdue that is."""
-    found = {task.name: survey.overdue(task, moment) for task in config.tasks.values()}
-    return {name: iso(since) for name, since in found.items() if since}
+    found = {task.name: survey.overdue(task, moment) for task in survey.config.tasks.values()}
+    return {name: iso_utc(since) for name, since in found.items() if since}
 
 
 def _tasks(overdue: Mapping[str, str | None]) -> Sequence[Fault]:

@@ -12,8 +12,8 @@ which are up to a third of a lease behind. A store that is away can be told noth
 nothing: what failed meanwhile is told with the first beat that it answers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -24,21 +24,18 @@ from prometheus_client.utils import floatToGoString
 
 from pulse import __version__
 from pulse.instance import short
-from pulse.model import Config, Instance, Outcome, Task
-from pulse.runstores.base import RunStore, Totals
-from pulse.schedule import Schedule
-from pulse.status.survey import Moment, Survey, failures
+from pulse.model import Instance, Outcome, Task
+from pulse.runstores.base import Totals
+from pulse.standing import failures, next_due
+from pulse.status.survey import Moment, Survey
 
 _Value = Callable[[Task], float | None]
-_MICROSECOND: Final = timedelta(microseconds=1)
 # Each counter is there from the beginning: one that appears with its first run has not increased
 # in the eyes of Prometheus, and an alert would miss just that run.
 _NONE: Final = dict.fromkeys(Outcome, 0)
 
 
-def exposition(
-    config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, moment: Moment, accept: str
-) -> tuple[bytes, str]:
+def exposition(survey: Survey, moment: Moment, accept: str) -> tuple[bytes, str]:
     """The text of all metrics, and its content type, as a scraper with the header *accept* wants it.
 
     Raises:
@@ -46,7 +43,7 @@ def exposition(
     """
     encode, content_type = choose_encoder(accept)
     parts = []
-    for family, samples in _Fleet(config, schedules, store, survey, moment).families():
+    for family, samples in _Fleet(survey, moment).families():
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collected(family))
         head, end, _ = encode(registry).partition(_END)
@@ -74,15 +71,13 @@ class _Collected(Collector):
 class _Fleet:
     """One reading of the store."""
 
-    def __init__(
-        self, config: Config, schedules: Mapping[str, Schedule], store: RunStore, survey: Survey, moment: Moment
-    ) -> None:
-        self._tasks = list(config.tasks.values())
-        self._schedules = schedules
+    def __init__(self, survey: Survey, moment: Moment) -> None:
+        self._tasks = list(survey.config.tasks.values())
+        self._schedules = survey.schedules
         self._survey = survey
         self._moment = moment
-        self._context = config.context
-        totals = store.all_totals()
+        self._context = survey.config.context
+        totals = survey.store.all_totals()
         self._labels = {task.name: _labels(task=task.name) for task in self._tasks}
         self._totals = {task.name: totals.get(task.name, Totals()) for task in self._tasks}
 
@@ -208,10 +203,7 @@ class _Fleet:
     def _next(self, task: Task) -> datetime | None:
         if not self._survey.rings_for(task):
             return None
-        pause = self._moment.pauses.get(task.name)
-        if pause is None:
-            return self._schedules[task.name].next_due(self._moment.now)
-        return self._schedules[task.name].next_due(pause.until - _MICROSECOND) if pause.until else None
+        return next_due(self._schedules[task.name], self._moment.pauses.get(task.name), self._moment.now)
 
     def _interval(self, task: Task) -> float | None:
         if task.interval is not None and task.cron is None and task.at is None:

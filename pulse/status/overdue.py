@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.model import Outcome, Run, Task, Trigger
-from pulse.schedule import Schedule, delay_of
+from pulse.schedule import Schedule
+from pulse.standing import last_begun
 
 # Between the end of a grace and the alarm: a run that has just ended may not be recorded
 # yet, and a bell that slept through a step of the clock rings up to ten seconds late.
@@ -17,7 +18,6 @@ MARGIN: Final = timedelta(seconds=15)
 
 # What answers for an instant; a run that was left out on purpose is no alarm.
 _ANSWERS: Final = frozenset({Outcome.SUCCESS, Outcome.SKIPPED, Outcome.CANCELLED})
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def last_expected(task: Task, schedule: Schedule, now: datetime) -> datetime | None:
@@ -31,15 +31,7 @@ def last_expected(task: Task, schedule: Schedule, now: datetime) -> datetime | N
         return last_begun(task, schedule, now - task.grace)
     following = schedule.previous_due(now)
     # Of an instant that is the only one there is no next.
-    return schedule.previous_due(following - _MICROSECOND) if following else None
-
-
-def last_begun(task: Task, schedule: Schedule, now: datetime) -> datetime | None:
-    """The last instant whose run was to start by *now*, its jitter included; None if there is none."""
-    due = schedule.previous_due(now)
-    while due is not None and task.jitter and due + delay_of(task, due, schedule.next_due(due)) > now:
-        due = schedule.previous_due(due - _MICROSECOND)
-    return due
+    return schedule.due_before(following) if following else None
 
 
 def overdue_since(

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,8 @@ from markupsafe import Markup
 from webob import Request, Response
 
 from pulse.status.access import Visitor
-from pulse.status.words import file_name, iso, relative, rough, spoken
+from pulse.status.words import file_name, relative, rough, spoken
+from pulse.zone import iso_utc
 
 _FOLDER: Final = Path(__file__).parent / "templates"
 # Marks for what is put in, or taken out, after a page was printed. No text of anybody can hold
@@ -50,7 +51,7 @@ class Frame:
     zone: ZoneInfo
     version: str
     visitor: Visitor
-    proof: str
+    proof_token: str
     section: str = ""
     said: str = ""
     is_live: bool = False
@@ -76,8 +77,9 @@ class Printer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(file_name=file_name)
-        self._environment.filters.update(iso=iso, spoken=spoken, utc=lambda instant: spoken(instant, ZoneInfo("UTC")))
+        self._environment.filters.update(
+            file_name=file_name, iso=iso_utc, spoken=spoken, utc=lambda instant: spoken(instant, ZoneInfo("UTC"))
+        )
         self._environment.globals.update(soft_begin=_SOFT_BEGIN, soft_end=_SOFT_END)
 
     def page(self, request: Request, name: str, frame: Frame, *, status: int = 200, **shown: Any) -> Response:
@@ -124,20 +126,8 @@ class Printer:
 
 def _words(frame: Frame) -> dict[str, Any]:
     return {
-        "base": frame.base,
-        "here": frame.here,
-        "now": frame.now,
-        "place": frame.place,
-        "zone": frame.zone,
+        **{field.name: getattr(frame, field.name) for field in fields(frame)},
         "zone_words": f"{frame.now.astimezone(frame.zone):%H:%M:%S} {frame.zone}",
-        "version": frame.version,
-        "visitor": frame.visitor,
-        "proof_token": frame.proof,
-        "section": frame.section,
-        "said": frame.said,
-        "is_live": frame.is_live,
-        "is_polled": frame.is_polled,
-        "is_readonly": frame.is_readonly,
         "tag_mark": _TAG,
         "words_rel": lambda instant: relative(instant, frame.now),
         "words_bare": lambda instant: rough(max(instant - frame.now, timedelta(0))),

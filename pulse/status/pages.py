@@ -1,7 +1,7 @@
 """The pages: what each of them shows, read from the store for this one request."""
 
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,19 +11,18 @@ from urllib.parse import urlencode
 
 from webob import Request, Response
 
-from pulse.model import Config, Outcome, Run, Task
+from pulse.model import FAILURES, Config, Outcome, Run, Task
 from pulse.request import USER_AGENT
-from pulse.runstores.base import PRESSES, RunStore
-from pulse.schedule import Schedule
+from pulse.runstores.base import PRESSES
+from pulse.standing import State
 from pulse.status import picture
-from pulse.status.audit import Audit
 from pulse.status.configuration import HIDDEN, settings_of, settings_of_task
 from pulse.status.controls import Controls
 from pulse.status.page import Frame, Printer
-from pulse.status.survey import Moment, State, Survey
+from pulse.status.survey import Moment, Survey
 from pulse.status.view import attempts_of, dues_of, facts_of, line_of, row_of, workers_of
 from pulse.status.why import explain
-from pulse.status.words import seconds_words, text_of, zone_of
+from pulse.status.words import seconds_words, text_of
 from pulse.zone import instant_of
 
 TASKS: Final = 25  # on a page
@@ -68,23 +67,12 @@ class Pages:
     Each raises StoreUnavailableError when the store does not answer.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        *,
-        schedules: Mapping[str, Schedule],
-        store: RunStore,
-        survey: Survey,
-        controls: Controls,
-        audit: Audit,
-        printer: Printer,
-    ) -> None:
-        self._config = config
-        self._schedules = schedules
-        self._store = store
+    def __init__(self, survey: Survey, controls: Controls, printer: Printer) -> None:
+        self._config = survey.config
+        self._schedules = survey.schedules
+        self._store = survey.store
         self._survey = survey
         self._controls = controls
-        self._audit = audit
         self._printer = printer
 
     def tasks(self, request: Request, frame: Frame) -> Response:
@@ -98,9 +86,9 @@ class Pages:
             for task in self._config.tasks.values()
             if (not chosen or is_in(states[task.name], chosen)) and (not query or fits(task, query))
         ]
-        shown, pager = _paged(found, request, TASKS, lambda said: _address(frame.base, "/", said))
+        shown, pager = _paged(found, request, TASKS, f"{frame.base}/")
         records = self._store.brief([task.name for task in shown], self._depth(TASKS, picture.BARS))
-        rows = [row_of(task, self._schedules[task.name], self._survey, records[task.name], moment) for task in shown]
+        rows = [row_of(task, self._survey, records[task.name], moment) for task in shown]
         counts = {state: sum(one is state for one in states.values()) for state in State}
         return self._printer.page(
             request,
@@ -119,13 +107,11 @@ class Pages:
     def task(self, request: Request, frame: Frame, task: Task) -> Response:
         """One task."""
         moment = self._survey.moment()
-        schedule, zone = self._schedules[task.name], zone_of(task)
+        schedule, zone = self._schedules[task.name], task.zone
         records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
-        row = row_of(task, schedule, self._survey, records, moment)
+        row = row_of(task, self._survey, records, moment)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
-        shown, pager = _paged(
-            runs, request, RUNS_OF_TASK, lambda said: _address(frame.base, f"/tasks/{task.name}", said)
-        )
+        shown, pager = _paged(runs, request, RUNS_OF_TASK, f"{frame.base}/tasks/{task.name}")
         at = request.GET.get("at", "")
         answer = self._why(task, runs, at, moment.now) if at else None
         return self._printer.page(
@@ -152,7 +138,7 @@ class Pages:
         found = which_of(attempts, request.GET.get("attempt", ""))
         if found is None:
             return None
-        zone = zone_of(task)
+        zone = task.zone
         return self._printer.page(
             request,
             "run.html",
@@ -178,8 +164,8 @@ class Pages:
         moment = self._survey.moment()
         found, words = self._records(name, moment)
         fitting = [run for run in found if (not outcome or _ended_as(run, outcome)) and _mentions(run, query)]
-        shown, pager = _paged(fitting, request, RUNS, lambda said: _address(frame.base, "/runs", said))
-        zones = {run.task: zone_of(self._config.tasks[run.task]) for run in shown}
+        shown, pager = _paged(fitting, request, RUNS, f"{frame.base}/runs")
+        zones = {run.task: self._config.tasks[run.task].zone for run in shown}
         return self._printer.page(
             request,
             "runs.html",
@@ -227,9 +213,7 @@ class Pages:
 
     def audit(self, request: Request, frame: Frame) -> Response:
         """Who pressed what."""
-        presses, pager = _paged(
-            self._audit.presses(), request, PRESSES_SHOWN, lambda said: _address(frame.base, "/audit", said)
-        )
+        presses, pager = _paged(self._store.presses(PRESSES), request, PRESSES_SHOWN, f"{frame.base}/audit")
         return self._printer.page(request, "audit.html", frame, presses=presses, pages=pager, kept=PRESSES)
 
     def place(self) -> str:
@@ -262,7 +246,7 @@ class Pages:
 
     def _why(self, task: Task, runs: Sequence[Run], at: str, now: datetime) -> Any:
         try:
-            instant = instant_of(datetime.fromisoformat(at), zone_of(task))
+            instant = instant_of(datetime.fromisoformat(at), task.zone)
         except ValueError:
             return None
         return explain(task, self._schedules[task.name], runs, instant, now)
@@ -270,11 +254,11 @@ class Pages:
     # Cards
 
     def _cards(self, frame: Frame, counts: Mapping[State, int], moment: Moment, chosen: str) -> list[Card]:
-        cards = [Card(value=f"{len(self._config.tasks):,}", word="tasks", href=_address(frame.base, "/", {}))]
+        cards = [Card(value=f"{len(self._config.tasks):,}", word="tasks", href=f"{frame.base}/")]
         for state in (State.RUNNING, State.FAILING, State.LATE, State.LOST, State.PAUSED):
             if counts[state] or state in (State.RUNNING, State.FAILING) or chosen == state.value:
                 mood = MOODS[state] if counts[state] else ""
-                href = _address(frame.base, "/", {"state": state.value})
+                href = _address(f"{frame.base}/", {"state": state.value})
                 is_chosen = chosen == state.value
                 cards.append(
                     Card(value=f"{counts[state]:,}", word=state.value, href=href, mood=mood, is_chosen=is_chosen)
@@ -304,18 +288,9 @@ class Pages:
         cards = [Card(value=seconds_words(picture.typical(records)), word="median")]
         if last:
             # Without the seconds of a clock that goes on: the cards are news when a run has ended.
-            at = f"{last.astimezone(zone_of(task)):%H:%M:%S}"
+            at = f"{last.astimezone(task.zone):%H:%M:%S}"
             cards.append(Card(value=at, word=f"last success, {_day(last, moment, task)}"))
         return [*cards, *counts]
-
-
-def find_run(store: RunStore, task: Task, run_id: str, attempt: str = "") -> Run | None:
-    """The run, or its last attempt when none is given; None if it is not kept.
-
-    Raises:
-        StoreUnavailableError: the store does not answer.
-    """
-    return which_of(attempts_of(store, task, run_id), attempt)
 
 
 def which_of(attempts: Sequence[Run], attempt: str) -> Run | None:
@@ -337,13 +312,13 @@ def fits(task: Task, query: str) -> bool:
 
 
 def _day(instant: datetime, moment: Moment, task: Task) -> str:
-    zone = zone_of(task)
+    zone = task.zone
     local = instant.astimezone(zone)
     return "today" if local.date() == moment.now.astimezone(zone).date() else f"{local:%d %b}"
 
 
 def _mood(outcome: Outcome) -> str:
-    if outcome in (Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST):
+    if outcome in FAILURES:
         return "bad"
     return "warn" if outcome is Outcome.MISSED else ""
 
@@ -356,8 +331,8 @@ def _mentions(run: Run, query: str) -> bool:
     return not query or any(query in text.casefold() for text in (run.task, run.reason, run.owner, run.id, run.result))
 
 
-def _paged(found: Sequence[Any], request: Request, size: int, address: Callable[[dict[str, str]], str]) -> Any:
-    """The part of *found* that the request asks for, and the pager."""
+def _paged(found: Sequence[Any], request: Request, size: int, path: str) -> Any:
+    """The part of *found* that the request asks for, and the pager of the page at *path*."""
     total = max(1, -(-len(found) // size))
     written = request.GET.get("page", "1")
     number = min(total, max(1, int(written))) if written.isascii() and written.isdigit() and len(written) < 7 else 1
@@ -365,15 +340,15 @@ def _paged(found: Sequence[Any], request: Request, size: int, address: Callable[
     pager = Pager(
         number=number,
         total=total,
-        previous=address({**said, "page": str(number - 1)}) if number > 1 else "",
-        next=address({**said, "page": str(number + 1)}) if number < total else "",
+        previous=_address(path, {**said, "page": str(number - 1)}) if number > 1 else "",
+        next=_address(path, {**said, "page": str(number + 1)}) if number < total else "",
     )
     return found[(number - 1) * size : number * size], pager
 
 
-def _address(base: str, path: str, said: Mapping[str, str]) -> str:
+def _address(path: str, said: Mapping[str, str]) -> str:
     query = urlencode({name: value for name, value in said.items() if value})
-    return f"{base}{path}?{query}" if query else f"{base}{path}"
+    return f"{path}?{query}" if query else path
 
 
 def request_of(run: Run, task: Task, config: Config) -> Iterable[tuple[str, str]]:

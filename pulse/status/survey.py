@@ -11,9 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import Enum
 from functools import cached_property
-from itertools import takewhile
 from typing import Final
 
 from pulse.clock import Clock
@@ -22,30 +20,14 @@ from pulse.instance import is_gone
 from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import RunStore, Totals
 from pulse.schedule import Schedule
-from pulse.status.overdue import last_begun, overdue_since
-from pulse.status.words import TROUBLE
+from pulse.standing import State, state_by
+from pulse.status.overdue import overdue_since
 
 LOOK_AGAIN: Final = timedelta(seconds=60)  # a run by hand may begin and end between two looks
 PENDING: Final = timedelta(seconds=1)  # what was due has no record yet
-# From the instant at which a run was to start until somebody is told that it has not:
-# claims take milliseconds, but the machine may be busy.
-PATIENCE: Final = timedelta(seconds=10)
 DEPTH: Final = 10  # records of a task whose newest one does not tell how it is doing
 BATCH: Final = 500  # tasks that the store is asked about at once, between two looks at the clock
 MANY: Final = 20  # tasks whose totals are asked for one by one; of more, those of all come at once
-
-
-class State(Enum):
-    """How a task is doing."""
-
-    NEW = "new"  # nothing is recorded of it
-    OK = "ok"
-    LATE = "late"  # it was due, and nobody ran it
-    RUNNING = "running"
-    FAILING = "failing"
-    PAUSED = "paused"
-    LOST = "lost"  # the process of the last run died
-    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +67,13 @@ class _Seen:
 
 
 class Survey:
-    """The newest records of all tasks of a filter; safe to use from any thread."""
+    """The newest records of all tasks of a filter; safe to use from any thread.
+
+    Attributes:
+        config: Of the filter.
+        schedules: Of its tasks, by name.
+        store: Where the records are.
+    """
 
     def __init__(
         self,
@@ -97,15 +85,15 @@ class Survey:
     ) -> None:
         """Wire it; nothing is read before `refresh`. *known_digest*: the fingerprint of *config*, or nothing."""
         self._known_digest = known_digest
-        self._config = config
-        self._schedules = schedules
-        self._store = store
+        self.config = config
+        self.schedules = schedules
+        self.store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen = {name: _Seen() for name in self._config.tasks}
+        self._seen = {name: _Seen() for name in self.config.tasks}
         self._looks: list[tuple[datetime, str]] = []
         self._next_look: dict[str, datetime] = {}
-        self._unread = list(self._config.tasks)[::-1]
+        self._unread = list(self.config.tasks)[::-1]
         self._busy: frozenset[str] = frozenset()
         self._is_begun = False
         self._totals: Mapping[str, Totals] | None = None  # while it looks
@@ -114,7 +102,7 @@ class Survey:
     def digest(self) -> str:
         """The fingerprint of the configuration by which this process lives."""
         # Of many tasks it takes a while, which the scheduler of this process has spent already.
-        return self._known_digest() or digest_of(self._config)
+        return self._known_digest() or digest_of(self.config)
 
     @property
     def unread(self) -> int:
@@ -127,19 +115,19 @@ class Survey:
         Raises:
             StoreUnavailableError: it does not answer.
         """
-        now = self._store.now() or self._clock.now()
+        now = self.store.now() or self._clock.now()
         held: dict[str, list[Run]] = {}
-        for run in (*self._store.running(), *self._store.waiting()):
-            if run.task in self._config.tasks and run not in held.setdefault(run.task, []):
+        for run in (*self.store.running(), *self.store.waiting()):
+            if run.task in self.config.tasks and run not in held.setdefault(run.task, []):
                 held[run.task].append(run)
-        instances = self._store.instances()
+        instances = self.store.instances()
         # Each says that it is alive three times in a lease; of one on this host it is seen at once.
-        alive = [one for one in instances if now - one.seen <= self._config.lease and not is_gone(one.owner)]
+        alive = [one for one in instances if now - one.seen <= self.config.lease and not is_gone(one.owner)]
         living = {one.owner for one in alive}
         return Moment(
             now=now,
             held=held,
-            pauses={name: pause for name, pause in self._store.pauses().items() if pause.holds(now)},
+            pauses={name: pause for name, pause in self.store.pauses().items() if pause.holds(now)},
             alive=alive,
             gone=[one for one in instances if one.owner not in living],
         )
@@ -193,11 +181,7 @@ class Survey:
             return plain
         if not seen.records:
             return State.LATE if self.overdue(task, moment) else State.NEW
-        if self._is_late(task, seen.records, moment.now):
-            return State.LATE
-        if failures(seen.records):
-            return State.LOST if ended(seen.records)[0].outcome is Outcome.LOST else State.FAILING
-        return State.OK
+        return state_by(seen.records, task, self.schedules[task.name], moment.now)
 
     def overdue(self, task: Task, moment: Moment) -> datetime | None:
         """The instant since which *task* is overdue; see `pulse.status.overdue`."""
@@ -209,7 +193,7 @@ class Survey:
         is_plain = is_trimmed or bool(seen.records and _tells(seen.records[0]))
         return overdue_since(
             task,
-            self._schedules[task.name],
+            self.schedules[task.name],
             moment.now,
             records=seen.records,
             last_success=seen.last_success,
@@ -220,7 +204,7 @@ class Survey:
 
     def rings_for(self, task: Task) -> bool:
         """Whether *task* is to run by itself, as far as the configuration goes."""
-        return self._config.enabled and task.enabled
+        return self.config.enabled and task.enabled
 
     # What is plain to see
 
@@ -230,14 +214,6 @@ class Survey:
         if not self.rings_for(task):
             return State.DISABLED
         return State.PAUSED if task.name in moment.pauses else None
-
-    def _is_late(self, task: Task, records: Sequence[Run], now: datetime) -> bool:
-        planned = [run for run in records if run.trigger is not Trigger.MANUAL]
-        due = last_begun(task, self._schedules[task.name], now - PATIENCE)
-        if due is None or not planned:
-            return False
-        newest = max(planned, key=lambda run: run.due)
-        return newest.due < due or newest.outcome is Outcome.MISSED
 
     # Looking
 
@@ -268,7 +244,7 @@ class Survey:
 
     def _look_at_newest(self, moment: Moment) -> None:
         """Read the newest record of every task; those of which it does not tell enough stay unread."""
-        newest = self._store.newest()
+        newest = self.store.newest()
         plain = [name for name in self._unread if name in newest and _tells(newest[name])]
         self._take({name: ([newest[name]], None) for name in plain}, moment)
         self._unread = [name for name in self._unread if not self._seen[name].is_read]
@@ -280,10 +256,10 @@ class Survey:
 
     def _read(self, names: Collection[str]) -> Mapping[str, tuple[Sequence[Run], datetime | None]]:
         """The newest records of each of *names*, and its last success where they do not tell."""
-        newest = dict(self._store.brief(names, 1))
+        newest = dict(self.store.brief(names, 1))
         silent = [name for name in names if not (newest.get(name) and _tells(newest[name][0]))]
         deeper = [name for name in silent if newest.get(name)]
-        newest |= self._store.brief(deeper, DEPTH) if deeper else {}
+        newest |= self.store.brief(deeper, DEPTH) if deeper else {}
         successes = self._last_successes(silent)
         return {name: (newest.get(name, ()), successes.get(name)) for name in names}
 
@@ -292,28 +268,18 @@ class Survey:
         if len(wanted) > MANY:
             # Those of all tasks: once for all that this look asks about, and not once for each few hundred of them.
             if self._totals is None:
-                self._totals = self._store.all_totals()
+                self._totals = self.store.all_totals()
             return {name: totals.last_success for name, totals in self._totals.items()}
-        return {name: self._store.totals(name).last_success for name in wanted}
+        return {name: self.store.totals(name).last_success for name in wanted}
 
     def _look_again(self, name: str, records: Collection[Run], moment: Moment) -> datetime:
-        now, schedule = moment.now, self._schedules[name]
+        now, schedule = moment.now, self.schedules[name]
         due = schedule.previous_due(now)
         is_pending = due is not None and due > now - LOOK_AGAIN and not any(run.due >= due for run in records)
         if is_pending and name not in moment.held:
             return now + PENDING
         following = schedule.next_due(now)
         return min(following or now + LOOK_AGAIN, now + LOOK_AGAIN)
-
-
-def ended(records: Sequence[Run]) -> list[Run]:
-    """The runs among *records* that have said how the task is doing, newest first."""
-    return [run for run in records if run.started and run.outcome is not Outcome.CANCELLED]
-
-
-def failures(records: Sequence[Run]) -> int:
-    """How many of the last runs among *records*, newest first, went wrong one after the other."""
-    return sum(1 for _ in takewhile(lambda run: run.outcome in TROUBLE, ended(records)))
 
 
 def _tells(newest: Run) -> bool:

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from pulse.instance import short, this_instance
 from pulse.model import Instance, Pause, Progress, Run, Task
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule, delay_of
+from pulse.standing import State, failures, next_due
 from pulse.status import picture
-from pulse.status.survey import Moment, State, Survey, failures
+from pulse.status.survey import Moment, Survey
 from pulse.status.words import (
     DASH,
     clock,
@@ -22,10 +22,7 @@ from pulse.status.words import (
     seconds_words,
     spoken,
     trigger_words,
-    zone_of,
 )
-
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,9 +96,10 @@ class Worker:
     differs: bool
 
 
-def row_of(task: Task, schedule: Schedule, survey: Survey, records: Sequence[Run], moment: Moment) -> Row:
+def row_of(task: Task, survey: Survey, records: Sequence[Run], moment: Moment) -> Row:
     """The task by its newest *records*, which *survey* is told of, too."""
     survey.note(task.name, records)
+    schedule = survey.schedules[task.name]
     running = moment.running(task.name)
     pause = moment.pauses.get(task.name)
     state = survey.state(task, moment) or State.NEW
@@ -112,9 +110,9 @@ def row_of(task: Task, schedule: Schedule, survey: Survey, records: Sequence[Run
         records=records,
         running=running,
         state=state.value,
-        state_words=_state_words(state, records, running, pause, zone_of(task), moment.now),
+        state_words=_state_words(state, records, running, pause, task.zone, moment.now),
         schedule=schedule.describe(),
-        zone=zone_of(task),
+        zone=task.zone,
         bars=picture.bars([*reversed(running), *records]),
         lane=picture.lane(schedule if rings and not pause else None, records, running, picture.minute(moment.now)),
         next=next_due(schedule, pause, moment.now) if rings else None,
@@ -133,13 +131,6 @@ def attempts_of(store: RunStore, task: Task, run_id: str) -> list[Run]:
     """
     held = [run for run in (*store.waiting(), *store.running()) if run.task == task.name and run.id == run_id]
     return [*held, *store.find(task.name, run_id)]
-
-
-def next_due(schedule: Schedule, pause: Pause | None, now: datetime) -> datetime | None:
-    """When *schedule* is due next, or first after *pause*; None for never."""
-    if pause is None:
-        return schedule.next_due(now)
-    return schedule.next_due(pause.until - _MICROSECOND) if pause.until else None
 
 
 def progress_words(progress: Progress) -> str:
@@ -185,16 +176,15 @@ def reason_of(run: Run, zone: ZoneInfo, now: datetime) -> str:
 
 def dues_of(task: Task, schedule: Schedule, now: datetime, count: int) -> Iterator[Due]:
     """The next *count* due instants, with what jumps of the clock and the jitter do to them."""
-    zone, due = zone_of(task), schedule.next_due(now)
-    previous = schedule.previous_due(now)
+    zone, due = task.zone, schedule.next_due(now)
     while due is not None and count:
         following = schedule.next_due(due)
-        notes = [schedule.remark(due) or _clock_note(previous, due, zone)]
+        notes = [schedule.clock_note(due, zone)]
         if task.jitter:
             delay = delay_of(task, due, following).total_seconds()
             notes.append(f"starts {seconds_words(delay)} later, by its jitter")
         yield Due(instant=due, words=spoken(due, zone), note="; ".join(filter(None, notes)))
-        previous, due, count = due, following, count - 1
+        due, count = following, count - 1
 
 
 def workers_of(moment: Moment, digest: str) -> list[Worker]:
@@ -246,15 +236,6 @@ def _state_words(
         case State.RUNNING if len(running) > 1:
             return f"running \N{MULTIPLICATION SIGN}{len(running)}"
     return str(state.value)
-
-
-def _clock_note(previous: datetime | None, due: datetime, zone: ZoneInfo) -> str:
-    if previous is None:
-        return ""
-    before, after = previous.astimezone(zone).utcoffset(), due.astimezone(zone).utcoffset()
-    if before is None or after is None or before == after:
-        return ""
-    return f"the clocks have gone {'forward' if before < after else 'back'}"
 
 
 def _worker(one: Instance, running: int, digest: str, *, is_alive: bool) -> Worker:

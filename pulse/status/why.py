@@ -6,9 +6,7 @@ from datetime import datetime, timedelta
 
 from pulse.model import Run, Task
 from pulse.schedule import Schedule
-from pulse.status.words import outcome_words, relative, spoken, zone_of
-
-_MICROSECOND = timedelta(microseconds=1)
+from pulse.status.words import outcome_words, relative, spoken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,16 +24,16 @@ class Answer:
 
 def explain(task: Task, schedule: Schedule, records: Sequence[Run], at: datetime, now: datetime) -> Answer:
     """What *records*, newest first, say about *task* at *at*, a minute that somebody typed."""
-    due = schedule.previous_due(at + timedelta(minutes=1) - _MICROSECOND)
+    due = schedule.due_before(at + timedelta(minutes=1))
     nearest = _nearest(records, at)
     if due is None or due < at:
         following = schedule.next_due(at)
-        then = f"; the next instant after it is {spoken(following, zone_of(task))}" if following else ""
+        then = f"; the next instant after it is {spoken(following, task.zone)}" if following else ""
         return Answer(sentence=f"It was not due then{then}.", nearest=nearest)
     if due > now:
         return Answer(sentence=f"It is due then, {relative(due, now)}.", nearest=nearest)
     record = next((run for run in records if (run.first_due or run.due) <= due <= run.due), None)
-    when = spoken(due, zone_of(task))
+    when = spoken(due, task.zone)
     if record is not None:
         reason = f": {record.reason}" if record.reason else ""
         said = f"It was due at {when}, and is recorded as {outcome_words(record)}{reason}."

@@ -1,22 +1,15 @@
 """Spans, instants and values as people read them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from pulse import reader
-from pulse.model import Outcome, Run, Task, Trigger
+from pulse.model import Run, Trigger
 
-# What somebody has to look at; the others went well, or are what somebody wanted.
-TROUBLE: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
 DASH: Final = "\N{EN DASH}"
-
-
-def zone_of(task: Task) -> ZoneInfo:
-    """The zone by which *task* lives."""
-    return task.timezone or ZoneInfo("UTC")
 
 
 def seconds_words(seconds: float | None) -> str:
@@ -59,11 +52,6 @@ def clock(instant: datetime, zone: ZoneInfo, now: datetime) -> str:
     local = instant.astimezone(zone)
     is_today = local.date() == now.astimezone(zone).date()
     return f"{local:%H:%M:%S}" if is_today else f"{local:%d %b %H:%M}"
-
-
-def iso(instant: datetime | None) -> str | None:
-    """*instant* for programs, in UTC."""
-    return instant.astimezone(UTC).isoformat() if instant else None
 
 
 def outcome_words(run: Run) -> str:

@@ -87,14 +87,14 @@ class AioWorkers(Workers):
             self._is_closing = True
         waiting = self._queue.close()
         if not self._ended.is_set() and not self._clock.wait(self._idle, seconds):
-            self._runner.cancel()
+            self._runner.upkeep.cancel()
             self._cancel_asked()
             self._clock.wait(self._idle, LAST_WORD)
-            self._leave_behind(self._runner.abandon())
+            self._leave_behind(self._runner.upkeep.abandon())
         self._ended.set()
         with self._work:
             self._work.notify_all()
-        self._runner.record_last(max(0.0, until - self._clock.monotonic()))
+        self._runner.upkeep.record_last(max(0.0, until - self._clock.monotonic()))
         return waiting
 
     @property
@@ -323,18 +323,18 @@ class AioWorkers(Workers):
 
     def _watch(self) -> None:
         """Renew leases, cancel what is asked to stop, and give up what does not come back."""
-        report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
+        report, renewal = Every(REPORT, self._clock), Every(self._runner.upkeep.beat, self._clock)
         while not self._ended.is_set():
             try:
-                self._leave_behind(self._runner.give_up_overdue())
+                self._leave_behind(self._runner.upkeep.give_up_overdue())
                 for fire in self._runner.due_again():
                     self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
                 if report.has_come():
                     self._queue.wake()
-                    self._runner.report()
+                    self._runner.upkeep.report()
                     self._cancel_asked()
                 if renewal.has_come():
-                    self._runner.renew()
+                    self._runner.upkeep.renew()
             # The store may be out of reach for a while; the deadlines must be watched on.
             except Exception as error:  # noqa: BLE001 - it is logged
                 extra = {"pulse_event": "renewal_failed"}

@@ -79,23 +79,23 @@ class Attendant:
         """End the thread, and record what is not recorded yet, or say that it could not be; idempotent."""
         self._ended.set()
         self._begun.set()
-        self._runner.record_last(LAST_RECORDS)
+        self._runner.upkeep.record_last(LAST_RECORDS)
         self._at_end()
 
     def _watch(self) -> None:
-        report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
+        report, renewal = Every(REPORT, self._clock), Every(self._runner.upkeep.beat, self._clock)
         while not self._ended.is_set():
-            self._clock.wait(self._begun, self._runner.beat)
+            self._clock.wait(self._begun, self._runner.upkeep.beat)
             self._begun.clear()
             if self._busy or self._runner.is_awaited:
                 self._begun.set()  # stay awake as long as there is a deadline to watch
             try:
-                self._runner.give_up_overdue()
+                self._runner.upkeep.give_up_overdue()
                 self._hand_over_attempts()
                 if report.has_come():
-                    self._runner.report()
+                    self._runner.upkeep.report()
                 if renewal.has_come():
-                    self._runner.renew()
+                    self._runner.upkeep.renew()
                     with suppress(StoreUnavailableError):  # the runner says so, which asks it at each beat
                         self._fleet.watch_the_clock()
             # A fault of Pulse; the deadlines must be watched on.

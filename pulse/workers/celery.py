@@ -35,11 +35,11 @@ from pulse.errors import (
     StoreUnavailableError,
 )
 from pulse.fleet import fingerprint
-from pulse.model import Config, Fire, Outcome, Run, Task, Trigger
+from pulse.model import FAILURES, Config, Fire, Run, Task, Trigger
 from pulse.runstores.base import RunStore
 from pulse.underway import PATIENCE
 from pulse.workers.attendant import Attendant
-from pulse.wsgi.lazy import collecting, load_application
+from pulse.wsgi.lazy import collecting, load_application, manual_start
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,6 @@ BEHIND: Final = 2 * PATIENCE
 ELSEWHERE: Final = 2.0  # seconds until a message that is not for this worker is offered again, on the average
 REMARK: Final = 60.0  # seconds from one look whether a store is still the one that it was to the next
 PRIORITIES: Final = 10  # of a queue of RabbitMQ, 0 to 9
-
-_FAILED: Final = frozenset({Outcome.FAILED, Outcome.TIMEOUT, Outcome.ABANDONED, Outcome.LOST})
 
 
 # What sends
@@ -331,16 +329,8 @@ class _Hall:
 
 def _loaded(specification: str) -> list[Any]:
     """The filters in mode celery of the application at *specification*."""
-    before = os.environ.get("PULSE_START")
-    os.environ["PULSE_START"] = "manual"  # a worker of Celery never rings
-    try:
-        with collecting() as built:
-            loaded = load_application(specification)
-    finally:
-        if before is None:
-            del os.environ["PULSE_START"]
-        else:
-            os.environ["PULSE_START"] = before
+    with collecting() as built, manual_start():  # a worker of Celery never rings
+        loaded = load_application(specification)
     # Without any that were built: the module was there before, and the object may be one of them.
     configs = [(one, getattr(one, "config", None)) for one in built or [loaded]]
     found = [one for one, config in configs if isinstance(config, Config) and config.mode == "celery"]
@@ -407,7 +397,7 @@ def run(  # noqa: PLR0917 - the message
     if record is None or record.outcome is None:
         return "not run: somebody else has taken it, or it is over"
     words = " ".join(filter(None, (record.outcome.value, str(record.status or ""), record.reason)))
-    if record.outcome in _FAILED:
+    if record.outcome in FAILURES:
         raise RunFailedError(words)
     return words
 

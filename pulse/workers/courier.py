@@ -1,7 +1,7 @@
 """mode = celery: hands what is due over to Celery, whose workers run it.
 
 Of all processes that ring one wins the fire. It claims it for the queue
-(`Runner.reserve`), and sends one message; the run then belongs to whichever worker takes it
+(`Claims.reserve`), and sends one message; the run then belongs to whichever worker takes it
 over. Nothing of a queue is kept here: what Celery does not deliver is found by its lease.
 
 While the broker does not answer nothing is claimed. What is due is held back, and tried
@@ -134,7 +134,7 @@ class Courier(Workers):
         """Record what nobody will send; what has come to a worker even so is the worker's."""
         for run in left:
             self._runner.claims.withdraw(run, Outcome.MISSED, self._problem or ENDED)
-        self._runner.record_late()
+        self._runner.upkeep.record_late()
 
     @property
     def busy(self) -> int:
@@ -306,19 +306,19 @@ class Courier(Workers):
     def _watch(self) -> None:
         renewed = looked = self._clock.monotonic()
         while not self._ended.is_set():
-            self._clock.wait(self._begun, self._runner.beat)
+            self._clock.wait(self._begun, self._runner.upkeep.beat)
             self._begun.clear()
             if self._is_busy():
                 self._begun.set()  # stay awake as long as there is something to look after
             try:
                 now = self._clock.monotonic()
-                if now - renewed >= self._runner.beat:  # first: it says that the store is away, the others raise
+                if now - renewed >= self._runner.upkeep.beat:  # first: it says that the store is away, the others raise
                     renewed = now
-                    self._runner.renew()
+                    self._runner.upkeep.renew()
                 self._offer_again()
                 self._keep_promises()
                 is_waited_for = self._sent or self._queue.is_resting
-                if (is_waited_for and now - looked >= REPORT) or now - looked >= self._runner.beat:
+                if (is_waited_for and now - looked >= REPORT) or now - looked >= self._runner.upkeep.beat:
                     looked = now
                     self._queue.wake()
                     self._look_at_the_queue()

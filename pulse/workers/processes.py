@@ -53,7 +53,6 @@ class ProcessWorkers(ThreadWorkers):
         self._children = children
 
     def close(self, seconds: float) -> int:
-        """See `Workers.close`."""
         waiting = super().close(seconds)
         self._children.close()
         return waiting

@@ -91,10 +91,10 @@ class ThreadWorkers(Workers):
             self._cancel()
             self._clock.wait(self._pool.idle, LAST_WORD)
             self._ended.set()  # the places of those that are left behind now are not filled
-            self._leave_behind(self._runner.abandon())
+            self._leave_behind(self._runner.upkeep.abandon())
         self._ended.set()
         self._begun.set()
-        self._runner.record_last(max(0.0, until - self._clock.monotonic()))
+        self._runner.upkeep.record_last(max(0.0, until - self._clock.monotonic()))
         return waiting
 
     @property
@@ -108,7 +108,7 @@ class ThreadWorkers(Workers):
         return self._pool.abandoned
 
     def _cancel(self) -> None:
-        self._runner.cancel()
+        self._runner.upkeep.cancel()
 
     # The threads
 
@@ -286,10 +286,10 @@ class ThreadWorkers(Workers):
 
     def _watch(self) -> None:
         """The outermost frame of the watcher."""
-        report, renewal = Every(REPORT, self._clock), Every(self._runner.beat, self._clock)
+        report, renewal = Every(REPORT, self._clock), Every(self._runner.upkeep.beat, self._clock)
         effort = Effort(self._clock)
         while not self._ended.is_set():
-            if self._clock.wait(self._begun, self._runner.beat):
+            if self._clock.wait(self._begun, self._runner.upkeep.beat):
                 self._begun.clear()
                 # Most runs are over by then: to look at once would only keep them waiting for the interpreter.
                 self._clock.wait(self._ended, LOOK)
@@ -303,15 +303,15 @@ class ThreadWorkers(Workers):
         """Renew leases, see to runs that last, and replace the threads whose runs were given up."""
         try:
             self._relieve(is_computing=effort.since_last() > BUSY)
-            self._leave_behind(self._runner.give_up_overdue())
+            self._leave_behind(self._runner.upkeep.give_up_overdue())
             self._fill()
             for fire in self._runner.due_again():
                 self._queue.put_back(fire, keep=self._runner.keeps(fire.task))
             if report.has_come():
                 self._queue.wake()
-                self._runner.report()
+                self._runner.upkeep.report()
             if renewal.has_come():
-                self._runner.renew()
+                self._runner.upkeep.renew()
         # The store may be out of reach for a while; the deadlines must be watched on.
         except Exception as error:  # noqa: BLE001 - it is logged
             extra = {"pulse_event": "renewal_failed"}

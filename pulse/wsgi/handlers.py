@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Final, ParamSpec
 
@@ -10,6 +10,7 @@ from webob import Response
 
 from pulse.errors import ResponseError
 from pulse.gateway import Environ, StartResponse
+from pulse.loop import immediate
 from pulse.wsgi.bridge.answer import close, readable
 from pulse.wsgi.chunks import begun, either
 from pulse.wsgi.response import WsgiResponse, error_response
@@ -88,7 +89,7 @@ class WsgiHandler:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         """The response to one request: an iterable, or if the handler is asynchronous an awaitable of one."""
         answering = self._answer(environ, _Start(start_response))
-        return answering if self.async_ else _finished(answering)
+        return answering if self.async_ else immediate(answering)
 
     async def _answer(self, environ: Environ, start: "_Start") -> Any:
         """The whole course, for both kinds of handler: in a synchronous one nothing is ever awaited."""
@@ -200,13 +201,3 @@ def _listed(name: str, functions: Iterable[Callable[..., Any]] | None) -> list[C
 def _complete(environ: Environ) -> Environ:
     """*environ* for WebOb: a copy with what it lacks."""
     return environ if environ.keys() >= _LEAST.keys() else {**_LEAST, **environ}
-
-
-def _finished(answering: Coroutine[Any, Any, Any]) -> Any:
-    """What *answering* results in, which awaits nothing."""
-    try:
-        answering.send(None)
-    except StopIteration as end:
-        return end.value
-    answering.close()
-    raise TypeError("a synchronous WsgiHandler was made to wait")

@@ -1,4 +1,4 @@
-"""Applications that are loaded where they are called: by a subclass, or from a specification.
+"""Applications that are loaded where they are needed: by a subclass when it is called, or from a specification.
 
 `LazyWsgi` is how an application reaches another process: pickled before or after its first
 call, a copy sets itself up again over there.
@@ -6,6 +6,7 @@ call, a copy sets itself up again over there.
 
 import importlib
 import inspect
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,22 +75,6 @@ class LazyWsgi:
         self.__dict__.update(state)
 
 
-class LoadedWsgi(LazyWsgi):
-    """The application of a specification: `config:production.ini#main` or `module:object`."""
-
-    def __init__(self, specification: str) -> None:
-        """*specification*: see `load_application`; nothing is read yet."""
-        self.specification = specification
-
-    def setup(self, environ: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        """Load the application.
-
-        Raises:
-            ApplicationError: it cannot be found.
-        """
-        return load_application(self.specification)
-
-
 def load_application(specification: str) -> Any:
     """The WSGI application of `config:<ini file>[#<section>]` or `<module>:<object>`.
 
@@ -114,6 +99,23 @@ def load_application(specification: str) -> Any:
             raise ApplicationError(specification, f"{scheme} has no {rest}")
         found = getattr(found, name)
     return found
+
+
+@contextmanager
+def manual_start() -> Iterator[None]:
+    """Inside, no application that is built begins to run its tasks."""
+    before = os.environ.get(_START)
+    os.environ[_START] = "manual"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_START]
+        else:
+            os.environ[_START] = before
+
+
+_START: Final = "PULSE_START"  # see `pulse.start`
 
 
 @contextmanager

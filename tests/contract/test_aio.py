@@ -242,7 +242,7 @@ def test_a_run_that_was_asked_to_stop_is_cancelled_even_if_its_time_is_over_then
     found = begin(middleware, "lingers")
     wait_until(lambda: site.under_way)
 
-    middleware._engine.workers._runner.cancel()
+    middleware._engine.workers._runner.upkeep.cancel()
     middleware._engine.workers._cancel_asked()
     wait_until(lambda: found)
 

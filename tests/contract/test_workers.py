@@ -21,7 +21,7 @@ def make(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     monkeypatch.setenv(endpoints.RELEASE, str(tmp_path / "release"))
     # Else whoever asks a run to stop, or how far it has got, is heard after a second.
     monkeypatch.setattr("pulse.workers.threads.REPORT", 0.1)
-    monkeypatch.setattr("pulse.runner.LASTING", 0.1)
+    monkeypatch.setattr("pulse.upkeep.LASTING", 0.1)
     with benches(request.param) as make:
         yield make
 

@@ -2,64 +2,15 @@
 
 import threading
 from contextlib import contextmanager
-from uuid import uuid4
 
 from waitress.server import create_server
 
-from pulse import PulseMiddleware, Task
-from pulse.instance import this_place
-from pulse.model import Fire, Trigger
+from pulse import Task
 from pulse.schedule import schedule_of
 from pulse.status.app import StatusApp
-from pulse.status.controls import Ringing
 
 TOKEN = "a-token-of-enough-characters"
 NASTY = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
-
-
-class MiddlewareControls:
-    """`pulse.status.controls.Controls` over a middleware."""
-
-    def __init__(self, middleware: PulseMiddleware) -> None:
-        self._middleware = middleware
-
-    def start_run(self, name, *, force, by):
-        own = self._middleware
-        own._must_know(name)
-        place = this_place(own.config.tasks[name].scope)
-        now = own._clock.now()
-        fire = Fire(task=name, due=now, trigger=Trigger.MANUAL, run_id=uuid4().hex, place=place, is_forced=force)
-        if own._engine is not None:
-            own._engine.workers.run_apart(fire)
-        else:
-            threading.Thread(target=own.run_now, args=(name,), kwargs={"force": force}, daemon=True).start()
-        return fire.run_id
-
-    def retry(self, run, *, by):
-        own = self._middleware
-        fire = own._fire_by_hand(run.task, again=run)
-        if own._engine is not None:
-            own._engine.workers.run_apart(fire)
-        else:
-            threading.Thread(target=own._run_alone, args=(fire,), daemon=True).start()
-
-    def pause(self, name, *, until, note, by):
-        self._middleware.pause(name, until=until, note=note, by=by)
-
-    def resume(self, name):
-        return self._middleware.resume(name)
-
-    def ringing(self):
-        engine = self._middleware._engine
-        if engine is None:
-            return Ringing(state="silent", reason="it was not started")
-        return Ringing(
-            state="ringing",
-            reason="it serves",
-            busy=engine.workers.busy,
-            abandoned=engine.workers.abandoned,
-            next_ring=engine.scheduler.next_ring(),
-        )
 
 
 class Site:
@@ -120,6 +71,6 @@ def window(middleware, *, path="/_pulse", **more):
         path=path,
         schedules={name: schedule_of(task) for name, task in config.tasks.items()},
         store=middleware.run_store,
-        controls=MiddlewareControls(middleware),
+        controls=middleware._hand,
         **more,
     )

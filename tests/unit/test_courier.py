@@ -345,7 +345,7 @@ def test_while_the_broker_is_silent_a_further_attempt_waits_in_the_store_for_tho
     attendant._hand_over_attempts()
 
     assert [run.attempt for run in bench.store.waiting()] == [2]
-    bench.courier._runner.renew()
+    bench.courier._runner.upkeep.renew()
     assert [(one.run_id, one.attempt) for one in bench.courier._runner.due_again()] == [(fire.run_id, 2)]
 
 
@@ -508,7 +508,7 @@ def test_what_nobody_takes_is_missed():
     bench.ring(bench.fire())
     bench.clock.advance(61 * SECOND)
 
-    bench.courier._runner.renew()
+    bench.courier._runner.upkeep.renew()
 
     assert bench.recorded == [(Outcome.MISSED, NOT_TAKEN)]
 
@@ -519,7 +519,7 @@ def test_what_nobody_takes_is_handed_over_again_if_it_recovers():
     bench.ring(fire)
     bench.clock.advance(61 * SECOND)
 
-    bench.courier._runner.renew()
+    bench.courier._runner.upkeep.renew()
     (again,) = bench.courier._runner.due_again()
     bench.ring(again)
 
@@ -701,7 +701,7 @@ def test_what_is_being_sent_at_the_end_is_handed_over_by_another_process_if_it_r
     bench.post.during = lambda: None
     heir = Courier(bench.runner("web:2"), bench.post, store=bench.store, clock=bench.clock)
 
-    heir._runner.renew()
+    heir._runner.upkeep.renew()
     (again,) = heir._runner.due_again()
     heir.hand_over(again)
 
@@ -720,7 +720,7 @@ def test_what_recovers_is_not_handed_over_without_end():
     for number in range(5):
         bench.courier.close(0)
         bench.courier = Courier(bench.runner(f"web:{number}"), bench.post, store=bench.store, clock=bench.clock)
-        bench.courier._runner.renew()
+        bench.courier._runner.upkeep.renew()
         for again in bench.courier._runner.due_again():
             attempts += 1
             bench.ring(again)

@@ -85,7 +85,7 @@ def test_as_many_runs_as_there_are_workers_may_end_while_the_store_is_away():
     for active in claimed:
         runner.finish(active, Reply(outcome=Outcome.SUCCESS, status=200))
     store.is_down = False
-    runner.record_late()
+    runner.upkeep.record_late()
 
     assert store.running() == []
     assert store.totals("a").counts == {Outcome.SUCCESS: many}

@@ -10,22 +10,24 @@ PACKAGE = Path(__file__).parents[2] / "pulse"
 # A room imports from lower floors only; a folder is one room.
 FLOORS = {
     "errors": 0, "clock": 0, "reader": 0, "gateway": 0, "zone": 0, "instance": 0, "probes": 0, "address": 0,
-    "option": 1, "guesses": 1,
+    "option": 1, "guesses": 1, "forks": 1,
     "model": 2,
     "mark": 3, "spelling": 3, "schedule": 3, "context": 3, "request": 3, "loop": 3, "codec": 3,
     "outage": 3, "control": 3, "evidence": 3, "runlog": 3, "postponed": 3, "within": 3, "meant": 3, "inifile": 3, "hint": 3,
-    "underway": 4, "missed": 4, "guard": 4, "config": 4, "wsgi": 4, "runstores": 4, "state": 4, "logs": 4,
-    "exchange": 5, "sessions": 5, "fleet": 5, "aftermath": 5,
+    "underway": 4, "missed": 4, "standing": 4, "guard": 4, "config": 4, "wsgi": 4, "runstores": 4, "state": 4, "logs": 4,
+    "exchange": 5, "sessions": 5, "fleet": 5, "aftermath": 5, "given": 5,
     "dispatch": 6, "recorder": 6,
     "claims": 7, "alarms": 7,
-    "runner": 8,
-    "workers": 9, "announce": 9,
+    "upkeep": 8,
+    "runner": 9,
+    "workers": 10, "announce": 9,
     "scheduler": 10,
     "status": 11,
     "start": 12, "engine": 12,
-    "middleware": 13,
-    "app": 14, "asgi": 14, "commands": 14,
-    "cli": 15,
+    "hand": 13,
+    "middleware": 14,
+    "app": 15, "asgi": 15, "commands": 15,
+    "cli": 16,
 }  # fmt: skip
 OUTSIDE = {"__init__", "__main__", "pytest_plugin", "testing"}  # they may import every room; no room imports them
 

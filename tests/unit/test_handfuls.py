@@ -135,12 +135,12 @@ def test_what_was_won_unheard_is_recorded_as_soon_as_the_store_answers_again(bea
     lose_the_answer(bench, bench.store.claim_all)
     assert {run.task for run in bench.store.running()} == {"a", "b", "c"}
     assert bench.runner.is_awaited
-    bench.runner.report()
+    bench.runner.upkeep.report()
     assert bench.records == []  # as long as it has answered nothing else
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
     bench.runner.claims.claim(Fire(task="a", due=NOON))
 
-    getattr(bench.runner, beat)()
+    getattr(bench.runner.upkeep, beat)()
 
     assert [(run.task, run.outcome, run.started) for run in bench.records] == [
         ("a", Outcome.MISSED, None), ("b", Outcome.MISSED, None), ("c", Outcome.MISSED, None),
@@ -156,7 +156,7 @@ def test_what_was_not_won_unheard_stays_with_whoever_has_won_it():
     bench.store.claim(bench.fires[0], owner="there:1", limits=Limits(), **terms)
     bench.store.claim(bench.fires[1], owner="here:1", limits=Limits(recovers=True), **terms)
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert {run.task for run in bench.store.running()} == {"a", "b"}  # the second one is begun again by its lease
     assert bench.records == []
@@ -169,7 +169,7 @@ def test_what_another_thread_is_just_told_that_it_has_won_is_not_given_back():
     terms = {"owner": "here:1", "now": bench.clock.now(), "lease": LEASE, "passed": lambda cursor: None}
     bench.store.claim(won, limits=Limits(), **terms)
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert [run.task for run in bench.records] == ["a"]
     assert [run.task for run in bench.store.running()] == ["b"]
@@ -179,11 +179,11 @@ def test_what_may_have_been_won_unheard_is_looked_for_as_long_as_its_lease_would
     bench = Bench("a")
     lose_the_answer(bench, lambda *bids, **terms: None)
     bench.clock.advance(LEASE.total_seconds() / 2)
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     assert bench.runner.is_awaited
 
     bench.clock.advance(LEASE.total_seconds())
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert not bench.runner.is_awaited
 
@@ -207,7 +207,7 @@ def test_a_run_that_is_won_when_it_is_asked_for_again_is_not_given_back_as_one_t
 
     bench.store.claim = look_meanwhile
     active = bench.runner.claims.claim(fire)
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert bench.records == []
     assert [run.id for run in bench.store.running()] == [active.run.id]
@@ -227,7 +227,7 @@ def test_what_was_won_unheard_and_is_asked_for_again_is_given_back():
     bench.store.claim = claim
     assert bench.runner.claims.claim(fire) is None
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert [(run.id, run.outcome) for run in bench.records] == [(fire.run_id, Outcome.MISSED)]
     assert bench.store.running() == []
@@ -287,7 +287,7 @@ def test_what_was_won_begins_though_the_store_is_gone_when_another_one_of_them_i
     bench.store.claim_all = take_time
     won = bench.runner.claims.claim_all(bench.fires)
     bench.store.is_out_of_reach = False
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [fire.task for fire, _ in won] == ["a", "c"]
     assert [(run.task, run.outcome) for run in bench.records] == [("b", Outcome.MISSED)]
@@ -317,7 +317,7 @@ def test_what_has_ended_in_an_outage_is_recorded_when_the_store_answers_again():
     assert bench.runner.is_awaited
 
     bench.store.is_out_of_reach = False
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [(run.task, run.outcome) for run in bench.records] == [("a", Outcome.SUCCESS), ("b", Outcome.SUCCESS)]
     assert not bench.runner.is_awaited
@@ -337,7 +337,7 @@ def test_many_runs_that_have_ended_in_an_outage_are_recorded_in_a_few_steps():
     bench = Bench(*names)
     finish_in_an_outage(bench)
 
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [run.task for run in bench.records] == names
     assert [len(step.split()) for step in bench.store.steps] == [32, 32, 32, 4]
@@ -349,7 +349,7 @@ def test_what_is_tried_once_more_is_recorded_alone():
         bench.replies[name] = Reply(outcome=Outcome.FAILED, status=500, duration=0.001)
     finish_in_an_outage(bench)
 
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [run.task for run in bench.records] == ["a", "b", "d", "c", "e"]
     assert bench.store.steps == ["a b d", "c", "e"]
@@ -363,7 +363,7 @@ def test_of_runs_that_ended_in_an_outage_what_was_found_lost_meanwhile_stays_so(
     (lost,) = (run for run in bench.store.running() if run.task == "b")
     bench.store._release(lost)
 
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [run.task for run in bench.records] == ["a", "c"]
     assert "lease_lost" in [record.pulse_event for record in caplog.records]
@@ -383,7 +383,7 @@ def test_what_ends_while_others_are_recorded_late_is_not_lost_though_there_is_no
 
     bench.store.finish_all = be_late
 
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [run.task for run in bench.records] == ["a", "b", "c", "d"]
     assert not bench.store.running()
@@ -394,10 +394,10 @@ def test_an_outage_that_goes_on_loses_nothing_of_what_has_ended():
     bench = Bench(*names)
     finish_in_an_outage(bench)
     bench.store.is_out_of_reach = True
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
     bench.store.is_out_of_reach = False
 
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert [run.task for run in bench.records] == names
     assert not bench.runner.is_awaited
@@ -429,7 +429,7 @@ def test_the_deadline_of_a_run_begins_with_its_turn():
 
     bench.clock.advance(5)
 
-    assert [run.task for run in bench.runner.give_up_overdue()] == ["a"]
+    assert [run.task for run in bench.runner.upkeep.give_up_overdue()] == ["a"]
     assert bench.runner.lasting(0) == {second.run.id}
 
 
@@ -439,7 +439,7 @@ def test_a_run_whose_turn_comes_after_its_grace_is_missed():
     bench.runner.begin(first)
     for _ in range(4):
         bench.clock.advance(LEASE / 3)
-        bench.runner.renew()
+        bench.runner.upkeep.renew()
 
     assert not bench.runner.begin(second)
 
@@ -466,7 +466,7 @@ def test_the_lease_of_a_run_that_waits_for_its_turn_is_renewed():
     bench.runner.begin(first)
     for _ in range(6):
         bench.clock.advance(LEASE / 3)
-        bench.runner.renew()
+        bench.runner.upkeep.renew()
 
     assert bench.runner.begin(second)
 
@@ -476,7 +476,7 @@ def test_a_run_that_somebody_has_found_lost_before_its_turn_is_not_begun():
     fires = [Fire(task=fire.task, due=fire.due) for fire in bench.fires]
     (_, _), (_, second) = bench.runner.claims.claim_all(fires)
     bench.store.reap(bench.clock.now() + 2 * LEASE)
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert not bench.runner.begin(second)
 
@@ -486,8 +486,8 @@ def test_at_the_end_of_the_process_what_has_not_begun_is_missed_and_not_abandone
     (_, first), (_, second) = bench.runner.claims.claim_all(bench.fires)
     bench.runner.begin(first)
 
-    bench.runner.abandon()
-    bench.runner.record_last(1)
+    bench.runner.upkeep.abandon()
+    bench.runner.upkeep.record_last(1)
 
     assert {run.task: (run.outcome, run.started is None) for run in bench.records} == {
         "a": (Outcome.ABANDONED, False),
@@ -501,7 +501,7 @@ def test_what_is_claimed_and_has_not_begun_when_all_are_asked_to_stop_is_missed(
     (_, first), (_, second) = bench.runner.claims.claim_all(bench.fires)
     bench.runner.begin(first)
 
-    bench.runner.cancel()
+    bench.runner.upkeep.cancel()
 
     assert not bench.runner.begin(second)
     assert [(run.task, run.outcome, run.reason) for run in bench.records] == [

@@ -1,6 +1,7 @@
 """Applications that are loaded where they are called: once, again after a failure, again in a copy."""
 
 import copy
+import os
 import pickle
 import sys
 import threading
@@ -9,7 +10,8 @@ import pytest
 
 from pulse.errors import ApplicationError
 from pulse.middleware import PulseMiddleware
-from pulse.wsgi.lazy import LazyWsgi, LoadedWsgi, collecting, load_application
+from pulse.start import VARIABLE
+from pulse.wsgi.lazy import LazyWsgi, collecting, load_application, manual_start
 
 
 def page(environ, start_response):
@@ -138,7 +140,6 @@ def test_setup_may_give_an_application_whose_answer_is_awaitable():
 def test_an_application_is_found_by_module_and_object():
     assert load_application(f"{__name__}:page") is page
     assert load_application(f"{__name__}:Lazy.setup") is Lazy.setup
-    assert call(LoadedWsgi(f"{__name__}:page")) == b"page"
 
 
 @pytest.mark.parametrize(
@@ -177,8 +178,8 @@ def test_an_application_is_loaded_from_an_ini_file(tmp_path, monkeypatch):
     (tmp_path / "site.ini").write_text("[app:main]\npaste.app_factory = ini_site:app_factory\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    assert call(LoadedWsgi(f"config:{tmp_path}/site.ini")) == b"from ini"
-    assert call(LoadedWsgi(f"config:{tmp_path}/site.ini#main")) == b"from ini"
+    assert call(load_application(f"config:{tmp_path}/site.ini")) == b"from ini"
+    assert call(load_application(f"config:{tmp_path}/site.ini#main")) == b"from ini"
     del sys.modules["ini_site"]
 
 
@@ -189,3 +190,16 @@ def test_whoever_loads_can_find_the_middlewares_that_were_built():
     PulseMiddleware(page, start="manual")
 
     assert built == [inner, outer]
+
+
+@pytest.mark.parametrize("before", [None, "now"])
+def test_what_is_loaded_is_kept_from_ringing_only_while_it_is_loaded(before, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if before is not None:
+        monkeypatch.setenv(VARIABLE, before)
+
+    with manual_start():
+        inside = os.environ[VARIABLE]
+
+    assert inside == "manual"
+    assert os.environ.get(VARIABLE) == before

@@ -10,7 +10,16 @@ from logging.handlers import QueueHandler
 
 import pytest
 
-from pulse.loop import LAST_WORD, _Background, background_loop, is_on_background_loop, run_async, run_soon
+from pulse.loop import (
+    LAST_WORD,
+    _Background,
+    background_loop,
+    immediate,
+    is_on_background_loop,
+    run_async,
+    run_soon,
+    running_loop,
+)
 from pulse.state import get_server_state, reset_server_state, sync_helpers
 
 LIMIT = 30  # seconds for what should come at once
@@ -361,3 +370,33 @@ def test_a_coroutine_that_stops_the_loop_stops_nobody_else():
     run_soon(stops())
 
     assert [run_async(asyncio.sleep(0, number)) for number in range(3)] == [0, 1, 2]
+
+
+def test_what_waits_for_nothing_needs_no_loop():
+    async def work():
+        return "done"
+
+    assert immediate(work()) == "done"
+
+
+def test_what_waits_after_all_is_closed_and_refused():
+    closed = []
+
+    async def work():
+        try:
+            await asyncio.sleep(0)
+        finally:
+            closed.append(True)
+
+    with pytest.raises(RuntimeError, match="was to be immediate"):
+        immediate(work())
+
+    assert closed == [True]
+
+
+def test_plain_code_is_run_by_no_loop():
+    async def here():
+        return running_loop() is asyncio.get_running_loop()
+
+    assert running_loop() is None
+    assert asyncio.run(here())

@@ -199,7 +199,7 @@ def test_a_further_attempt_whose_lease_ended_before_it_was_ours_is_not_begun():
     claim = {"owner": "gone:1", "lease": timedelta(seconds=30), "passed": lambda cursor: None}
     bench.store.claim(bench.fire(), now=bench.clock.now(), limits=Limits(recovers=True), **claim)
     bench.clock.advance(31)
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     (again,) = bench.runner.due_again()
     freeze_behind(bench, "adopt")
     bench.during = lambda run, cancelled: pytest.fail("dispatched without a lease")
@@ -224,7 +224,7 @@ def test_what_recovers_and_could_not_begin_in_time_waits_for_another_process(lat
 
 def test_what_recovers_and_has_not_begun_when_the_process_ends_waits_for_another_one():
     bench = Bench(recover=True)
-    freeze_behind(bench, "claim", seconds=0, meanwhile=bench.runner.cancel)
+    freeze_behind(bench, "claim", seconds=0, meanwhile=bench.runner.upkeep.cancel)
     bench.during = lambda run, cancelled: pytest.fail("dispatched at the end")
 
     bench.runner.run(bench.fire())
@@ -241,7 +241,7 @@ def test_leases_are_renewed_while_a_run_lasts():
     def renew_for_an_hour(run, cancelled):
         for _ in range(360):
             bench.clock.advance(10)
-            bench.runner.renew()
+            bench.runner.upkeep.renew()
 
     bench.during = renew_for_an_hour
 
@@ -266,7 +266,7 @@ def test_renewing_records_the_lost_runs_of_others():
     )
     bench.clock.advance(31)
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert [run.outcome for run in bench.records] == [Outcome.LOST]
 
@@ -277,12 +277,12 @@ def test_a_run_that_does_not_come_back_by_its_deadline_is_given_up(caplog):
 
     def hang(run, cancelled):
         bench.clock.advance(10)
-        assert bench.runner.give_up_overdue() == []
+        assert bench.runner.upkeep.give_up_overdue() == []
         bench.clock.advance(0.4)
-        assert bench.runner.give_up_overdue() == []  # asked to stop, and given a moment
+        assert bench.runner.upkeep.give_up_overdue() == []  # asked to stop, and given a moment
         seen.append(cancelled.is_set())
         bench.clock.advance(0.2)
-        seen.extend(bench.runner.give_up_overdue())
+        seen.extend(bench.runner.upkeep.give_up_overdue())
 
     bench.during = hang
 
@@ -301,7 +301,7 @@ def test_a_task_without_a_timeout_is_never_given_up():
 
     def hang(run, cancelled):
         bench.clock.advance(10**7)
-        assert bench.runner.give_up_overdue() == []
+        assert bench.runner.upkeep.give_up_overdue() == []
 
     bench.during = hang
 
@@ -312,10 +312,10 @@ def test_what_does_not_stop_at_the_end_is_recorded_as_abandoned():
     bench = Bench()
 
     def hang(run, cancelled):
-        bench.runner.cancel()
+        bench.runner.upkeep.cancel()
         assert cancelled.is_set()
-        assert [one.outcome for one in bench.runner.abandon()] == [Outcome.ABANDONED]
-        bench.runner.record_late()
+        assert [one.outcome for one in bench.runner.upkeep.abandon()] == [Outcome.ABANDONED]
+        bench.runner.upkeep.record_late()
 
     bench.during = hang
 
@@ -405,13 +405,13 @@ def test_a_lost_run_that_recovers_is_run_again_as_the_next_attempt():
     ).run  # fmt: skip
     bench.clock.advance(31)
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     (fire,) = bench.runner.due_again()
     run = bench.runner.run(fire)
 
     assert (run.id, run.attempt, run.trigger, run.outcome) == (lost.id, 2, Trigger.RECOVER, Outcome.SUCCESS)
     assert [record.outcome for record in bench.records] == [Outcome.LOST, Outcome.SUCCESS]
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     assert bench.runner.due_again() == []
 
 
@@ -453,7 +453,7 @@ def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
         limits=Limits(recovers=True),
     )  # fmt: skip
     bench.clock.advance(31)
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     (fire,) = bench.runner.due_again()
     (waiting,) = bench.store.waiting()
     bench.store.adopt(waiting, owner="other", now=bench.clock.now(), lease=timedelta(hours=1), limits=Limits())
@@ -566,7 +566,7 @@ def test_a_recovery_is_made_also_by_a_configuration_that_does_not_recover():
     )  # fmt: skip
     bench.clock.advance(31)
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert [fire.attempt for fire in bench.runner.due_again()] == [2]
 
@@ -605,10 +605,10 @@ def test_the_attempt_of_a_process_that_died_is_found_in_the_store_by_another():
     bench.runner.run(bench.fire(60))
     heir = Bench(interval=3600, retries=1, store=bench.store, clock=bench.clock)
 
-    heir.runner.renew()
+    heir.runner.upkeep.renew()
     assert heir.runner.due_again() == []  # its time has not come
     bench.clock.advance(11)
-    heir.runner.renew()
+    heir.runner.upkeep.renew()
     (again,) = heir.runner.due_again()
 
     assert heir.runner.run(again).attempt == 2
@@ -622,7 +622,7 @@ def test_the_attempt_of_a_task_that_was_switched_off_is_not_made():
     bench.clock.advance(11)
     off = Bench(interval=3600, retries=1, enabled=False, store=bench.store, clock=bench.clock)
 
-    off.runner.renew()
+    off.runner.upkeep.renew()
 
     assert off.runner.due_again() == []
 
@@ -709,13 +709,13 @@ def test_a_run_that_lasts_reports_its_progress_and_learns_that_it_is_to_stop():
 
     def work(run, control):
         control.tell(1, 2, "half")
-        bench.runner.report()
+        bench.runner.upkeep.report()
         assert bench.store.running()[0].progress is None  # a short run costs the store nothing
         bench.clock.advance(1)
-        bench.runner.report()
+        bench.runner.upkeep.report()
         assert bench.store.running()[0].progress == Progress(done=1, total=2, text="half")
         bench.store.ask_to_stop(run.id, "by ada")
-        bench.runner.report()
+        bench.runner.upkeep.report()
         assert (control.is_set(), control.reason) == (True, "by ada")
 
     bench.during = work
@@ -734,11 +734,11 @@ def test_a_run_that_does_not_stop_when_it_is_asked_to_is_given_up():
     def work(run, control):
         bench.clock.advance(1)
         bench.store.ask_to_stop(run.id, "by ada")
-        bench.runner.report()
+        bench.runner.upkeep.report()
         bench.clock.advance(5)
-        assert bench.runner.give_up_overdue() == []
+        assert bench.runner.upkeep.give_up_overdue() == []
         bench.clock.advance(1)
-        (given_up,) = bench.runner.give_up_overdue()
+        (given_up,) = bench.runner.upkeep.give_up_overdue()
         assert given_up.outcome is Outcome.ABANDONED
 
     bench.during = work
@@ -795,14 +795,14 @@ def test_without_an_answer_of_the_store_nothing_runs(flaky, caplog):
 
 def test_the_steps_that_failed_are_told_with_the_first_beat_that_does_not():
     bench = Bench(store=Flaky(), fleet=(fleet := Beats()))
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     bench.store.is_down = True
     for minute in (1, 2):
         bench.runner.run(bench.fire(minute))
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
     bench.store.is_down = False
 
-    bench.runner.renew()
+    bench.runner.upkeep.renew()
 
     assert fleet.told == [0, 3]
 
@@ -839,10 +839,10 @@ def test_what_could_not_be_recorded_is_as_soon_as_others_are_answered(flaky):
     assert flaky.runner.is_awaited
     flaky.store.is_down = False
 
-    flaky.runner.report()  # nobody was answered since
+    flaky.runner.upkeep.report()  # nobody was answered since
     assert flaky.store.history("a") == []
     assert flaky.runner.run(flaky.fire(trigger=Trigger.MANUAL, run_id="byhand")).outcome is Outcome.SKIPPED
-    flaky.runner.report()
+    flaky.runner.upkeep.report()
 
     assert first in flaky.store.history("a")
     assert flaky.store.running() == []
@@ -868,7 +868,7 @@ def test_a_record_that_was_made_though_the_answer_was_lost_is_told_like_any_othe
     deaf_for_once(bench, "finish")
 
     bench.runner.run(bench.fire())
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
     bench.clock.advance(5)
 
     (record,) = bench.store.history("a")
@@ -883,7 +883,7 @@ def test_several_records_that_were_made_though_the_answer_was_lost_are_told(capl
     deaf_for_once(bench, "finish_all")
 
     bench.runner.finish_all([(one, bench.reply) for one in active])
-    bench.runner.record_late()
+    bench.runner.upkeep.record_late()
 
     assert bench.records == bench.store.history("a")[::-1]
     assert len(bench.records) == 2
@@ -899,7 +899,7 @@ def test_a_run_that_was_found_lost_in_an_outage_is_not_told_as_if_it_were_ours(f
     flaky.store.is_down = False
     flaky.store.reap(flaky.clock.now() + timedelta(seconds=31))
 
-    flaky.runner.record_late()
+    flaky.runner.upkeep.record_late()
 
     assert flaky.records == []
     assert caplog.records[-1].pulse_event == "store_back"
@@ -910,7 +910,7 @@ def test_an_outage_is_said_once_a_minute_and_when_it_is_over(flaky, caplog):
     flaky.store.is_down = True
     for minute in range(1, 4):
         flaky.runner.run(flaky.fire(minute))
-        flaky.runner.renew()
+        flaky.runner.upkeep.renew()
     flaky.store.is_down = False
     flaky.runner.run(flaky.fire(4))
 
@@ -936,14 +936,29 @@ def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_pr
 
     flaky.during = lose
     flaky.runner.run(flaky.fire())
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     flaky.clock.advance(120)
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     flaky.store.is_down = False
 
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
 
     assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
+
+
+def test_what_ended_in_a_short_outage_is_recorded_before_who_is_dead_is_looked_for(flaky):
+    def end_late_in_its_lease(run, cancelled):
+        flaky.clock.advance(20)
+        flaky.store.is_down = True
+
+    flaky.during = end_late_in_its_lease
+    ended = flaky.runner.run(flaky.fire())
+    flaky.clock.advance(15)
+    flaky.store.is_down = False
+
+    flaky.runner.upkeep.renew()
+
+    assert flaky.records == [ended] == flaky.store.history("a")
 
 
 def test_behind_an_outage_those_who_live_have_time_to_say_so(flaky):
@@ -951,13 +966,13 @@ def test_behind_an_outage_those_who_live_have_time_to_say_so(flaky):
 
     def last_longer_than_the_store(run, cancelled):
         flaky.store.is_down = True
-        other.runner.renew()
+        other.runner.upkeep.renew()
         flaky.clock.advance(120)
         flaky.store.is_down = False
         for _ in range(4):
-            other.runner.renew()
+            other.runner.upkeep.renew()
             flaky.clock.advance(9)
-        flaky.runner.renew()
+        flaky.runner.upkeep.renew()
 
     flaky.during = last_longer_than_the_store
     record = flaky.runner.run(flaky.fire())
@@ -971,14 +986,14 @@ def test_behind_an_outage_who_is_dead_is_found_when_the_others_had_their_time(fl
         flaky.fire(), owner="dead:1", now=NOON, lease=timedelta(seconds=30), passed=lambda _: None, limits=Limits()
     )
     flaky.store.is_down = True
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     flaky.clock.advance(120)
     flaky.store.is_down = False
 
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     at_once = list(flaky.records)
     flaky.clock.advance(30)
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
 
     assert at_once == []
     assert [run.outcome for run in flaky.records] == [Outcome.LOST]
@@ -990,11 +1005,11 @@ def test_an_outage_that_leases_outlast_keeps_nobody_from_finding_what_is_lost(fl
     )
     flaky.clock.advance(120)
     flaky.store.is_down = True
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     flaky.clock.advance(5)
     flaky.store.is_down = False
 
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
 
     assert [run.outcome for run in flaky.records] == [Outcome.LOST]
 
@@ -1007,10 +1022,10 @@ def test_what_it_cannot_record_yet_the_process_does_not_find_lost_itself(flaky):
     flaky.runner.run(flaky.fire())
     flaky.clock.advance(120)
 
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     before = flaky.store.history("a")
     flaky.store.finish = finish
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
 
     assert before == []
     assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
@@ -1023,8 +1038,8 @@ def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time
 
     def hang(run, cancelled):
         flaky.store.is_down = True
-        flaky.runner.abandon()
-        flaky.runner.record_late()
+        flaky.runner.upkeep.abandon()
+        flaky.runner.upkeep.record_late()
 
     flaky.during = hang
     for minute in (1, 2, 3):
@@ -1039,7 +1054,7 @@ def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
     bench = Bench()
     seen = []
     bench.during = lambda run, cancelled: seen.append(run)
-    bench.runner.cancel()
+    bench.runner.upkeep.cancel()
 
     record = bench.runner.run(bench.fire())
 
@@ -1055,11 +1070,11 @@ def test_what_ended_during_an_outage_is_recorded_when_it_is_over(flaky):
 
     flaky.during = go_down
     ended = flaky.runner.run(flaky.fire())
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
     assert flaky.records == []
     flaky.store.is_down = False
 
-    flaky.runner.renew()
+    flaky.runner.upkeep.renew()
 
     assert flaky.records == [ended] == flaky.store.history("a")
     assert ended.outcome is Outcome.SUCCESS

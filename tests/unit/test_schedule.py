@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from pulse.model import Task
 from pulse.schedule import Schedule, delay_of, latest_start, schedule_of
-from pulse.zone import EPOCH
+from pulse.zone import EPOCH, iso_utc
 
 MICROSECOND = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
@@ -814,3 +814,8 @@ def test_grace_counts_from_the_delayed_start():
     due = utc(2027, 1, 1)
 
     assert latest_start(task, due, None) == due + delay_of(task, due, None) + SECOND
+
+
+def test_programs_are_told_instants_in_utc_whatever_their_zone():
+    assert iso_utc(datetime(2027, 7, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))) == "2027-07-01T10:00:00+00:00"
+    assert iso_utc(None) is None

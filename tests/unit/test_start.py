@@ -9,8 +9,7 @@ from weakref import WeakSet
 
 import pytest
 
-from pulse import probes
-from pulse import start as module
+from pulse import forks, probes
 from pulse.errors import ClosedError, ConfigError, StoreUnavailableError
 from pulse.probes import Probes
 from pulse.start import LOOK, RETRY, StartRule, StartState
@@ -603,7 +602,7 @@ def test_close_ends_the_watcher():
 
 
 def test_an_engine_that_was_being_built_during_close_is_silenced(monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    monkeypatch.setattr("pulse.start.PATIENCE", 0.01)
     bench = Bench("request")
     begun, may_end = threading.Event(), threading.Event()
     bench.rule._ring = lambda reason: (begun.set(), may_end.wait(30))
@@ -893,9 +892,9 @@ def test_a_watch_does_not_outlive_the_patching_of_threads():
     bench = Bench().arm()
     old, lock = bench.rule._watch.thread, bench.rule._lock
 
-    module._on_gevent(GeventWillPatchAllEvent())
+    forks._on_gevent(GeventWillPatchAllEvent())
     assert not old.is_alive()
-    module._on_gevent(GeventDidPatchAllEvent())
+    forks._on_gevent(GeventDidPatchAllEvent())
 
     assert bench.rule._watch.thread is not old
     assert bench.rule._lock is not lock
@@ -908,20 +907,20 @@ def test_patching_begins_no_watch_where_there_was_none():
     bench = Bench("request").arm()
 
     for event in (GeventWillPatchAllEvent(), GeventDidPatchAllEvent(), SimpleNamespace()):
-        module._on_gevent(event)
+        forks._on_gevent(event)
 
     assert bench.rule._watch is None
 
 
 def test_gevent_is_asked_to_tell_once(monkeypatch):
     events = SimpleNamespace(subscribers=[])
-    monkeypatch.setitem(module.sys.modules, "gevent", SimpleNamespace())
-    monkeypatch.setitem(module.sys.modules, "gevent.events", events)
+    monkeypatch.setitem(forks.sys.modules, "gevent", SimpleNamespace())
+    monkeypatch.setitem(forks.sys.modules, "gevent.events", events)
 
     Bench().arm()
     Bench().arm()
 
-    assert events.subscribers == [module._on_gevent]
+    assert events.subscribers == [forks._on_gevent]
 
 
 # uWSGI

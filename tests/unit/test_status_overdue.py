@@ -4,7 +4,8 @@ import pytest
 
 from pulse.model import Outcome, Run, Task, Trigger
 from pulse.schedule import delay_of, schedule_of
-from pulse.status.overdue import MARGIN, last_begun, last_expected, overdue_since
+from pulse.standing import last_begun
+from pulse.status.overdue import MARGIN, last_expected, overdue_since
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -15,8 +15,8 @@ from webob import Request
 from pulse.config import read_config, read_paste_config
 from pulse.model import Outcome, Pause, Progress, Run, Task, Trigger
 from pulse.runstores.memory import MemoryRunStore
+from pulse.standing import State
 from pulse.status.configuration import settings_of, settings_of_task
-from pulse.status.survey import State
 from pulse.status.words import file_name
 
 MINUTE = timedelta(minutes=1)

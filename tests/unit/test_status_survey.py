@@ -5,7 +5,8 @@ import pytest
 from pulse.model import Config, Instance, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
-from pulse.status.survey import State, Survey
+from pulse.standing import State
+from pulse.status.survey import Survey
 from pulse.testing import ManualClock
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)

@@ -11,13 +11,14 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
-from pulse.gateway import Environ
+from pulse.gateway import Environ, Receive, Scope, Send
+from pulse.loop import running_loop
 from pulse.wsgi.bridge.answer import END, Pieces, SyncReader, close, is_asynchronous, readable, settled
 from pulse.wsgi.bridge.connection import Connection, introduce, settings_of
 from pulse.wsgi.bridge.current import CurrentLoop
-from pulse.wsgi.bridge.inbox import ClientGoneError, Inbox, InboxFile, Receive
-from pulse.wsgi.bridge.outbox import Outbox, Send
-from pulse.wsgi.bridge.scope import Scope, environ_of
+from pulse.wsgi.bridge.inbox import ClientGoneError, Inbox, InboxFile
+from pulse.wsgi.bridge.outbox import Outbox
+from pulse.wsgi.bridge.scope import environ_of
 
 T = TypeVar("T")
 
@@ -192,7 +193,7 @@ class _ThreadExchange:
         def write(chunk: bytes) -> None:
             add(chunk)
             # What the call has given back may be awaited: on the loop, which would wait for itself for ever.
-            if not _is_running_here(self._loop):
+            if running_loop() is not self._loop:
                 self._run(self._outbox.add(b""))
 
         return write
@@ -212,13 +213,6 @@ class _ThreadExchange:
 
 def _gone() -> ClientGoneError:
     return ClientGoneError("the client went away before it had all of the response")
-
-
-def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 def _is_declared_asynchronous(handler: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from pulse.context import PULSE_CONTEXT
 from pulse.gateway import Environ
-from pulse.loop import background_loop
+from pulse.loop import background_loop, running_loop
 from pulse.model import Config
 from pulse.option import options_of
 
@@ -44,12 +44,7 @@ class Connection:
         Where the server has none it is that of the process (`pulse.loop`), which is started
         when somebody asks.
         """
-        if self._given is not None:
-            return self._given
-        try:
-            return asyncio.get_running_loop()
-        except RuntimeError:
-            return background_loop()
+        return self._given or running_loop() or background_loop()
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

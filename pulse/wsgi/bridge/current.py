@@ -7,6 +7,8 @@ import asyncio
 import sys
 from typing import Any
 
+from pulse.loop import running_loop
+
 
 class CurrentLoop:
     """Makes a loop the current one of this thread, inside a `with`; behind it, the one before is current again.
@@ -23,7 +25,7 @@ class CurrentLoop:
 
     def __enter__(self) -> None:
         # Where a loop runs already nobody gets another one, and it needs no restoring.
-        if not _is_loop_running():
+        if running_loop() is None:
             self._before = _current()
             asyncio.set_event_loop(self._loop)
             self._is_set = True
@@ -32,14 +34,6 @@ class CurrentLoop:
         # If it is another one the application has set its own, as many do in their first request.
         if self._is_set and _current()[0] is self._loop:
             _restore(*self._before)
-
-
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _current() -> tuple[asyncio.AbstractEventLoop | None, bool]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from pulse.loop import is_on_background_loop
-from pulse.wsgi.bridge.lead import AsgiApp, Lead
+from pulse.gateway import AsgiApp
+from pulse.loop import is_on_background_loop, running_loop
+from pulse.wsgi.bridge.lead import Lead
 
 T = TypeVar("T")
 
@@ -50,10 +51,8 @@ class Home:
 
     def is_here(self) -> bool:
         """Whether the caller is run by that loop, and would stop it by waiting."""
-        try:
-            return self.loop is asyncio.get_running_loop()
-        except RuntimeError:
-            return False
+        loop = self.loop
+        return loop is not None and loop is running_loop()
 
     def notice(self) -> None:
         """A request has come on the running loop, which is home unless another one is."""

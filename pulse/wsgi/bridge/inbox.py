@@ -3,12 +3,10 @@
 import asyncio
 import io
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from pulse.gateway import Receive
 from pulse.wsgi.bridge.intake import new_spool
-
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 WAITING: Final = 1 << 18  # bytes of a body that were received and are not read; then the client has to wait
 

@@ -6,9 +6,8 @@ from typing import Any, Final
 
 from pulse.context import PULSE_CONTEXT, PulseContext
 from pulse.errors import ResponseError
-from pulse.gateway import Environ, StartResponse
+from pulse.gateway import AsgiApp, Environ, Message, StartResponse
 from pulse.wsgi.bridge.home import Home
-from pulse.wsgi.bridge.lead import AsgiApp, Message
 from pulse.wsgi.bridge.scope import scope_of
 
 

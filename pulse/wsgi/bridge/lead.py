@@ -8,17 +8,12 @@ import asyncio
 import atexit
 import logging
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import Context
 from typing import Any, Final
 
 from pulse.errors import ResponseError
+from pulse.gateway import AsgiApp, Message
 from pulse.loop import run_async
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 GOODBYE: Final = 5.0  # seconds that an application has to shut down when the process ends
 

@@ -1,12 +1,11 @@
 """The response of a WSGI application, as messages to an ASGI server."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 from pulse.errors import ResponseError
-
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+from pulse.gateway import Send
 
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}( .*)?")
 _CONTROL: Final = re.compile(r"[\0\r\n]")  # would begin a header of its own

@@ -2,13 +2,11 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import quote
 
-from pulse.gateway import Environ
-
-Scope = Mapping[str, Any]
+from pulse.gateway import Environ, Scope
 
 PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -25,10 +23,7 @@ def environ_of(scope: Scope, body: object) -> Environ:
     `asgi.scope` is in it, too. A header with an underscore in its name is passed over: it
     could not be told from one with a hyphen, which a proxy may have set or removed.
     """
-    root = scope.get("root_path", "").rstrip("/")
-    path = scope["path"]
-    if root and (path == root or path.startswith(f"{root}/")):
-        path = path[len(root) :]
+    root, path = mount_of(scope)
     server = scope.get("server") or ("localhost", None)
     scheme = scope.get("scheme") or "http"
     environ: Environ = {
@@ -56,6 +51,13 @@ def environ_of(scope: Scope, body: object) -> Environ:
         environ["REQUEST_URI"] = f"{target}?{environ['QUERY_STRING']}" if environ["QUERY_STRING"] else target
     _add_headers(environ, scope.get("headers", ()))
     return environ
+
+
+def mount_of(scope: Scope) -> tuple[str, str]:
+    """Where the application of *scope* is mounted, and the path below that, which a server may have sent as one."""
+    root, path = (scope.get("root_path") or "").rstrip("/"), scope["path"]
+    has_both = root and (path == root or path.startswith(f"{root}/"))
+    return root, path[len(root) :] if has_both else path
 
 
 def scope_of(environ: Environ) -> dict[str, Any]:
