@@ -28,7 +28,7 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
 from pulse.runstores.rows import BRIEF, record_of
-from pulse.runstores.schema import LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.schema import CHANGED, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 
 try:
@@ -297,8 +297,8 @@ class PostgresRunStore(SqlStore):
         except BaseException as error:  # whatever it was, it goes on to the caller
             if connection is not None:
                 self._drop(connection)
-            if isinstance(error, (psycopg.Error, OSError)):
-                raise self._unavailable((connection and connection.failure) or error) from error
+            if isinstance(error, (psycopg.Error, OSError, OverflowError)):  # the last: an instant of no calendar
+                raise self._unavailable((connection and connection.failure) or _said_of(error)) from error
             raise
         finally:
             self._here.connection = None
@@ -470,6 +470,17 @@ def _prepare(connection: _Connection) -> None:
         _upgrade(connection)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:
         raise _without_schema(connection, error.diag.message_primary) from error
+
+
+_CHANGES: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidColumnReference,  # a primary key is another one
+)
+
+
+def _said_of(error: BaseException) -> str:
+    return f"{error} {CHANGED}" if isinstance(error, _CHANGES) else str(error)
 
 
 def _require_schema(connection: _Connection) -> None:

@@ -596,6 +596,29 @@ def test_a_schema_of_a_later_release_is_not_touched(own_database):
                 ask()
 
 
+def test_who_finds_what_a_later_release_has_changed_says_that_it_may_be_one(own_database):
+    with opened(own_database) as store:
+        store.register(["a"], NOON)
+        execute(own_database, "ALTER TABLE pulse.held RENAME TO held_before")
+
+        with pytest.raises(StoreUnavailableError, match=r"held.* later release"):
+            claim(store, 1)
+
+
+@pytest.mark.parametrize("spoilt", ["held SET trigger = 'unheard-of'", "tasks SET cursor = 9000000000000000000"])
+def test_a_step_that_cannot_read_what_it_needs_keeps_nobody_waiting(own_database, spoilt):
+    with opened(own_database) as store:
+        store.register(["a"], NOON)
+        claim(store, 1)
+        execute(own_database, f"UPDATE pulse.{spoilt}")
+
+        with pytest.raises(StoreUnavailableError):
+            claim(store, 2)
+
+        store.register(["b"], NOON)
+        assert claim(store, 2, task="b").answer is Claim.WON
+
+
 def test_whoever_only_asks_whether_it_can_be_used_makes_no_schema(own_database):
     with opened(own_database) as store:
         store.reach()
