@@ -19,6 +19,7 @@ from pulse.instance import this_instance
 from pulse.model import Config, Instance, Task
 from pulse.option import options_of, said_of
 from pulse.runstores.base import RunStore
+from pulse.zone import EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ ANSWERS: Final = 3  # of the store to one question for the time
 MEASURED_EVERY: Final = 60.0  # seconds from one look at the clock of the store to the next
 LAST_BEAT: Final = 1.0  # seconds that a beat may take while the process ends
 WORTH_SAYING: Final = timedelta(seconds=0.5)  # a difference between the clocks
+STEP: Final = timedelta(seconds=1)  # by which a clock goes otherwise than time does: somebody has set it
+
+
+def _nothing() -> None:
+    """What a process that plans nothing plans again."""
 
 
 class FleetClock:
@@ -38,6 +44,10 @@ class FleetClock:
         self.offset = timedelta(0)
         self.monotonic = clock.monotonic
         self.wait = clock.wait
+
+    def lead(self) -> timedelta:
+        """How far the clock of this host is ahead of one that nobody sets; another one when it was set."""
+        return self._clock.now() - EPOCH - timedelta(seconds=self.monotonic())
 
     def now(self) -> datetime:
         """The instant by the store's clock, as far as that is known."""
@@ -63,6 +73,7 @@ class Fleet:
         beat: timedelta,
         beside: Callable[[], Collection[str]] = tuple,
         refused: Callable[[], int] = int,
+        plan_again: Callable[[], None] = _nothing,
     ) -> None:
         """Wire it; `join` makes this process known.
 
@@ -74,6 +85,8 @@ class Fleet:
             beside: The digests of the configurations that this very process lives by, too:
                 filters that share a store do not stand down for each other.
             refused: How many requests this process has refused so far; asked for each beat.
+            plan_again: Called by each beat once *clock* is right, for what was planned while it was not; may
+                raise StoreUnavailableError.
         """
         self._config = config
         self._fingerprints = _fingerprints_of(config)
@@ -83,6 +96,8 @@ class Fleet:
         self._alive = beat * ALIVE
         self._beside = beside
         self._refused = refused
+        self._plan_again = plan_again
+        self._lead = clock.lead()  # when the clock was measured
         self._instance: Instance | None = None
         self._superseded: Mapping[str, str] = {}
         self._foreign: dict[str, Mapping[str, str]] = {}
@@ -118,17 +133,19 @@ class Fleet:
                 return
             self._is_heard = False
             self.watch_the_clock()
+            self._plan_again()
             self._instance = replace(self._instance, seen=self._clock.now(), refused=self._refused())
             self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
             self._is_heard = True
 
     def watch_the_clock(self) -> None:
-        """Set the clock right now and then, which `beat` does for a process that rings.
+        """Set the clock right now and then, and when it has stepped; `beat` does so for a process that rings.
 
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        if self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY:
+        is_old = self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY
+        if is_old or abs(self._clock.lead() - self._lead) > STEP:
             self._measure()
 
     def leave(self) -> None:
@@ -185,7 +202,9 @@ class Fleet:
 
     def _measure(self) -> None:
         """Compare the clock of this host with the store's, by the quickest of a few answers."""
+        lead = self._clock.lead()
         answers = [answer for answer in (self._ask_the_time() for _ in range(ANSWERS)) if answer]
+        self._lead = lead
         if not answers:
             self._measured = float("inf")  # it is the same clock
             return
@@ -202,7 +221,13 @@ class Fleet:
                 -offset.total_seconds(),
                 extra={"pulse_event": "clock_skewed"},
             )
-        elif is_news or was_skewed:
+        elif was_skewed:
+            log.warning(
+                "the clock of this host is %.1f s from that of the run store: tasks are run here again",
+                abs(offset.total_seconds()),
+                extra={"pulse_event": "clock_differs"},
+            )
+        elif is_news:
             log.warning(
                 "the clock of this host is %.1f s from that of the run store: Pulse goes by the store's",
                 -offset.total_seconds(),
