@@ -541,6 +541,15 @@ def make_as_of(address: str, version: int, *statements: str) -> None:
         execute(address, f"SET search_path = pulse; {statement}")
 
 
+def test_tables_whose_upgrade_takes_longer_than_any_step_may_are_brought_up_to_date(own_database, monkeypatch):
+    monkeypatch.setattr(backend, "_UPGRADES", (*_UPGRADES, f"SELECT pg_sleep({backend.ANSWER_SECONDS + 0.2})"))
+
+    with opened(own_database) as store:
+        assert store.register(["a"], NOON) == {"a": NOON}
+        with store._reading():
+            assert store._run("SHOW statement_timeout").fetchone() == ("2s",)
+
+
 def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_database):
     row = "'name', 'r1', 'a', 1, 'schedule', 1, 'me', 1, 1, '', 0, '', '', NULL"
     make_as_of(own_database, 2, f"INSERT INTO held VALUES ({row})")
