@@ -71,9 +71,9 @@ class Fleet:
         store: RunStore,
         clock: FleetClock,
         beat: timedelta,
+        plan_again: Callable[[], None] = _nothing,
         beside: Callable[[], Collection[str]] = tuple,
         refused: Callable[[], int] = int,
-        plan_again: Callable[[], None] = _nothing,
     ) -> None:
         """Wire it; `join` makes this process known.
 
@@ -82,22 +82,22 @@ class Fleet:
             store: Where the fleet meets.
             clock: Is set right.
             beat: From one call of `beat` to the next.
+            plan_again: Called whenever *clock* is looked at, for what was planned while it was not; may
+                raise StoreUnavailableError.
             beside: The digests of the configurations that this very process lives by, too:
                 filters that share a store do not stand down for each other.
             refused: How many requests this process has refused so far; asked for each beat.
-            plan_again: Called by each beat once *clock* is right, for what was planned while it was not; may
-                raise StoreUnavailableError.
         """
         self._config = config
         self._fingerprints = _fingerprints_of(config)
         self.digest = _digest(self._fingerprints)
         self._store = store
         self._clock = clock
+        self._lead = clock.lead()  # when the clock was measured
+        self._plan_again = plan_again
         self._alive = beat * ALIVE
         self._beside = beside
         self._refused = refused
-        self._plan_again = plan_again
-        self._lead = clock.lead()  # when the clock was measured
         self._instance: Instance | None = None
         self._superseded: Mapping[str, str] = {}
         self._foreign: dict[str, Mapping[str, str]] = {}
@@ -133,7 +133,6 @@ class Fleet:
                 return
             self._is_heard = False
             self.watch_the_clock()
-            self._plan_again()
             self._instance = replace(self._instance, seen=self._clock.now(), refused=self._refused())
             self._stand_down_for(self._store.beat(self._instance, self._fingerprints, self._alive))
             self._is_heard = True
@@ -147,6 +146,7 @@ class Fleet:
         is_old = self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY
         if is_old or abs(self._clock.lead() - self._lead) > STEP:
             self._measure()
+        self._plan_again()
 
     def leave(self) -> None:
         """Make it known that this process rings no more, unless the store did not answer when last asked.
