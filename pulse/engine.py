@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -142,12 +142,20 @@ class EngineFactory:
         clock = FleetClock(self._clock)
         beat = self._config.lease / RENEWALS
         alarms = Alarms(self._app, self._config, clock=clock)
+        places = self._places()
+
+        def points() -> tuple[Mapping[str, datetime], Mapping[str, datetime]]:
+            return starting_points(self._config.tasks, self._schedules, places, store=self._store, now=clock.now())
+
+        def plan_again() -> None:
+            if scheduler.was_set_back:
+                scheduler.plan_again(points()[0])
+
         fleet = Fleet(
             self._config, store=self._store, clock=clock, beat=beat, beside=beside, refused=refused,
-            errors_beside=errors_beside,
+            errors_beside=errors_beside, plan_again=plan_again,
         )  # fmt: skip
         workers = self._build_workers(clock, alarms, fleet)
-        places = self._places()
         scheduler = Scheduler(
             {name: task for name, task in self._config.tasks.items() if task.enabled},
             self._schedules,
@@ -156,8 +164,7 @@ class EngineFactory:
             places=places,
         )
         fleet.join(reason)
-        points = starting_points(self._config.tasks, self._schedules, places, store=self._store, now=clock.now())
-        scheduler.plan(*points)
+        scheduler.plan(*points())
         return Engine(workers, scheduler, fleet, alarms)
 
     def run_alone(self, fire: Fire) -> Run | None:

@@ -19,6 +19,7 @@ from pulse.instance import this_instance
 from pulse.model import Config, Instance, Task
 from pulse.option import options_of, said_of
 from pulse.runstores.base import RunStore
+from pulse.zone import EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ ANSWERS: Final = 3  # of the store to one question for the time
 MEASURED_EVERY: Final = 60.0  # seconds from one look at the clock of the store to the next
 LAST_BEAT: Final = 1.0  # seconds that a beat may take while the process ends
 WORTH_SAYING: Final = timedelta(seconds=0.5)  # a difference between the clocks
+STEP: Final = timedelta(seconds=1)  # by which a clock goes otherwise than time does: somebody has set it
+
+
+def _nothing() -> None:
+    """What a process that plans nothing plans again."""
 
 
 class FleetClock:
@@ -38,6 +44,10 @@ class FleetClock:
         self.offset = timedelta(0)
         self.monotonic = clock.monotonic
         self.wait = clock.wait
+
+    def lead(self) -> timedelta:
+        """How far the clock of this host is ahead of one that nobody sets; another one when it was set."""
+        return self._clock.now() - EPOCH - timedelta(seconds=self.monotonic())
 
     def now(self) -> datetime:
         """The instant by the store's clock, as far as that is known."""
@@ -64,6 +74,7 @@ class Fleet:
         store: RunStore,
         clock: FleetClock,
         beat: timedelta,
+        plan_again: Callable[[], None] = _nothing,
         beside: Callable[[], Collection[str]] = tuple,
         refused: Callable[[], int] = int,
         errors_beside: Callable[[], int] = int,
@@ -75,6 +86,8 @@ class Fleet:
             store: Where the fleet meets.
             clock: Is set right.
             beat: From one call of `beat` to the next.
+            plan_again: Called whenever *clock* is looked at, for what was planned while it was not; may
+                raise StoreUnavailableError.
             beside: The digests of the configurations that this very process lives by, too:
                 filters that share a store do not stand down for each other.
             refused: How many requests this process has refused so far; asked for each beat.
@@ -86,6 +99,8 @@ class Fleet:
         self.digest = _digest(self._fingerprints)
         self._store = store
         self._clock = clock
+        self._lead = clock.lead()  # when the clock was measured
+        self._plan_again = plan_again
         self._alive = beat * ALIVE
         self._beside = beside
         self._refused = refused
@@ -141,13 +156,15 @@ class Fleet:
             self._is_heard = True
 
     def watch_the_clock(self) -> None:
-        """Set the clock right now and then, which `beat` does for a process that rings.
+        """Set the clock right now and then, and when it has stepped; `beat` does so for a process that rings.
 
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        if self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY:
+        is_old = self._measured is None or self._clock.monotonic() - self._measured >= MEASURED_EVERY
+        if is_old or abs(self._clock.lead() - self._lead) > STEP:
             self._measure()
+        self._plan_again()
 
     def leave(self) -> None:
         """Make it known that this process rings no more, unless the store did not answer when last asked.
@@ -203,7 +220,9 @@ class Fleet:
 
     def _measure(self) -> None:
         """Compare the clock of this host with the store's, by the quickest of a few answers."""
+        lead = self._clock.lead()
         answers = [answer for answer in (self._ask_the_time() for _ in range(ANSWERS)) if answer]
+        self._lead = lead
         if not answers:
             self._measured = float("inf")  # it is the same clock
             return
@@ -220,7 +239,13 @@ class Fleet:
                 -offset.total_seconds(),
                 extra={"pulse_event": "clock_skewed"},
             )
-        elif is_news or was_skewed:
+        elif was_skewed:
+            log.warning(
+                "the clock of this host is %.1f s from that of the run store: tasks are run here again",
+                abs(offset.total_seconds()),
+                extra={"pulse_event": "clock_differs"},
+            )
+        elif is_news:
             log.warning(
                 "the clock of this host is %.1f s from that of the run store: Pulse goes by the store's",
                 -offset.total_seconds(),

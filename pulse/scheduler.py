@@ -94,6 +94,8 @@ class Scheduler:
         self._first_dues: dict[str, datetime] = {}
         self._lock = threading.Lock()
         self._last_ring: datetime | None = None
+        self._reached: Mapping[str, datetime] | None = None  # the cursors, while `plan_again` waits for a ring
+        self._was_set_back = False
         self._timer: BackgroundScheduler | None = None
 
     def plan(self, cursors: Mapping[str, datetime], first_dues: Mapping[str, datetime] | None = None) -> None:
@@ -112,6 +114,20 @@ class Scheduler:
             if due is not None:
                 self._heap.append(self._entry(task, due))
         heapq.heapify(self._heap)
+
+    @property
+    def was_set_back(self) -> bool:
+        """Whether the clock was, so that `plan_again` is wanted."""
+        return self._was_set_back
+
+    def plan_again(self, cursors: Mapping[str, datetime]) -> None:
+        """Have the next ring plan by *cursors* what is planned too late, since the clock was ahead for a while.
+
+        A store with a clock of its own has given out nothing of what rang meanwhile: it was too early.
+        Left alone, a task would not ring before the clock has come again to where it was.
+        """
+        self._was_set_back = False
+        self._reached = cursors
 
     def start(self) -> None:
         """Ring for everything that is planned, from now on."""
@@ -137,6 +153,7 @@ class Scheduler:
         """Submit the fires of every task whose time has come, but not of all that are late; for how many tasks."""
         now = self._clock.now()
         self._watch_the_wall_clock(now)
+        self._plan_what_is_too_late(now)
         due = self._take(now)
         for planned in due:
             # One task that cannot be planned or submitted must not silence the others.
@@ -208,6 +225,24 @@ class Scheduler:
                 (self._late if planned.when < late else taken).append(planned)
             return taken + [self._late.popleft() for _ in range(min(len(self._late), AT_ONCE))]
 
+    def _plan_what_is_too_late(self, now: datetime) -> None:
+        """See `plan_again`; here, since a ring has tasks in hand that are in no heap."""
+        cursors, self._reached = self._reached, None
+        if cursors is None:
+            return
+        with self._lock:
+            known = {entry.task: entry for entry in (*self._heap, *self._late)}
+            again: dict[str, _Planned] = {}
+            for name, task in self._tasks.items():
+                entry, following = known.get(name), self._schedules[name].next_due(now)
+                if entry is None or (following is not None and entry.due > following):
+                    due = self._schedules[name].next_due(cursors[name])
+                    if due is not None:
+                        again[name] = self._entry(task, due)
+            self._late = deque(entry for entry in self._late if entry.task not in again)
+            self._heap = [entry for entry in self._heap if entry.task not in again] + [*again.values()]
+            heapq.heapify(self._heap)
+
     def _put(self, planned: _Planned) -> None:
         with self._lock:
             heapq.heappush(self._heap, planned)
@@ -215,6 +250,7 @@ class Scheduler:
     def _watch_the_wall_clock(self, now: datetime) -> None:
         last, self._last_ring = self._last_ring, now
         if last is not None and now < last - STEP:
+            self._was_set_back = True
             log.warning(
                 "the wall clock was set back by %.1f s: what has run does not run again",
                 (last - now).total_seconds(),

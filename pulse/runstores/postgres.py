@@ -28,7 +28,7 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.model import Fire, Run, Trigger
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
 from pulse.runstores.rows import BRIEF, record_of
-from pulse.runstores.schema import ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.schema import CHANGED, ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 
 try:
@@ -40,6 +40,7 @@ except ImportError as error:
 
 CONNECTIONS: Final = 4  # of a process at most: steps are short, and the fleet shares the limit of the server
 ANSWER_SECONDS: Final = 3.0  # how long a step may take, whatever the server and the network do
+UPGRADE_SECONDS: Final = 60  # to bring the tables up to date; one process does, and the others are told to wait
 LANES: Final = 1024  # locks of an application; each of its tasks has one of them, see `_locks`
 
 _COUNTER: Final = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
@@ -291,15 +292,14 @@ class PostgresRunStore(SqlStore):
         if not places.acquire(timeout=ANSWER_SECONDS):
             raise self._unavailable(f"its {CONNECTIONS} connections were busy for {ANSWER_SECONDS:g} s")
         try:
-            connection = self._here.connection = self._take()
-            connection.deadline = deadline
+            connection = self._here.connection = self._take(deadline)
             yield
             self._idle.append(connection)
         except BaseException as error:  # whatever it was, it goes on to the caller
             if connection is not None:
                 self._drop(connection)
-            if isinstance(error, (psycopg.Error, OSError)):
-                raise self._unavailable((connection and connection.failure) or error) from error
+            if isinstance(error, (psycopg.Error, OSError, OverflowError)):  # the last: an instant of no calendar
+                raise self._unavailable((connection and connection.failure) or _said_of(error)) from error
             raise
         finally:
             self._here.connection = None
@@ -317,17 +317,21 @@ class PostgresRunStore(SqlStore):
         self._open: set[_Connection] = set()  # the idle ones and those in use
         self._places = threading.BoundedSemaphore(CONNECTIONS)
 
-    def _take(self) -> "_Connection":
+    def _take(self, deadline: float) -> "_Connection":
+        """An idle connection, or another one; no answer on it is awaited behind *deadline*."""
         with suppress(IndexError):
             while (connection := self._idle.pop()).has_ended():
                 self._drop(connection)
+            connection.deadline = deadline
             return connection
         connection = self._connected()
         try:
-            _prepare(connection)
+            is_upgraded = _prepare(connection)
         except BaseException:
             self._drop(connection)
             raise
+        # Whoever has brought the tables up to date, for which there was more time, has that for the step itself.
+        connection.deadline = self._clock.monotonic() + ANSWER_SECONDS if is_upgraded else deadline
         return connection
 
     def _connected(self) -> "_Connection":
@@ -459,18 +463,30 @@ def _hash(text: str) -> int:
 # The schema
 
 
-def _prepare(connection: _Connection) -> None:
-    """Make the schema if it is not there, and bring that of an earlier release up to date.
+def _prepare(connection: _Connection) -> bool:
+    """Make the schema if it is not there, and bring that of an earlier release up to date; whether it was not.
 
     Raises:
         psycopg.Error: it is one of a later release, or cannot be made.
     """
     if _version(connection) == len(_UPGRADES):
-        return
+        return False
     try:
         _upgrade(connection)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName) as error:
         raise _without_schema(connection, error.diag.message_primary) from error
+    return True
+
+
+_CHANGES: Final = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InvalidColumnReference,  # a primary key is another one
+)
+
+
+def _said_of(error: BaseException) -> str:
+    return f"{error} {CHANGED}" if isinstance(error, _CHANGES) else str(error)
 
 
 def _require_schema(connection: _Connection) -> None:
@@ -505,6 +521,9 @@ def _upgrade(connection: _Connection) -> None:
     # tables that were made meanwhile, since a session learns of those when a transaction begins.
     connection.execute(f"SELECT pg_advisory_lock({_hash('pulse')}, 0)")
     connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    # What is cut short each time would never be done, and no task be run any more.
+    connection.deadline = connection.clock.monotonic() + UPGRADE_SECONDS
+    connection.execute(f"SET LOCAL statement_timeout = '{UPGRADE_SECONDS}s'")
     version = _version(connection)  # another process may have done it meanwhile
     _require_known(version)
     if version == 0:

@@ -2,6 +2,9 @@
 
 from typing import Final
 
+# Said beside an error of a statement: a process that was there before a roll-out finds out so.
+CHANGED: Final = "(a later release of Pulse may have changed the schema: end this process)"
+
 # A run that waits for its next attempt has no `started`, and its time comes at `expires`.
 TABLES: Final = """
 CREATE TABLE tracks (

@@ -18,7 +18,8 @@ from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
-from pulse.runstores.schema import ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
+from pulse.runstores.rows import UnreadableError
+from pulse.runstores.schema import CHANGED, ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
@@ -196,14 +197,18 @@ class SqliteRunStore(SqlStore):
         Raises:
             StoreUnavailableError: *error* is one of the file.
         """
-        if isinstance(error, StoreUnavailableError):  # of a turn that was not worth waiting for: the file was not used
+        # Of a turn that was not worth waiting for: the file was not used.
+        if isinstance(error, StoreUnavailableError) and not isinstance(error, UnreadableError):
             return
         with suppress(sqlite3.Error):
             self._close()
-        if isinstance(error, (sqlite3.Error, OSError)):
+        # A spoilt file has names that are no text, and instants of no calendar.
+        if isinstance(error, (sqlite3.Error, OSError, UnicodeDecodeError, OverflowError)):
             # Its low byte is the kind. What fails at once keeps nobody waiting.
-            self._vain += getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            raise StoreUnavailableError(f"the run store {self.path} cannot be used: {error}") from error
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            self._vain += kind == sqlite3.SQLITE_BUSY
+            why = f"{error} {CHANGED}" if kind == sqlite3.SQLITE_ERROR else error
+            raise StoreUnavailableError(f"the run store {self.path} cannot be used: {why}") from error
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._files.are_the_same():

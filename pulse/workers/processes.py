@@ -405,7 +405,10 @@ def _copy_output(child: _Child) -> None:
         for line in iter(lambda: output.readline(LONGEST_LINE), b""):
             text, run = line.decode("utf-8", "backslashreplace").rstrip(), child.run
             facts = {"pulse_event": "child_output", "pulse_task": run and run.task, "pulse_run": run and run.id}
-            log.info("task=%s run=%s says: %s", run and run.task, run and run.id, text, extra=facts)
+            if run is None:  # while it loads the application, or ends
+                log.info("a child says: %s", text, extra=facts)
+            else:
+                log.info("task=%s run=%s says: %s", run.task, run.id, text, extra=facts)
 
 
 def _python() -> str:

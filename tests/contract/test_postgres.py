@@ -558,6 +558,15 @@ def make_as_of(address: str, version: int, *statements: str) -> None:
         execute(address, f"SET search_path = pulse; {statement}")
 
 
+def test_tables_whose_upgrade_takes_longer_than_any_step_may_are_brought_up_to_date(own_database, monkeypatch):
+    monkeypatch.setattr(backend, "_UPGRADES", (*_UPGRADES, f"SELECT pg_sleep({backend.ANSWER_SECONDS + 0.2})"))
+
+    with opened(own_database) as store:
+        assert store.register(["a"], NOON) == {"a": NOON}
+        with store._reading():
+            assert store._run("SHOW statement_timeout").fetchone() == ("2s",)
+
+
 def test_a_schema_that_an_earlier_version_has_made_keeps_what_is_held(own_database):
     row = "'name', 'r1', 'a', 1, 'schedule', 1, 'me', 1, 1, '', 0, '', '', NULL"
     make_as_of(own_database, 2, f"INSERT INTO held VALUES ({row})")
@@ -611,6 +620,29 @@ def test_a_schema_of_a_later_release_is_not_touched(own_database):
         for ask in (lambda: claim(store, 1), store.reach):
             with pytest.raises(StoreUnavailableError, match="later release"):
                 ask()
+
+
+def test_who_finds_what_a_later_release_has_changed_says_that_it_may_be_one(own_database):
+    with opened(own_database) as store:
+        store.register(["a"], NOON)
+        execute(own_database, "ALTER TABLE pulse.held RENAME TO held_before")
+
+        with pytest.raises(StoreUnavailableError, match=r"held.* later release"):
+            claim(store, 1)
+
+
+@pytest.mark.parametrize("spoilt", ["held SET trigger = 'unheard-of'", "tasks SET cursor = 9000000000000000000"])
+def test_a_step_that_cannot_read_what_it_needs_keeps_nobody_waiting(own_database, spoilt):
+    with opened(own_database) as store:
+        store.register(["a"], NOON)
+        claim(store, 1)
+        execute(own_database, f"UPDATE pulse.{spoilt}")
+
+        with pytest.raises(StoreUnavailableError):
+            claim(store, 2)
+
+        store.register(["b"], NOON)
+        assert claim(store, 2, task="b").answer is Claim.WON
 
 
 def test_whoever_only_asks_whether_it_can_be_used_makes_no_schema(own_database):

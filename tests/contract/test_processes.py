@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import endpoints
 import pytest
@@ -18,7 +20,7 @@ from pulse.errors import ConfigError
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
 from pulse.sessions import CookieSessionStore
-from pulse.workers.processes import application_for_children
+from pulse.workers.processes import _copy_output, application_for_children
 
 
 @pytest.fixture
@@ -171,6 +173,14 @@ def test_what_a_child_writes_reaches_the_log_with_its_run(make, caplog):
 
     wait_until(lambda: f"task=speaks run={run.id} says: to stderr" in said())
     assert f"task=speaks run={run.id} says: to stdout" in said()
+
+
+def test_what_a_child_writes_while_it_runs_nothing_is_said_of_no_task(caplog):
+    caplog.set_level("INFO")
+
+    _copy_output(SimpleNamespace(run=None, output=BytesIO(b"loading\n")))
+
+    assert [record.getMessage() for record in caplog.records] == ["a child says: loading"]
 
 
 def test_closing_ends_the_children(make):

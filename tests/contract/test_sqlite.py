@@ -415,6 +415,57 @@ def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
     assert store.register(["a"], NOON) == {"a": NOON}
 
 
+@pytest.mark.parametrize("spoilt", ["outcome = 'unheard-of'", "trigger = 7", "due = 9000000000000000000"])
+def test_a_record_that_cannot_be_read_makes_no_other_error_than_a_store_that_does_not_answer(store, path, spoilt):
+    store.finish(replace(claim(store, 1).run, outcome=Outcome.SUCCESS, finished=NOON))
+    execute(path, f"UPDATE records SET {spoilt}")
+
+    for ask in (lambda: store.history("a"), store.newest, lambda: store.brief(["a"], 5)):
+        with pytest.raises(StoreUnavailableError, match="has not written"):
+            ask()
+
+    assert store.clear("a") == 1
+    assert claim(store, 2).answer is Claim.WON
+
+
+@pytest.mark.parametrize(
+    "spoilt", ["held SET trigger = 'unheard-of'", "tasks SET cursor = 9000000000000000000 WHERE name = 'a'"]
+)
+def test_a_step_that_cannot_read_what_it_needs_keeps_nobody_waiting(store, path, spoilt):
+    claim(store, 1)
+    execute(path, f"UPDATE {spoilt}")
+
+    with pytest.raises(StoreUnavailableError):
+        claim(store, 2)
+
+    other = SqliteRunStore(path)
+    assert claim(other, 2, "b").answer is Claim.WON
+    other.close()
+
+
+def test_a_file_whose_schema_is_spoilt_is_unavailable(store, path):
+    store.close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE tasks", b"CREATE \xff\xfe\xfd\xfc\xfb tasks"))
+
+    with pytest.raises(StoreUnavailableError):
+        claim(store, 1)
+
+
+def test_who_finds_what_a_later_release_has_changed_says_that_it_was_one(store, path):
+    execute(path, "DROP TABLE held", f"PRAGMA user_version = {len(_UPGRADES) + 1}")
+
+    with pytest.raises(StoreUnavailableError, match=r"no such table: held.*later release"):
+        claim(store, 1)
+    with pytest.raises(StoreUnavailableError, match="made by a later release"):
+        claim(store, 1)
+
+
+def execute(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as file:
+        for statement in statements:
+            file.execute(statement)
+
+
 def test_a_file_of_a_later_release_is_not_touched(path):
     file = sqlite3.connect(path)
     file.execute("PRAGMA user_version = 99")

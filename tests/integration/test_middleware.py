@@ -18,6 +18,7 @@ from servers import wait_until
 import pulse
 from pulse import PulseMiddleware, Task
 from pulse.errors import ConfigError, UnknownTaskError
+from pulse.middleware import _drain_at_exit
 from pulse.model import Config, Outcome, Trigger
 from pulse.runstores.memory import MemoryRunStore
 from pulse.runstores.sqlite import SqliteRunStore
@@ -208,6 +209,20 @@ def test_running_work_is_drained_on_close(wrap, site):
     middleware.close()
 
     assert [run.outcome for run in middleware.run_store.history("slow") if run.started] == [Outcome.SUCCESS]
+
+
+def test_whoever_interrupts_the_end_of_the_process_reads_a_line_and_no_traceback(wrap, caplog, monkeypatch):
+    middleware = wrap(task={"a": {}})
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(middleware, "close_within", interrupted)
+    monkeypatch.setattr("pulse.middleware._ringing", {middleware})
+
+    _drain_at_exit()
+
+    assert [record.pulse_event for record in caplog.records] == ["drain_interrupted"]
 
 
 def test_disabled_tasks_do_not_ring_and_stay_guarded(wrap, site):

@@ -44,6 +44,7 @@ def engine(
     *,
     mode: str = "threading",
     options: Mapping[str, object] | None = None,
+    clock: ManualClock | None = None,
     **tasks: dict[str, object],
 ) -> Engine:
     """One that is built, and not started."""
@@ -55,7 +56,7 @@ def engine(
         application=b"",
         schedules=Schedules(config.tasks),
         store=store,
-        clock=ManualClock(NOON),
+        clock=clock or ManualClock(NOON),
         middleware=None,
     )
     return factory.build("test", beside=tuple)
@@ -72,6 +73,13 @@ class Flaky(MemoryRunStore):
             raise StoreUnavailableError("the store is down")
         with super()._step(*tasks):
             yield
+
+    def register(
+        self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
+    ) -> Mapping[str, datetime]:
+        if self.is_down:
+            raise StoreUnavailableError("the store is down")
+        return super().register(tracks, now, since=since)
 
 
 def test_as_many_runs_as_there_are_workers_may_end_while_the_store_is_away():
@@ -130,3 +138,42 @@ def test_tasks_that_run_at_startup_are_made_known_once_for_each_instant(store):
         "d": NOON,
     }
     assert built.scheduler.next_ring() == NOON - timedelta(minutes=30)
+
+
+def test_a_clock_that_was_ahead_for_a_while_keeps_no_task_from_ringing_when_it_is_right_again(store):
+    clock = ManualClock(NOON)
+    built = engine(store, clock=clock, a={"interval": "5m"})
+    built.workers.submit = lambda fires, keep: None  # a store whose clock is right refuses them: they are too early
+
+    clock.step(3600)
+    built.scheduler.ring()
+    clock.step(-3600)
+    built.scheduler.ring()
+    assert built.scheduler.next_ring() == NOON + timedelta(minutes=65)
+
+    built.fleet.beat()
+    built.scheduler.ring()
+
+    assert built.scheduler.next_ring() == NOON + timedelta(minutes=5)
+    asked = len(store.asked)
+    built.fleet.beat()
+    assert len(store.asked) == asked
+
+
+def test_what_is_to_be_planned_again_is_when_the_store_answers():
+    clock, store = ManualClock(NOON), Flaky()
+    built = engine(store, clock=clock, a={"interval": "5m"})
+    built.workers.submit = lambda fires, keep: None
+    clock.step(3600)
+    built.scheduler.ring()
+    clock.step(-3600)
+    built.scheduler.ring()
+
+    store.is_down = True
+    with pytest.raises(StoreUnavailableError):
+        built.fleet.beat()
+    store.is_down = False
+    built.fleet.beat()
+    built.scheduler.ring()
+
+    assert built.scheduler.next_ring() == NOON + timedelta(minutes=5)

@@ -218,6 +218,21 @@ def test_a_host_whose_clock_is_too_far_off_runs_nothing_until_it_is_set(clock, m
     assert [record.pulse_event for record in caplog.records] == ["clock_skewed", "clock_differs"]
 
 
+def test_a_clock_that_somebody_sets_is_looked_at_with_the_next_beat(clock, monkeypatch):
+    store = ClockedStore(clock, ahead=0)
+    fleet = member(store, clock, monkeypatch, "one", a=60)
+
+    clock.step(3600)
+    store.ahead = timedelta(seconds=-3600)
+    fleet.beat()
+    assert "clock" in fleet.why_not("a")
+
+    clock.step(-3600)
+    store.ahead = timedelta(0)
+    fleet.beat()
+    assert fleet.why_not("a") == ""
+
+
 def test_a_process_that_never_joined_says_nothing_to_the_fleet(store, clock):
     fleet = Fleet(read_config(tasks={"a": {}}), store=store, clock=FleetClock(clock), beat=BEAT)
 

@@ -219,6 +219,45 @@ def test_the_wall_clock_stepping_back_gives_none_twice(caplog):
     assert bench.pass_time(10) == [("a", 30)]
 
 
+def test_what_was_planned_by_a_clock_that_was_ahead_is_planned_again_from_what_was_given_out():
+    bench = Bench(a={"interval": 10}, daily={"cron": "30 12 * * *"}, once={"at": "2027-05-01T12:40Z"})
+    bench.pass_time(10)
+    bench.clock.step(3600)
+    assert sorted(bench.ring()) == [("a", 3610), ("daily", 1800), ("once", 2400)]
+    bench.clock.step(-3600)
+
+    bench.scheduler.plan_again({"a": NOON + timedelta(seconds=10), "daily": NOON, "once": NOON})
+
+    assert bench.pass_time(10) == [("a", 20)]
+    assert sorted(bench.pass_time(1780)) == [("a", 1800), ("daily", 1800)]
+    assert sorted(bench.pass_time(600)) == [("a", 2400), ("once", 2400)]
+    assert bench.ring() == []
+
+
+def test_what_has_run_or_is_caught_up_is_not_planned_again():
+    bench = Bench(a={"interval": 10}, b={"interval": 10, "coalesce": False}, once={"at": "2027-05-01T12:00:30Z"})
+    bench.clock.step(100)
+    bench.ring()
+    assert len(bench.missed) == 1
+
+    bench.scheduler.plan_again({"a": NOON + timedelta(seconds=100), "b": NOON, "once": NOON + timedelta(seconds=30)})
+
+    assert bench.ring() == []
+    assert len(bench.missed) == 1
+    assert sorted(bench.pass_time(10)) == [("a", 110), ("b", 110)]
+
+
+def test_who_is_late_keeps_its_turn_when_all_is_planned_again():
+    bench = Bench(**{f"task{number}": {"interval": 10} for number in range(AT_ONCE + 5)})
+    bench.clock.step(15)
+    assert len(bench.ring()) == AT_ONCE
+
+    bench.scheduler.plan_again(dict.fromkeys(bench.scheduler._tasks, NOON))
+
+    assert len(bench.ring()) == 5
+    assert bench.ring() == []
+
+
 def test_a_task_that_cannot_be_submitted_silences_no_other(caplog):
     bench = Bench(a={"interval": 10}, b={"interval": 10})
     submit, bench.scheduler._submit = bench.scheduler._submit, lambda due, keep: 1 / 0
