@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+from copy import deepcopy
 from typing import Any, Final
 
 from pulse.errors import StoreUnavailableError
@@ -239,7 +240,7 @@ class ServerStateManager:
         owner = await self._owner(widget_id, outlet) if self.deploy_mode else None
         # The router knows better: a viewer that went to another worker may seem to be here still.
         if outlet is not None and owner in (None, self.worker_id):
-            outlet.put(event)
+            outlet.put(_own(event))
             return True
         if owner is None:
             return False
@@ -377,6 +378,15 @@ class ServerStateManager:
                 await router.refresh_heartbeat(outlet.widget_id)
             elif owner is None and self._outlet(outlet.widget_id) is outlet:
                 await self._announce(outlet)
+
+
+def _own(event: Any) -> Any:
+    """A copy: whoever sends a dict again with other values must not change what still waits for its viewer."""
+    try:
+        return deepcopy(event)
+    # An object may refuse in any way it likes; within one process a viewer may get it as it is.
+    except Exception:  # noqa: BLE001 - see above
+        return event
 
 
 _lock: Final = ProcessLock()

@@ -230,6 +230,33 @@ async def test_in_deploy_mode_a_broadcast_is_told_to_subscribers_of_the_widgets_
     assert message.event_type == "end"
 
 
+@run
+async def test_an_event_that_is_changed_and_sent_again_leaves_the_one_that_waits_as_it_was(manager):
+    queue = await manager.register_connection("w1", object())
+    event = {"n": 0, "list": [0]}
+
+    for number in (1, 2):
+        event["n"] = event["list"][0] = number
+        await manager.send_to_widget("w1", event)
+        await manager.broadcast_event("w1", "click", event)
+    event["list"].append(3)
+
+    sent = [{"n": number, "list": [number]} for number in (1, 2)]
+    assert [await queue.get() for _ in range(4)] == [
+        message for one in sent for message in (one, {"type": "click", "data": one})
+    ]
+
+
+@run
+async def test_what_cannot_be_copied_reaches_a_viewer_of_the_same_process_as_it_is(manager):
+    queue = await manager.register_connection("w1", object())
+    event = {"lock": threading.Lock()}
+
+    await manager.send_to_widget("w1", event)
+
+    assert (await queue.get())["lock"] is event["lock"]
+
+
 def test_a_thread_with_its_own_loop_reaches_a_queue_of_another_loop(manager):
     async def view():
         queue = await manager.register_connection("w1", "socket")
