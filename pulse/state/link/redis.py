@@ -72,7 +72,7 @@ class RedisLink:
         return await (await self._open()).command(*map(_bytes, command))
 
     async def read(self, stream: str, after: bytes, bell: str) -> list[Entry]:
-        """The first entries of *stream* after an id; waits a second or two for them.
+        """The first entries of *stream* after an id; waits a second or two for them, longer where thousands do.
 
         Those who name the same *bell*, a key of their own, share a connection.
 
