@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Final
 
@@ -166,9 +167,12 @@ class ServerStateManager:
             self._outlets[widget_id] = outlet
         try:
             await self._announce(outlet)
-        except BaseException:
+        except BaseException as error:
             # Who asked has no queue to read, and nothing to unregister: heartbeats would keep it known for ever.
             self._put_back(outlet, former)
+            if isinstance(error, asyncio.CancelledError):  # the backend may have heard of it before
+                with suppress(StoreUnavailableError):  # which forgets it by itself, later
+                    await self._withdraw(widget_id)
             raise
         return outlet.queue
 
@@ -185,10 +189,7 @@ class ServerStateManager:
             if outlet is None or (websocket is not None and outlet.websocket is not websocket):
                 return
             del self._outlets[widget_id]
-        router = get_connection_router()
-        # The viewer may be with another worker by now.
-        if await router.get_owner(widget_id) == self.worker_id:
-            await router.unregister_connection(widget_id)
+        await self._withdraw(widget_id)
 
     async def get_connection(self, widget_id: str) -> Any | None:
         """The connection, if this process holds it."""
@@ -349,6 +350,13 @@ class ServerStateManager:
         await get_connection_router().register_connection(
             outlet.widget_id, self.worker_id, outlet.user_id, outlet.session_id
         )
+
+    async def _withdraw(self, widget_id: str) -> None:
+        """Let nobody look here any more for a viewer who is not here."""
+        router = get_connection_router()
+        # The viewer may be with another worker by now, or back with this one.
+        if await router.get_owner(widget_id) == self.worker_id and self._outlet(widget_id) is None:
+            await router.unregister_connection(widget_id)
 
     async def _listen(self) -> None:
         """Receive what other workers send to this one; returns when it will arrive."""

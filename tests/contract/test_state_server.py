@@ -148,6 +148,32 @@ async def test_a_connection_that_could_not_be_registered_is_not_held(manager, mo
     assert manager.connections == {"w1": first}
 
 
+@pytest.mark.parametrize("has_former", [True, False])
+@run
+async def test_a_connection_that_went_away_while_it_was_registered_is_known_to_nobody(manager, monkeypatch, has_former):
+    former = object()
+    if has_former:
+        await manager.register_connection("w1", former)
+    router = state.get_connection_router()
+    register, is_known = type(router).register_connection, asyncio.Event()
+
+    async def register_and_wait(*given):
+        await register(*given)
+        is_known.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(type(router), "register_connection", register_and_wait)
+    registering = asyncio.create_task(manager.register_connection("w1", object()))
+    await is_known.wait()
+
+    registering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await registering
+
+    assert manager.connections == ({"w1": former} if has_former else {})
+    assert await router.get_owner("w1") == (manager.worker_id if has_former else None)
+
+
 @run
 async def test_a_viewer_whose_loop_was_closed_disturbs_nobody_who_sends_to_it(manager):
     def register_and_leave():
