@@ -174,8 +174,9 @@ class ScopedSessions:
         return session
 
     def told(self, session: WsgiSession) -> AbstractContextManager[object]:
-        """Inside, `PulseContext.get().session` is *session*, if a context is active and the key is the usual one."""
-        if self.context_key != SESSION_KEY or active() is None:
+        """Inside, `PulseContext.get().session` is *session*; not under another key, nor in a run, where nobody is."""
+        context = active()
+        if self.context_key != SESSION_KEY or context is None or (context.route and context.route.internal):
             return nullcontext()
         return PulseContext.update(session=session)
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from pulse.context import PULSE_CONTEXT, PulseContext
+from pulse.context import PULSE_CONTEXT, PulseContext, RouteContext
 from pulse.sessions import (
     CookieSessionStore,
     InMemorySessionStore,
@@ -184,11 +184,11 @@ def test_without_a_storage_sessions_are_kept_in_memory(make):
     assert [browser.get("/count").text, browser.get("/count").text] == ["1", "2"]
 
 
-def within(app):
+def within(app, route=None):
     """*app*, with a context around it."""
 
     async def site(scope, receive, send):
-        with PulseContext("the app") as context:
+        with PulseContext("the app", route=route) as context:
             await app(scope, receive, send)
             assert PulseContext.get() is context
 
@@ -220,6 +220,13 @@ def test_the_context_of_a_session_in_a_cookie_knows_its_data(make, storage):
 
 def test_a_middleware_with_another_key_leaves_the_session_of_the_context_alone(make):
     assert Browser(within(make(None, context_key="other"))).get("/caller").text == "nobody"
+
+
+@pytest.mark.parametrize("is_internal", [True, False])
+def test_the_context_of_a_run_has_nobodys_session(make, is_internal):
+    browser = Browser(within(make(None), RouteContext("/caller", internal=is_internal)))
+
+    assert (browser.get("/caller").text == "nobody") is is_internal
 
 
 def test_no_context_is_active_where_there_is_none_around_the_session(make):
