@@ -1,14 +1,16 @@
 """Sessions for ASGI applications, and how a handler gets at its own."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from pulse.context import PulseContext, active
 from pulse.errors import PulseError
 from pulse.gateway import AsgiApp, Message, Receive, Scope, Send
 from pulse.sessions.base import Session, SessionStore
 from pulse.sessions.cookie import CookieSessionStore
-from pulse.sessions.header import CookieForm, cookie_values
+from pulse.sessions.header import CookieForm
 from pulse.sessions.keeper import keeper_of
 from pulse.sessions.mapping import WsgiSession
 from pulse.sessions.memory import MemorySessionStorage
@@ -110,8 +112,8 @@ class SessionMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        visit = await self._sessions.open(scope)
-        own_scope = {**scope, self._sessions.context_key: visit}
+        session = await self._sessions.open(scope)
+        own_scope = {**scope, self._sessions.context_key: session}
         has_started = False
 
         async def send_with_cookie(message: Message) -> None:
@@ -120,14 +122,15 @@ class SessionMiddleware:
                 has_started = True
                 # Frameworks make a response of an exception; its changes are half of what was to be.
                 if message.get("status", 200) >= 500:
-                    visit.abandon()
-                headers = await self._sessions.headers(visit, scope)
+                    session.abandon()
+                headers = await self._sessions.headers(session, scope)
                 if headers:
                     message = {**message, "headers": [*(message.get("headers") or ()), *headers]}
             await send(message)
 
-        await self.app(own_scope, receive, send_with_cookie)
-        await visit.settle(is_late=has_started)
+        with self._sessions.told(session):
+            await self.app(own_scope, receive, send_with_cookie)
+        await session.settle(is_late=has_started)
 
     def _closing(self, send: Send) -> Send:
         """*send*, with the store closed when the application has shut down."""
@@ -144,7 +147,7 @@ class ScopedSessions:
     """The sessions of ASGI scopes: what plain ASGI and bareASGI have in common.
 
     Attributes:
-        context_key: Under which a request finds its visit.
+        context_key: Under which a request finds its session.
     """
 
     def __init__(
@@ -160,23 +163,24 @@ class ScopedSessions:
         self._keeper = keeper_of(MemorySessionStorage() if storage is None else storage)
         self._form = CookieForm(name=cookie_name, path=path or "/", **attributes)
 
-    async def open(self, scope: Mapping[str, Any]) -> Visit:
-        """The visit of a request: its session is loaded, as handlers ask for it without waiting."""
-        values = (
-            value
-            for name, header in scope.get("headers") or ()
-            if name.lower() == b"cookie"
-            for value in cookie_values(header.decode("latin-1"), self._form.name)
-        )
-        visit = Visit(self._keeper, values)
-        if not self._keeper.is_immediate:
-            await visit.open()
-        return visit
+    async def open(self, scope: Mapping[str, Any]) -> WsgiSession:
+        """The session of a request: it is loaded, as handlers ask for it without waiting."""
+        cookies = (header for name, header in scope.get("headers") or () if name.lower() == b"cookie")
+        session = WsgiSession(self._keeper, self._form.name, b"; ".join(cookies).decode("latin-1"))
+        await session.open()
+        return session
 
-    async def headers(self, visit: Visit, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    def told(self, session: WsgiSession) -> AbstractContextManager[object]:
+        """Inside, `PulseContext.get().session` is *session*; not under another key, nor in a run, where nobody is."""
+        context = active()
+        if self.context_key != SESSION_KEY or context is None or (context.route and context.route.internal):
+            return nullcontext()
+        return PulseContext.update(session=session)
+
+    async def headers(self, session: WsgiSession, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         """Keep the session; the headers to add to the response."""
-        value = await visit.settle()
-        if not visit.is_used:
+        value = await session.settle()
+        if not session.is_used:
             return []
         # A page that depends on the session must not come from a cache for somebody else.
         headers = [(b"vary", b"Cookie")]
@@ -195,6 +199,4 @@ def _visit_of(request: Any, context_key: str) -> Visit:
         found = place.get(context_key) if isinstance(place, Mapping) else None
         if isinstance(found, WsgiSession):
             return found.visit()
-        if isinstance(found, Visit):
-            return found
     raise NoSessionError(context_key)

@@ -75,10 +75,11 @@ class BareSessionMiddleware:
 
     async def __call__(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         """The handler's response, with the cookie if one is due; what the handler raises is passed on."""
-        visit = await self._sessions.open(request.scope)
-        request.context[self._sessions.context_key] = visit
-        response = await handler(request)
-        headers = await self._sessions.headers(visit, request.scope)
+        session = await self._sessions.open(request.scope)
+        request.context[self._sessions.context_key] = session
+        with self._sessions.told(session):
+            response = await handler(request)
+        headers = await self._sessions.headers(session, request.scope)
         if not headers:
             return response
         # A copy: responses may be shared, as that of "not found" is.

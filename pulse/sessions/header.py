@@ -113,15 +113,32 @@ class CookieForm:
             value = getattr(self, attribute)
             if value is not None and not (isinstance(value, str) and _ATTRIBUTE.fullmatch(value)):
                 raise ValueError(f"{attribute} = {value!r}: want ASCII text without semicolons")
+        if self.path is not None and not self.path.startswith("/"):
+            raise ValueError(f"path = {self.path!r}: want it to begin with a slash, or browsers take another")
         if self.domain is not None and (":" in self.domain or not self.domain):
             raise ValueError(f"domain = {self.domain!r}: want a host without a port; None for the host of the request")
         for attribute, wanted in prefix_faults(self.name, is_secure=self.secure, domain=self.domain, path=self.path):
             shown = f"{attribute} = {getattr(self, attribute)!r}"
             raise ValueError(f"{shown}: want {wanted} with cookie_name = {self.name!r}, or browsers drop the cookie")
+        self._refuse_spans()
         if self.same_site is not None and str(self.same_site).lower() not in _SAME_SITE:
             raise ValueError(f"same_site = {self.same_site!r}: want lax, strict, none, or None to leave it out")
         if str(self.same_site).lower() == "none" and self.same_site is not None and not self.secure:
             raise ValueError("same_site = 'none': want secure = True with it, or browsers drop the cookie")
+
+    def _refuse_spans(self) -> None:
+        if self._seconds is not None and not 1 <= self._seconds < float("inf"):
+            raise ValueError(f"max_age = {self.max_age!r}: want 1 second or more, or browsers drop the cookie at once")
+        if self.expires is not None and not isinstance(self.expires, datetime):
+            raise ValueError(f"expires = {self.expires!r}: want a datetime, or None")
+
+    @property
+    def _seconds(self) -> float | None:
+        """The greatest age; not a number if it is none."""
+        age = self.max_age.total_seconds() if isinstance(self.max_age, timedelta) else self.max_age
+        if age is None or (isinstance(age, int | float) and not isinstance(age, bool)):
+            return age
+        return float("nan")
 
     def _attributes(self, *, is_secure: bool) -> str:
         morsel: Morsel[str] = Morsel()
@@ -135,9 +152,8 @@ class CookieForm:
             yield "path", self.path
         if self.domain is not None:
             yield "domain", self.domain
-        if self.max_age is not None:
-            seconds = self.max_age.total_seconds() if isinstance(self.max_age, timedelta) else self.max_age
-            yield "max-age", int(seconds)
+        if self._seconds is not None:
+            yield "max-age", int(self._seconds)
         if self.expires is not None:
             at = self.expires if self.expires.tzinfo else self.expires.replace(tzinfo=UTC)
             yield "expires", format_datetime(at.astimezone(UTC), usegmt=True)

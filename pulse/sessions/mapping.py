@@ -1,4 +1,4 @@
-"""The session of a WSGI request: a mapping that looks it up when it is first used."""
+"""The session of a request: a mapping that looks it up when it is first used, and the caller's `UserSession`."""
 
 from collections.abc import Coroutine, Iterator, MutableMapping
 from copy import deepcopy
@@ -101,16 +101,19 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
 
     async def look_up(self) -> None:
         """Look it up now if that takes waiting, which nobody can do on an event loop when it is used."""
+        try:
+            await self.open()
+        except Exception as error:  # noqa: BLE001 - for whoever uses the session, if anybody does
+            self._failure = error
+
+    async def open(self) -> None:
+        """The same, where an error is the caller's."""
         if self._visit is not None or self._keeper.is_immediate:
             return
         visit = self._new_visit()
-        try:
-            await visit.open()
-            self._known = None if visit.is_new else await self._keeper.record(visit.sid)
-        except Exception as error:  # noqa: BLE001 - for whoever uses the session, if anybody does
-            self._failure = error
-        else:
-            self._visit = visit
+        await visit.open()
+        self._known = None if visit.is_new else await self._keeper.record(visit.sid)
+        self._visit = visit
 
     def clear(self) -> None:
         """End it: for logouts."""

@@ -8,6 +8,7 @@ forked child. What is stored and what is returned are copies. Values must be suc
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
+from numbers import Real
 from typing import Any, Final
 
 from pulse.clock import SystemClock
@@ -119,7 +120,8 @@ class EventBus(ABC):
             event: What happened.
 
         Raises:
-            TypeError: its data hold something that cannot be sent, or one of its fields is of another type.
+            TypeError: *channel* is no text or *event* no event, its data hold something that cannot
+                be sent, or one of its fields is of another type.
         """
 
     @abstractmethod
@@ -128,6 +130,9 @@ class EventBus(ABC):
 
         Dropping the iterator, `aclose()` or cancelling who awaits it ends this subscription
         alone. One iterator is for one task.
+
+        Raises:
+            TypeError: *channel* is no text.
         """
 
     @abstractmethod
@@ -206,7 +211,7 @@ class SessionStore(Sweepable, ABC):
         Raises:
             ValueError: *ttl* is not more than 0.
             TypeError: *metadata* holds something that cannot be kept, *roles* is no list of
-                texts (a single text is none), or an id is no text.
+                texts (a single text is none), an id is no text, or *ttl* no number.
         """
 
     @abstractmethod
@@ -232,6 +237,7 @@ class SessionStore(Sweepable, ABC):
 
         Raises:
             ValueError: *extend_ttl* is not more than 0.
+            TypeError: *extend_ttl* is no number.
         """
 
     @abstractmethod
@@ -309,8 +315,11 @@ def checked_ttl(ttl: float | None, name: str = "ttl") -> float | None:
     """*ttl*, which must be None or more than 0.
 
     Raises:
-        ValueError: it is not.
+        TypeError: it is no number.
+        ValueError: it is not more than 0.
     """
+    if isinstance(ttl, bool) or not isinstance(ttl, Real | None):
+        raise TypeError(f"{name} is of type {type(ttl).__name__}: want a number of seconds, or None")
     if ttl is not None and not 0 < ttl < float("inf"):
         raise ValueError(f"{name} = {ttl!r}: want more than 0 seconds, or None")
     return ttl

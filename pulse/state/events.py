@@ -25,8 +25,10 @@ def encode(event: EventMessage, clock: Clock) -> str:
     """*event* as text, with a time and an id if it has none.
 
     Raises:
-        TypeError: its data hold something that cannot be sent, or one of its fields is of another type.
+        TypeError: it is no event, its data hold something that cannot be sent, or one of its fields is of another type.
     """
+    if not isinstance(event, EventMessage):
+        raise TypeError(f"event is of type {type(event).__name__}: want an EventMessage")
     whole = replace(
         event,
         timestamp=event.timestamp or clock.time(),
@@ -81,7 +83,12 @@ class Subscription(AsyncIterator[EventMessage]):
     """
 
     def __init__(self, channel: str) -> None:
-        """A subscription of *channel* that has missed nothing."""
+        """A subscription of *channel* that has missed nothing.
+
+        Raises:
+            TypeError: *channel* is no text.
+        """
+        check_texts(channel=channel)
         self.channel = channel
         self.missed = 0
 

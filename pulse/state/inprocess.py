@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 
 from pulse.clock import Clock, SystemClock
-from pulse.state.base import EventBus
+from pulse.state.base import EventBus, check_texts
 from pulse.state.events import BACKLOG, BACKLOG_SIZE, Listeners, Subscription, decode, encode
 from pulse.state.lock import ProcessLock
 from pulse.state.types import EventMessage
@@ -86,6 +86,7 @@ class MemoryEventBus(EventBus):
 
     async def publish(self, channel: str, event: EventMessage) -> None:
         """See `EventBus.publish`."""
+        check_texts(channel=channel)
         text = encode(event, self._clock)
         for subscription in self._channels.of(channel):
             subscription.push(text)

@@ -57,5 +57,8 @@ class Keys:
         return f"{literal}:{kind}:*"
 
 
-def _part(text: str) -> str:
+def _part(text: object) -> str:
+    if not isinstance(text, str):
+        # Nobody's id, such as the None of a cookie that was not sent: no text is written like this.
+        return "%"
     return text.replace("%", "%25").replace(":", "%3A")

@@ -110,7 +110,7 @@ class RedisWidgetStore(WidgetStore):
 
     async def delete(self, widget_id: str) -> bool:
         """See `WidgetStore.delete`."""
-        return bool(await self._link.run(DROP, [self._keys.widget(widget_id)], widget_id))
+        return bool(await self._link.run(DROP, [self._keys.widget(widget_id)], _member(widget_id)))
 
     async def list_active(self) -> list[str]:
         """See `WidgetStore.list_active`."""
@@ -200,11 +200,11 @@ class RedisConnectionRouter(ConnectionRouter):
 
     async def refresh_heartbeat(self, widget_id: str) -> bool:
         """See `ConnectionRouter.refresh_heartbeat`."""
-        return bool(await self._link.run(BEAT, [self._keys.connection(widget_id)], widget_id, self._span))
+        return bool(await self._link.run(BEAT, [self._keys.connection(widget_id)], _member(widget_id), self._span))
 
     async def unregister_connection(self, widget_id: str) -> bool:
         """See `ConnectionRouter.unregister_connection`."""
-        return bool(await self._link.run(DROP, [self._keys.connection(widget_id)], widget_id))
+        return bool(await self._link.run(DROP, [self._keys.connection(widget_id)], _member(widget_id)))
 
     async def list_worker_connections(self, worker_id: str) -> list[str]:
         """See `ConnectionRouter.list_worker_connections`."""
@@ -394,6 +394,11 @@ async def _tidy(link: RedisLink, pattern: str) -> int:
             gone += int(await link.run(TIDY, [text(key) for key in found]))
         if int(cursor) == 0:
             return gone
+
+
+def _member(widget_id: object) -> str:
+    """What an index knows a widget by; the client would refuse to send None, which is no widget's id."""
+    return str(widget_id)
 
 
 def _pairs(fields: Mapping[str, str | None]) -> Iterable[str]:

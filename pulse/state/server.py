@@ -3,6 +3,8 @@
 import asyncio
 import os
 import secrets
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any, Final
 
 from pulse.errors import StoreUnavailableError
@@ -165,9 +167,12 @@ class ServerStateManager:
             self._outlets[widget_id] = outlet
         try:
             await self._announce(outlet)
-        except BaseException:
+        except BaseException as error:
             # Who asked has no queue to read, and nothing to unregister: heartbeats would keep it known for ever.
             self._put_back(outlet, former)
+            if isinstance(error, asyncio.CancelledError):  # the backend may have heard of it before
+                with suppress(StoreUnavailableError):  # which forgets it by itself, later
+                    await self._withdraw(widget_id)
             raise
         return outlet.queue
 
@@ -184,10 +189,7 @@ class ServerStateManager:
             if outlet is None or (websocket is not None and outlet.websocket is not websocket):
                 return
             del self._outlets[widget_id]
-        router = get_connection_router()
-        # The viewer may be with another worker by now.
-        if await router.get_owner(widget_id) == self.worker_id:
-            await router.unregister_connection(widget_id)
+        await self._withdraw(widget_id)
 
     async def get_connection(self, widget_id: str) -> Any | None:
         """The connection, if this process holds it."""
@@ -239,7 +241,7 @@ class ServerStateManager:
         owner = await self._owner(widget_id, outlet) if self.deploy_mode else None
         # The router knows better: a viewer that went to another worker may seem to be here still.
         if outlet is not None and owner in (None, self.worker_id):
-            outlet.put(event)
+            outlet.put(_own(event))
             return True
         if owner is None:
             return False
@@ -349,6 +351,13 @@ class ServerStateManager:
             outlet.widget_id, self.worker_id, outlet.user_id, outlet.session_id
         )
 
+    async def _withdraw(self, widget_id: str) -> None:
+        """Let nobody look here any more for a viewer who is not here."""
+        router = get_connection_router()
+        # The viewer may be with another worker by now, or back with this one.
+        if await router.get_owner(widget_id) == self.worker_id and self._outlet(widget_id) is None:
+            await router.unregister_connection(widget_id)
+
     async def _listen(self) -> None:
         """Receive what other workers send to this one; returns when it will arrive."""
         with self._lock:
@@ -377,6 +386,15 @@ class ServerStateManager:
                 await router.refresh_heartbeat(outlet.widget_id)
             elif owner is None and self._outlet(outlet.widget_id) is outlet:
                 await self._announce(outlet)
+
+
+def _own(event: Any) -> Any:
+    """A copy: whoever sends a dict again with other values must not change what still waits for its viewer."""
+    try:
+        return deepcopy(event)
+    # An object may refuse in any way it likes; within one process a viewer may get it as it is.
+    except Exception:  # noqa: BLE001 - see above
+        return event
 
 
 _lock: Final = ProcessLock()

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.loop import running_loop
-from pulse.state.base import EventBus
+from pulse.state.base import EventBus, check_texts
 from pulse.state.events import BACKLOG, BACKLOG_SIZE, Listeners, Subscription, decode, encode
 from pulse.state.keys import Keys
 from pulse.state.link.reader import START, Entry, order
@@ -58,6 +58,7 @@ class RedisEventBus(EventBus):
 
     async def publish(self, channel: str, event: EventMessage) -> None:
         """See `EventBus.publish`."""
+        check_texts(channel=channel)
         text = encode(event, self._clock)
         for subscription in self._listeners.of(channel):
             # What was subscribed to here before this call gets this event, too.

@@ -13,6 +13,22 @@ def either(body: Any) -> Any:
     return ChunkList(body) if isinstance(body, list | tuple) else ChunkStream(body)
 
 
+def closed_once(body: Any) -> Any:
+    """*body* as something that closes it once, however often it is told to; as it is, if it cannot be closed."""
+    if hasattr(body, "__aiter__") and hasattr(body, "aclose"):
+        return AsyncChunkStream(body, steps=aiter(body))
+    return ChunkStream(body) if hasattr(body, "close") else body
+
+
+def followed(body: Any, former: Any) -> Any:
+    """*body*, with which *former* is closed, too: what it took the place of, and may read from."""
+    if hasattr(body, "__aiter__"):
+        return AsyncChunkStream(body, steps=aiter(body), former=former)
+    if isinstance(former, AsyncChunkStream):  # to be closed by who awaits
+        return AsyncChunkStream(body, steps=_awaited(iter(body)), former=former)
+    return ChunkStream(body, former=former)
+
+
 class ChunkList(list[Any]):
     """A list of chunks that can also be read by `async for`."""
 
@@ -23,19 +39,23 @@ class ChunkList(list[Any]):
 class ChunkStream:
     """An iterable of chunks that can also be read by `async for`."""
 
-    __slots__ = ("_before", "_body", "_steps")
+    __slots__ = ("_before", "_body", "_former", "_steps")
 
-    def __init__(self, body: Any, *, before: Iterable[Any] = (), steps: Iterator[Any] | None = None) -> None:
+    def __init__(
+        self, body: Any, *, before: Iterable[Any] = (), steps: Iterator[Any] | None = None, former: Any = None
+    ) -> None:
         """A stream of *body*.
 
         Args:
             body: Closed in the end.
             before: Chunks that come first.
             steps: The iterator of *body*, if it was begun.
+            former: Closed behind *body*.
         """
         self._body = body
         self._before = before
         self._steps = steps
+        self._former = former
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._before
@@ -49,20 +69,26 @@ class ChunkStream:
     def close(self) -> None:
         """Close the body; once, however often this is called."""
         body, self._body = self._body, ()
-        if hasattr(body, "close"):
-            body.close()
+        former, self._former = self._former, None
+        try:
+            if hasattr(body, "close"):
+                body.close()
+        finally:
+            if former is not None:
+                former.close()
 
 
 class AsyncChunkStream:
-    """An asynchronous iterable of chunks, of which some were read before."""
+    """An asynchronous iterable of chunks, of which some may have been read before."""
 
-    __slots__ = ("_before", "_body", "_steps")
+    __slots__ = ("_before", "_body", "_former", "_steps")
 
-    def __init__(self, body: Any, *, before: Iterable[Any], steps: AsyncIterator[Any]) -> None:
+    def __init__(self, body: Any, *, before: Iterable[Any] = (), steps: AsyncIterator[Any], former: Any = None) -> None:
         """See `ChunkStream`."""
         self._body = body
         self._before = before
         self._steps = steps
+        self._former = former
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self._before:
@@ -73,7 +99,11 @@ class AsyncChunkStream:
     async def aclose(self) -> None:
         """Close the body; once, however often this is called."""
         body, self._body = self._body, None
-        await close(body)
+        former, self._former = self._former, None
+        try:
+            await close(body)
+        finally:
+            await close(former)
 
 
 async def begun(body: Any, written: Iterable[bytes]) -> Any:

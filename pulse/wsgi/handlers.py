@@ -11,8 +11,8 @@ from webob import Response
 from pulse.errors import ResponseError
 from pulse.gateway import Environ, StartResponse
 from pulse.loop import immediate
-from pulse.wsgi.bridge.answer import close, readable
-from pulse.wsgi.chunks import begun, either
+from pulse.wsgi.bridge.answer import close, is_whole, readable
+from pulse.wsgi.chunks import begun, closed_once, either, followed
 from pulse.wsgi.response import WsgiResponse, error_response
 
 P = ParamSpec("P")
@@ -122,9 +122,15 @@ class WsgiHandler:
         """What the response middleware make of *body*."""
         try:
             response = await self._response(environ, start, body)
+            if not self.response_middleware:
+                return response
+            content = response.app_iter
+            body = closed_once(content)  # as WebOb closes what it reads, and so may who puts another in its place
+            _set_content(response, body)
             for change in self.response_middleware:
                 other = await self._value(change(environ, response))
                 response = response if other is None else other
+            await _see_closed(response, body, content)
         except BaseException:
             await close(body)
             raise
@@ -190,6 +196,25 @@ class _Start:
             return self.forward(status, headers, *([exc_info] if self._is_sent else []))
 
         return response(_complete(environ), start_response)
+
+
+async def _see_closed(response: Response, body: Any, content: Any) -> None:
+    """See to it that *body*, which closes *content* once, is closed where response middleware have put another."""
+    if body is content or not isinstance(response, Response):
+        return  # it cannot be closed; or an application has taken its place, and may read it when it is called
+    if response.app_iter is body:
+        _set_content(response, content)  # as it was: servers know their own kinds, such as files
+    elif is_whole(response.app_iter):
+        await close(body)
+    else:
+        _set_content(response, followed(response.app_iter, body))
+
+
+def _set_content(response: Response, content: Any) -> None:
+    """Set the body of *response*, of the same bytes as before: WebOb would remove its Content-Length."""
+    length = response.content_length
+    response.app_iter = content
+    response.content_length = length
 
 
 def _listed(name: str, functions: Iterable[Callable[..., Any]] | None) -> list[Callable[..., Any]]:

@@ -28,12 +28,13 @@ class LazyWsgi:
 
     _lock: threading.Lock
     _handler: Any
+    _maker: int | None
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self:
         """Here and not in a constructor: subclasses need not call one, and copies do not."""
         lazy = super().__new__(cls)
         lazy._lock = threading.Lock()
-        lazy._handler = None
+        lazy._handler = lazy._maker = None
         return lazy
 
     def setup(self, environ: dict[str, Any] | None = None) -> Any:
@@ -49,9 +50,12 @@ class LazyWsgi:
 
         Raises:
             TypeError: `setup` gave nothing that could be called.
+            RuntimeError: `setup` itself calls this.
         """
         handler = self._handler
         if handler is None:
+            if self._maker == threading.get_ident():  # which holds the lock, and would wait for itself for ever
+                raise RuntimeError(f"{type(self).__name__}.setup called the application that it is to make")
             with self._lock:
                 if self._handler is None:
                     self._handler = self._made(environ)
@@ -59,7 +63,11 @@ class LazyWsgi:
         return handler(environ, start_response)
 
     def _made(self, environ: dict[str, Any]) -> Any:
-        handler = self.setup(environ)
+        self._maker = threading.get_ident()
+        try:
+            handler = self.setup(environ)
+        finally:
+            self._maker = None
         if not callable(handler):
             if inspect.iscoroutine(handler):
                 handler.close()  # or it would be reported as never awaited, too
@@ -69,7 +77,7 @@ class LazyWsgi:
         return handler
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_handler")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_handler", "_maker")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -188,6 +188,17 @@ async def test_an_event_with_a_field_of_another_type_is_refused_where_it_is_publ
     assert await take(subscription, 1) == [2]
 
 
+@pytest.mark.parametrize("wrong", [None, 5, b"c"], ids=repr)
+@run
+async def test_a_channel_that_is_no_text_and_an_event_that_is_none_are_refused(bus, wrong):
+    with pytest.raises(TypeError, match=r"channel is of type .*: want text"):
+        await bus.publish(wrong, event(1))
+    with pytest.raises(TypeError, match=r"channel is of type .*: want text"):
+        bus.subscribe(wrong)
+    with pytest.raises(TypeError, match=r"event is of type .*: want an EventMessage"):
+        await bus.publish("c", wrong)
+
+
 @run
 async def test_closing_one_iterator_ends_that_one_only(bus):
     first, second = bus.subscribe("c"), bus.subscribe("c")

@@ -424,6 +424,16 @@ async def test_a_frozen_redis_is_an_error_in_bounded_time_also_for_many_at_once(
 
 
 @run
+async def test_who_waits_long_for_a_connection_is_served_where_others_are(valkey_server, prefix):
+    link = RedisLink(valkey_server.url, pool_size=1)
+    pause = 0.8  # seconds for each command, of three more than an answer may take
+
+    answers = await asyncio.gather(*(link.ask("BLPOP", f"{prefix}:nothing", pause) for _ in range(4)))
+
+    assert answers == [None] * 4
+
+
+@run
 async def test_a_server_that_is_full_is_an_outage_that_subscribers_outlast(own_valkey, prefix):
     with redis.Redis.from_url(own_valkey.url, protocol=2) as operator:
         widgets, bus, _, sessions = create_redis_stores(own_valkey.url, prefix)

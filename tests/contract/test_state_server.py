@@ -148,6 +148,32 @@ async def test_a_connection_that_could_not_be_registered_is_not_held(manager, mo
     assert manager.connections == {"w1": first}
 
 
+@pytest.mark.parametrize("has_former", [True, False])
+@run
+async def test_a_connection_that_went_away_while_it_was_registered_is_known_to_nobody(manager, monkeypatch, has_former):
+    former = object()
+    if has_former:
+        await manager.register_connection("w1", former)
+    router = state.get_connection_router()
+    register, is_known = type(router).register_connection, asyncio.Event()
+
+    async def register_and_wait(*given):
+        await register(*given)
+        is_known.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(type(router), "register_connection", register_and_wait)
+    registering = asyncio.create_task(manager.register_connection("w1", object()))
+    await is_known.wait()
+
+    registering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await registering
+
+    assert manager.connections == ({"w1": former} if has_former else {})
+    assert await router.get_owner("w1") == (manager.worker_id if has_former else None)
+
+
 @run
 async def test_a_viewer_whose_loop_was_closed_disturbs_nobody_who_sends_to_it(manager):
     def register_and_leave():
@@ -228,6 +254,33 @@ async def test_in_deploy_mode_a_broadcast_is_told_to_subscribers_of_the_widgets_
         assert message.source_worker_id == manager.worker_id
         message = await anext(subscription)
     assert message.event_type == "end"
+
+
+@run
+async def test_an_event_that_is_changed_and_sent_again_leaves_the_one_that_waits_as_it_was(manager):
+    queue = await manager.register_connection("w1", object())
+    event = {"n": 0, "list": [0]}
+
+    for number in (1, 2):
+        event["n"] = event["list"][0] = number
+        await manager.send_to_widget("w1", event)
+        await manager.broadcast_event("w1", "click", event)
+    event["list"].append(3)
+
+    sent = [{"n": number, "list": [number]} for number in (1, 2)]
+    assert [await queue.get() for _ in range(4)] == [
+        message for one in sent for message in (one, {"type": "click", "data": one})
+    ]
+
+
+@run
+async def test_what_cannot_be_copied_reaches_a_viewer_of_the_same_process_as_it_is(manager):
+    queue = await manager.register_connection("w1", object())
+    event = {"lock": threading.Lock()}
+
+    await manager.send_to_widget("w1", event)
+
+    assert (await queue.get())["lock"] is event["lock"]
 
 
 def test_a_thread_with_its_own_loop_reaches_a_queue_of_another_loop(manager):

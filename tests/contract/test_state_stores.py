@@ -655,7 +655,51 @@ async def test_concurrent_updates_of_many_tasks_all_count(backend):
     assert await store.count() == 100
 
 
-# What is refused
+# What is no text, and what is refused
+
+
+@pytest.mark.parametrize("nobodys", [None, b"w", 5], ids=repr)
+@run
+async def test_an_id_that_is_no_text_such_as_that_of_a_cookie_that_was_not_sent_is_unknown(backend, nobodys):
+    widgets, router, sessions = backend.widgets(), backend.router(), backend.sessions()
+    for name in ("w", "5", "None", "%", "b'w'"):
+        await widgets.register(name, "x", "t")
+        await router.register_connection(name, "w")
+        await sessions.create_session(name, "w", ["admin"])
+
+    answers = [
+        [await look(nobodys) for look in (widgets.get, widgets.get_html, widgets.get_token)],
+        [await widgets.exists(nobodys), await widgets.delete(nobodys)],
+        [await widgets.update_html(nobodys, "y"), await widgets.update_token(nobodys, "y")],
+        [await router.get_owner(nobodys), await router.get_connection_info(nobodys)],
+        [await router.refresh_heartbeat(nobodys), await router.unregister_connection(nobodys)],
+        [await sessions.get_session(nobodys), await sessions.validate_session(nobodys)],
+        [await sessions.delete_session(nobodys), await sessions.keep_data(nobodys, {"a": 1})],
+        [await sessions.refresh_session(nobodys), await sessions.refresh_session(nobodys, 5)],
+        [await sessions.check_permission(nobodys, "widget", "w", "read")],
+    ]
+
+    assert not any(answer for row in answers for answer in row)
+    assert await router.list_worker_connections(nobodys) == []
+    assert await sessions.list_user_sessions(nobodys) == []
+    assert len(await widgets.list_active()) == len(await router.list_worker_connections("w")) == 5
+    assert len(await sessions.list_user_sessions("w")) == 5
+
+
+@pytest.mark.parametrize("wrong", ["60", True, b"1", [60]], ids=repr)
+@run
+async def test_a_time_to_live_that_is_no_number_is_refused_by_its_name(backend, wrong):
+    store = backend.sessions()
+    await store.create_session("s1", "u1", ttl=60)
+
+    with pytest.raises(TypeError, match=r"^ttl is of type .*: want a number of seconds, or None"):
+        await store.create_session("s2", "u1", ttl=wrong)
+    with pytest.raises(TypeError, match=r"^extend_ttl is of type .*: want a number of seconds, or None"):
+        await store.refresh_session("s1", wrong)
+    with pytest.raises(TypeError, match=r"^session_ttl is of type "):
+        backend.sessions(wrong)
+
+    assert [session.session_id for session in await store.list_user_sessions("u1")] == ["s1"]
 
 
 @pytest.mark.parametrize("wrong", [None, b"x", 5, ["x"]], ids=repr)

@@ -14,6 +14,7 @@ from webob import Response
 from webob.exc import HTTPForbidden, HTTPFound
 
 from pulse.wsgi import AccessControl, GZip, LazyWsgi, WsgiHandler, WsgiResponse
+from pulse.wsgi.bridge.answer import close
 from pulse.wsgi.response import error_response
 
 TEXT = [("Content-Type", "text/plain")]
@@ -380,6 +381,146 @@ def test_a_body_is_closed_once(changes):
     call.answer.close()
 
     assert (call.body, body.closed) == (b"x", 1)
+
+
+class Closed:
+    """A body that counts how often it is closed."""
+
+    def __init__(self):
+        self.closed = 0
+
+    def __iter__(self):
+        return iter([b"x"])
+
+    def close(self):
+        self.closed += 1
+
+
+class AsyncClosed:
+    """The same, to be read by `async for`."""
+
+    def __init__(self):
+        self.closed = 0
+
+    async def __aiter__(self):
+        yield b"x"
+
+    async def aclose(self):
+        self.closed += 1
+
+
+def puts_text(environ, response):
+    response.content = "other"
+
+
+def gives_text(environ, response):
+    return WsgiResponse("other")
+
+
+def reads_it(environ, response):
+    response.body = response.body.upper()
+
+
+def wraps_it(environ, response):
+    content = response.content
+    response.content = (chunk.upper() for chunk in content)
+
+
+def wraps_and_closes_it(environ, response):
+    def chunks(content):
+        try:
+            yield from (chunk.upper() for chunk in content)
+        finally:
+            content.close()
+
+    response.content = chunks(response.content)
+
+
+def awaits_it(environ, response):
+    async def chunks(content):
+        async for chunk in content:
+            yield chunk.upper()
+
+    return WsgiResponse(app_iter=chunks(response.content))
+
+
+def streams_another(environ, response):
+    return WsgiResponse(app_iter=(chunk for chunk in [b"other"]))
+
+
+def fails_behind(environ, response):
+    response.content = "other"
+    raise LookupError
+
+
+def answers(body, *, is_response):
+    """A middleware that answers *body*."""
+
+    def middleware(environ, start_response):
+        if is_response:
+            return WsgiResponse(app_iter=body, content_length=1)
+        start_response("200 OK", [*TEXT, ("Content-Length", "1")])
+        return body
+
+    return middleware
+
+
+@pytest.mark.parametrize("is_response", [True, False])
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (puts_text, b"other"),
+        (gives_text, b"other"),
+        (reads_it, b"X"),
+        (wraps_it, b"X"),
+        (wraps_and_closes_it, b"X"),
+        (streams_another, b"other"),
+        (fails_behind, b"Internal Server Error\n"),
+    ],
+)
+def test_a_body_that_a_response_middleware_replaces_is_closed_once(change, seen, is_async, is_response):
+    body = Closed()
+
+    call = Call(WsgiHandler([answers(body, is_response=is_response)], [change], is_async))
+    asyncio.run(close(call.answer))
+
+    assert (call.body, body.closed) == (seen, 1)
+
+
+@pytest.mark.parametrize("is_response", [True, False])
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (puts_text, b"other"),
+        (gives_text, b"other"),
+        (awaits_it, b"X"),
+        (streams_another, b"other"),
+        (fails_behind, b"Internal Server Error\n"),
+    ],
+)
+def test_an_asynchronous_body_that_a_response_middleware_replaces_is_closed_once(change, seen, is_response):
+    body = AsyncClosed()
+
+    async def main():
+        call = Call(page)
+        answer = await WsgiHandler([answers(body, is_response=is_response)], [change])(call.environ, call.start)
+        chunks = [chunk async for chunk in answer]
+        await close(answer)
+        return b"".join(chunks)
+
+    assert (asyncio.run(main()), body.closed) == (seen, 1)
+
+
+@pytest.mark.parametrize("is_response", [True, False])
+def test_a_body_that_response_middleware_leave_alone_reaches_the_server_as_it_is(is_response):
+    body = Closed()
+    changes = [lambda environ, response: None]
+
+    call = Call(WsgiHandler([answers(body, is_response=is_response)], changes, async_=False))
+
+    assert call.answer is body
+    assert call.headers["Content-Length"] == "1"
 
 
 def test_a_late_error_of_a_changed_response_reaches_the_server():

@@ -127,6 +127,23 @@ def test_a_setup_that_gives_no_application_is_told_so_and_tried_again():
         call(Asynchronous())
 
 
+def test_a_setup_that_calls_its_own_application_is_an_error_and_waits_for_nothing():
+    class Circular(LazyWsgi):
+        is_circular = True
+
+        def setup(self, environ=None):
+            if self.is_circular:
+                call(self)
+            return page
+
+    circular = Circular()
+    with pytest.raises(RuntimeError, match=r"Circular\.setup called the application that it is to make"):
+        call(circular)
+    circular.is_circular = False
+
+    assert call(circular) == b"page"
+
+
 def test_setup_may_give_an_application_whose_answer_is_awaitable():
     answer = object()
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from pulse.context import PULSE_CONTEXT, PulseContext, RouteContext
 from pulse.sessions import (
     CookieSessionStore,
     InMemorySessionStore,
@@ -28,6 +29,7 @@ from pulse.sessions import (
     renew_session,
     session_data,
 )
+from pulse.state import UserSession
 from pulse.state.memory import MemorySessionStore
 
 STORAGES = {
@@ -61,6 +63,14 @@ def fail_within(request):
     raise OSError("bad day")
 
 
+def caller(session):
+    """Who the context says that it is."""
+    if session is None:
+        return "nobody"
+    assert isinstance(session, UserSession)
+    return f"{session.sid} {session.user_id} {session.roles} {session.metadata.get('plan')} {session.data}"
+
+
 PAGES = {
     "/": lambda request: "nothing",
     "/count": count,
@@ -73,6 +83,7 @@ PAGES = {
     "/fail": fail,
     "/fail-within": fail_within,
     "/all": lambda request: dict(session_data(request)),
+    "/caller": lambda request: caller(PulseContext.get().session),
 }
 
 
@@ -171,6 +182,85 @@ def test_without_a_storage_sessions_are_kept_in_memory(make):
     browser = Browser(make(None))
 
     assert [browser.get("/count").text, browser.get("/count").text] == ["1", "2"]
+
+
+def within(app, route=None):
+    """*app*, with a context around it."""
+
+    async def site(scope, receive, send):
+        with PulseContext("the app", route=route) as context:
+            await app(scope, receive, send)
+            assert PulseContext.get() is context
+
+    return site
+
+
+@pytest.mark.parametrize("path", ["/caller", "/count"])
+def test_the_session_of_the_context_is_the_callers_user_session(make, path):
+    users = MemorySessionStore()
+    asyncio.run(users.create_session("the-key", "anna", ["editor"], metadata={"plan": "gold"}))
+    app = within(make(StateSessionStore(users)))
+    browser = Browser(app)
+    browser.jar.set("pulse-session", "the-key", domain="127.0.0.1")
+
+    browser.get(path)
+
+    kept = {"count": 1, "basket": []} if path == "/count" else {}
+    assert browser.get("/caller").text == f"the-key anna ['editor'] gold {kept}"
+    assert Browser(app).get("/caller").text.endswith("  [] None {}")
+
+
+def test_the_context_of_a_session_in_a_cookie_knows_its_data(make, storage):
+    browser = Browser(within(make(storage)))
+
+    browser.get("/count")
+
+    assert browser.get("/caller").text.endswith("  [] None {'count': 1, 'basket': []}")
+
+
+def test_a_middleware_with_another_key_leaves_the_session_of_the_context_alone(make):
+    assert Browser(within(make(None, context_key="other"))).get("/caller").text == "nobody"
+
+
+@pytest.mark.parametrize("is_internal", [True, False])
+def test_the_context_of_a_run_has_nobodys_session(make, is_internal):
+    browser = Browser(within(make(None), RouteContext("/caller", internal=is_internal)))
+
+    assert (browser.get("/caller").text == "nobody") is is_internal
+
+
+def test_no_context_is_active_where_there_is_none_around_the_session(make):
+    seen = []
+
+    async def site(scope, receive, send):
+        await app(scope, receive, send)
+        seen.append(PULSE_CONTEXT.get())
+
+    app = make(None)
+    with pytest.raises(RuntimeError, match="no PulseContext is active"):
+        Browser(plain(None)).get("/caller")
+    Browser(site).get("/count")
+
+    assert seen == [None]
+
+
+def test_the_scope_holds_the_callers_user_session():
+    seen = []
+
+    async def site(scope, receive, send):
+        seen.append(scope["pulse.session"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    users = MemorySessionStore()
+    asyncio.run(users.create_session("the-key", "anna", ["editor"]))
+    browser = Browser(SessionMiddleware(site, StateSessionStore(users)))
+    browser.jar.set("pulse-session", "the-key", domain="127.0.0.1")
+
+    browser.get("/")
+
+    assert isinstance(seen[0], UserSession)
+    assert (seen[0].session_id, seen[0].user_id, seen[0].roles) == ("the-key", "anna", ["editor"])
 
 
 def test_visitors_are_isolated(make, storage):

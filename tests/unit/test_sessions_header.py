@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import pytest
 
 from pulse.sessions.header import CookieForm, cookie_values
@@ -33,6 +35,24 @@ def test_a_cookie_is_forgotten_with_the_attributes_that_it_was_set_with():
         "sid=; Domain=example.org; HttpOnly; Path=/app; SameSite=Lax; Secure; "
         "Max-Age=0; expires=Thu, 01 Jan 1970 00:00:00 GMT"
     )
+
+
+@pytest.mark.parametrize("age", [0, -1, 0.5, timedelta(0), float("nan"), float("inf"), True, "60"])
+def test_an_age_at_which_browsers_drop_the_cookie_at_once_is_refused(age):
+    with pytest.raises(ValueError, match=r"^max_age = .*: want 1 second or more"):
+        CookieForm(name="sid", max_age=age)
+
+
+@pytest.mark.parametrize("expires", ["2030-01-01", 0, timedelta(days=1)])
+def test_an_end_that_is_no_instant_is_refused(expires):
+    with pytest.raises(ValueError, match=r"^expires = .*: want a datetime"):
+        CookieForm(name="sid", expires=expires)
+
+
+@pytest.mark.parametrize("path", ["", "app", b"app/"])
+def test_a_path_that_browsers_would_replace_is_refused(path):
+    with pytest.raises(ValueError, match=r"^path = .*: want it to begin with a slash"):
+        CookieForm(name="sid", path=path)
 
 
 def test_attributes_may_be_left_out():

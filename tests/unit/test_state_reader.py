@@ -187,6 +187,41 @@ async def test_who_has_waited_long_gets_an_empty_answer_with_the_next_one():
     assert await asyncio.gather(*reads) == [[], [(b"1-0", {})]]
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes when a test says so."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+
+async def wait_in_turns():
+    server, reader = made(seconds=2.0)
+    loop = asyncio.get_running_loop()
+    reads = []
+    answered = []
+    for number in range(7):
+        reads += begin(reader, f"s{number}")
+        await settle()
+
+    for lapse in (1.9, 0.2, 1.9, 0.2, 2.0, 2.0):  # in the end all were answered, and there are no more
+        loop.now += lapse
+        server.add(BELL)
+        await settle()
+        answered.append([number for number, read in enumerate(reads) if read.done()])
+
+    assert answered == [[], [0, 1, 2], [0, 1, 2], [0, 1, 2, 3, 4, 5], list(range(7)), list(range(7))]
+    assert [read.result() for read in reads] == [[]] * 7
+
+
+def test_of_many_who_have_waited_long_a_few_at_a_time_get_an_empty_answer(monkeypatch):
+    monkeypatch.setattr("pulse.state.link.reader.LOOKS", 3)
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(wait_in_turns())
+
+
 @run
 async def test_an_outage_is_told_to_all_and_the_next_read_is_tried():
     server, reader = made()

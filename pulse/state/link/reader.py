@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Final
 
 from pulse.errors import StoreUnavailableError
@@ -14,6 +15,7 @@ Fetch = Callable[[Mapping[str, bytes]], Awaitable[dict[str, list[Entry]]]]
 """Is given streams, each with an id; waits a while for the entries that come after it."""
 
 START: Final = b"0-0"
+LOOKS: Final = 64  # subscribers that look at Redis at once: thousands would keep those who publish waiting
 TURNS: Final = 10  # of the loop, in which a subscriber has taken an event and waits for the next one
 
 
@@ -39,7 +41,8 @@ class Reader:
             fetch: Raises StoreUnavailableError if there is no answer.
             ring: Adds an entry to the stream of the bell.
             bell: The name of that, known to this reader alone or to few.
-            seconds: After which who waits gets an empty answer.
+            seconds: After which who waits gets an empty answer, to look whether Redis is still the
+                same; where many wait, so many of them as do no harm, and the others later.
         """
         self._fetch = fetch
         self._ring = ring
@@ -50,6 +53,7 @@ class Reader:
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # also those that are cancelled, and have not ended yet
         self._is_away = False
+        self._next_look = 0.0
 
     async def read(self, stream: str, after: bytes) -> list[Entry]:
         """The entries of *stream* after an id; none when there were none for a while.
@@ -138,12 +142,22 @@ class Reader:
         self._is_away = False
         if found.get(self._bell):
             self._heard = found[self._bell][-1][0]
+        late = self._late()
         for wish in wishes:
-            self._answer(wish, found.get(wish.stream, []))
+            self._answer(wish, found.get(wish.stream, []), is_late=wish in late)
 
-    def _answer(self, wish: _Wish, entries: list[Entry]) -> None:
+    def _late(self) -> set[_Wish]:
+        """Those who have waited for long enough and may look now, from the oldest on."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_look:
+            return set()
+        late = set(islice(takewhile(lambda wish: now - wish.since >= self._seconds, self._wishes), LOOKS))
+        if late:
+            self._next_look = now + self._seconds
+        return late
+
+    def _answer(self, wish: _Wish, entries: list[Entry], *, is_late: bool) -> None:
         new = [entry for entry in entries if order(entry[0]) > order(wish.after)]
-        is_late = asyncio.get_running_loop().time() - wish.since >= self._seconds
         if (new or is_late) and wish in self._wishes and not wish.found.done():
             del self._wishes[wish]
             wish.found.set_result(new)

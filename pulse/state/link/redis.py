@@ -8,6 +8,7 @@ from typing import Any, Final
 from weakref import WeakSet, finalize
 
 from pulse.errors import StoreUnavailableError
+from pulse.state.link.line import Line
 from pulse.state.link.reader import Entry, Reader
 from pulse.state.lua import RING, Script
 
@@ -67,12 +68,11 @@ class RedisLink:
         Raises:
             StoreUnavailableError: Redis did not answer, or can do no such thing now.
         """
-        lines = await self._open()
         # A command as bytes has no entry in the client's table of parsers, which differs from version to version.
-        return await lines.send(lines.commands, *map(_bytes, command))
+        return await (await self._open()).command(*map(_bytes, command))
 
     async def read(self, stream: str, after: bytes, bell: str) -> list[Entry]:
-        """The first entries of *stream* after an id; waits a second or two for them.
+        """The first entries of *stream* after an id; waits a second or two for them, longer where thousands do.
 
         Those who name the same *bell*, a key of their own, share a connection.
 
@@ -120,6 +120,7 @@ class _Lines:
             url, max_connections=pool_size, timeout=ANSWER_SECONDS, retry=retry, **options
         )
         self.commands: Any = Redis(connection_pool=pool)  # Any: its answers have other types in each version
+        self._line = Line(pool_size, ANSWER_SECONDS)
         readers = ConnectionPool.from_url(url, max_connections=READERS, retry=retry, **options)
         self.readers: Any = Redis(connection_pool=readers)
         self._shared: dict[str, Reader] = {}
@@ -127,11 +128,25 @@ class _Lines:
     async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
         sent: list[Argument] = [*map(_bytes, keys), *map(_bytes, arguments)]
         try:
-            return await self.send(self.commands, "EVALSHA", script.sha, len(keys), *sent)
+            return await self.command("EVALSHA", script.sha, len(keys), *sent)
         except NoScriptError:
-            return await self.send(self.commands, "EVAL", script.text, len(keys), *sent)
+            return await self.command("EVAL", script.text, len(keys), *sent)
 
-    async def send(self, client: Any, *words: Argument) -> Any:
+    async def command(self, *words: Argument) -> Any:
+        """What a command returns, in its turn."""
+        await self._line.enter()
+        is_answered = False
+        try:
+            answer = await self._send(self.commands, *words)
+            is_answered = True
+        except ResponseError:
+            is_answered = True
+            raise
+        finally:
+            self._line.leave(is_answered=is_answered)
+        return answer
+
+    async def _send(self, client: Any, *words: Argument) -> Any:
         """What a command returns; its outages by the one name that they have here."""
         try:
             return await client.execute_command(*words)
@@ -153,7 +168,7 @@ class _Lines:
 
     async def _fetch(self, places: Mapping[str, bytes]) -> dict[str, list[Entry]]:
         command: list[Argument] = [b"XREAD", "COUNT", BATCH, "BLOCK", round(BLOCK_SECONDS * 1000), "STREAMS"]
-        answer = await self.send(self.readers, *command, *map(_bytes, places), *places.values())
+        answer = await self._send(self.readers, *command, *map(_bytes, places), *places.values())
         return {text(stream): _entries(found) for stream, found in answer or ()}
 
     async def _ring(self, bell: str) -> None:
