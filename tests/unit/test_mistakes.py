@@ -128,10 +128,12 @@ class Array:
 
 
 UTF8 = "want text that UTF-8 can spell, without surrogates"
+DAYS = "want 0-7 or sun-sat, 5#2 or 5L"
+MONTHS = "want 1-12 or jan-dec"
 CRON = "want 5 cron fields, or 6 with the seconds first"
 DURATION = "want 0.1s to 366d, as seconds (300) or with units (90s 5m 1h30m 1d)"
 MOMENT = "want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00"
-NAME = "want a task name of letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
+NAME = "want a task name of at most 200 letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
 PATH = "want a path without blanks, backslashes and #"
 SECRET = "want at least 16 ASCII characters without blanks"
 ZONE = "want an IANA time zone such as UTC or Europe/Berlin"
@@ -191,9 +193,16 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.a.interval", "٣٠٠", DURATION),
         ("pulse.task.a.interval", "5 min", f"{DURATION}; did you mean '5m'?"),
         ("pulse.task.a.interval", "2 hours", f"{DURATION}; did you mean '2h'?"),
+        ("pulse.task.a.interval", "1h 30m", f"{DURATION}; did you mean '1h30m'?"),
+        ("pulse.task.a.interval", "1 Day, 2 hours and 5 mins", f"{DURATION}; did you mean '1d2h5m'?"),
         ("pulse.task.a.interval", "*/5 * * * *", f"{DURATION}; did you mean cron = */5 * * * *?"),
         ("pulse.task.a.interval", "@daily", f"{DURATION}; did you mean cron = @daily?"),
         ("pulse.task.a.cron", "* * * *", f"{CRON} (wrong number of fields)"),
+        ("pulse.task.a.cron", "0 22-6 * * *", f"{CRON} (bad hour '22-6': want 0-23; did you mean 22-23,0-6?)"),
+        ("pulse.task.a.cron", "0 0 * * SAT-Sun", f"{CRON} (bad day-of-week 'SAT-Sun': {DAYS}; did you mean sat,sun?)"),
+        ("pulse.task.a.cron", "0 0 * 11-2 *", f"{CRON} (bad month '11-2': {MONTHS}; did you mean 11-12,1-2?)"),
+        ("pulse.task.a.cron", "0 0 * * 1,fri-mon", f"'1,fri-mon': {DAYS}; did you mean 1,fri-sat,sun-mon?)"),
+        ("pulse.task.a.cron", "0 25-6 * * *", f"{CRON} (bad hour '25-6': want 0-23)"),
         ("pulse.task.a.cron", "5m", f"{CRON} (wrong number of fields; did you mean interval = 5m?)"),
         ("pulse.task.a.cron", "60 * * * *", f"{CRON} (bad minute '60': want 0-59)"),
         ("pulse.task.a.cron", "60 * * * * *", f"{CRON} (bad second '60': want 0-59)"),
@@ -218,6 +227,11 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.a.headers.X-A", "a\r\nB: c", "***: want one line of ASCII text for a header"),
         ("pulse.task.a.headers.Bad Name", "x", "want the name of a header, not 'Bad Name'"),
         ("pulse.task.a.headers.Content-Type", "x", "want the option content_type"),
+        (
+            "pulse.task.a.headers.Transfer-Encoding",
+            "chunked",
+            "want the option content_type; the length follows from body",
+        ),
         ("pulse.task.a.headers.X-Pulse-Task", "x", "X-Pulse-* belongs to Pulse"),
         ("pulse.task.a.headers", "X: y", "want one key an entry, pulse.task.a.headers.<Name>"),
         ("pulse.task.a.environ.wsgi.input", "x", "want another key: 'wsgi.input' is set by Pulse itself"),
@@ -235,6 +249,7 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.b/c.interval", "5", NAME),
         ("pulse.task.b c.interval", "5", NAME),
         ("pulse.task..interval", "5", f"pulse.task. = '': {NAME}"),
+        (f"pulse.task.{'b' * 201}.interval", "5", NAME),
         ("pulse.config.mode", Array(), "want threading, processing, asyncio"),
         ("pulse.config.guard_scope", Array(), "want tasks or context"),
         ("pulse.task.a.overlap", Array(), "want skip, queue, allow or replace"),
@@ -337,6 +352,17 @@ def test_a_redis_address_keeps_the_case_of_what_follows_the_scheme():
 
 def test_an_abbreviation_is_no_misspelt_zone():
     assert "did you mean" not in said({"pulse.config.timezone": "CEST"})
+
+
+@pytest.mark.parametrize("span", ["30m 1h", "5 minutes ago", "ends in 5m", "5m 3", "0 s"])
+def test_a_span_that_may_mean_anything_is_not_guessed(span):
+    assert said({**TASK, "pulse.task.a.interval": span}).endswith(DURATION)
+
+
+def test_a_name_that_fits_every_store_is_a_task():
+    name = "b" * 200
+
+    assert read_config({f"pulse.task.{name}.interval": "5"}).tasks[name].name == name
 
 
 def test_statuses_may_be_a_list_of_numbers():
