@@ -198,6 +198,8 @@ def finish(coroutine):
         "ws+x://example.org/sessions/cleanup?x",
         "//example.org/sessions/cleanup",
         "//user@example.org:80/sessions/cleanup",
+        "/.//example.org/sessions/cleanup",
+        "/././%2E//example.org/sessions/cleanup",
         "http:\\\\example.org\\sessions\\cleanup",
         "http://ho%2Fst/sessions%2Fcleanup",
         "%68ttp://example.org/sessions/cleanup",
@@ -276,6 +278,12 @@ def test_neighbours_of_a_guarded_path_stay_open(path):
         ("/jobs/@@cleanup", "/jobs/cleanup"),
         ("/jobs;nightly/run", "/jobs;nightly/run"),
         ("/jobs%3Bnightly/run", "/jobs;nightly/run"),
+        ("/jobs;nightly/run", "/jobs;nightly/run;v=1"),
+        ("/jobs;nightly/run", "/jobs;nightly/run;v=1/"),
+        ("/jobs;nightly/run", "/jobs;nightly/run%3Fv=1"),
+        ("/jobs;nightly/run", "/jobs;nightly/run%23top"),
+        ("/jobs/run", "/jobs/r%EF%BD%00%95n"),
+        ("/jobs/run", "/jobs/r%EF%0A%BD%95n"),
         ("/jobs/a%2Fb", "/jobs/a/b"),
         ("/Jobs/Run/", "/jobs/run"),
         ("/jobs/run?dry=1", "/jobs/run"),
@@ -301,6 +309,7 @@ def test_a_guarded_path_is_read_as_it_is_written(guarded, path):
 
 def test_a_guarded_path_with_parameters_leaves_the_one_without_open():
     assert admits("/jobs/run", "/jobs;nightly/run")
+    assert admits("/jobs;daily/run;v=1", "/jobs;nightly/run")
 
 
 def test_several_tasks_are_guarded_at_once():
