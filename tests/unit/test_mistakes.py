@@ -808,6 +808,10 @@ def test_a_redirect_says_what_may_be_wrong(location, hint):
         ({}, [], "its headers are a dict; want a list of pairs (PEP 3333)"),
         (["X: y"], [], "its headers are no list of pairs of texts (PEP 3333)"),
         ([(1, 2)], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([(b"Content-Type", b"text/plain")], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([(b"Content-Type", "text/plain")], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([("Content-Length", 0)], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([("X-Pulse-Result", None)], [], "its headers are no list of pairs of texts (PEP 3333)"),
     ],
 )
 def test_an_endpoint_that_breaks_the_rules_is_told_which(headers, answer, said):
