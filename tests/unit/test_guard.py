@@ -406,10 +406,18 @@ def test_the_raw_target_is_judged_with_and_without_the_script_name(name, script,
     assert not admits("/elsewhere", SCRIPT_NAME=script, **{name: target})
 
 
-def test_a_raw_target_that_is_the_path_is_judged_without_the_script_name_too():
-    path = "/app/sessions/cleanup"
-
+@pytest.mark.parametrize("path", ["/app/sessions/cleanup", "/APP/sessions/cleanup", "/%61pp/sessions/cleanup"])
+def test_a_raw_target_that_is_the_path_is_judged_without_the_script_name_too(path):
     assert not admits(path, SCRIPT_NAME="/app", REQUEST_URI=path)
+    assert not admits(path, SCRIPT_NAME="/app/", REQUEST_URI=f"{path}?x=1")
+
+
+@pytest.mark.parametrize("script", ["/app", "/app/", "/pub"])
+def test_a_proxy_that_takes_the_prefix_away_leaves_neighbours_open(script):
+    path = "/public/sessions/cleanup"
+
+    assert admits(path, SCRIPT_NAME=script, REQUEST_URI=path, RAW_URI=f"{path}?page=2")
+    assert not admits(PATH, SCRIPT_NAME=script, REQUEST_URI=PATH)
 
 
 @pytest.mark.parametrize("name", ["REQUEST_URI", "RAW_URI", "UNENCODED_URL"])
