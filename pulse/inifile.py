@@ -68,6 +68,13 @@ def swallowed(key: str, value: object) -> str:
     return _INLINE_COMMENT.format(mark[0][-1])
 
 
+def file_and_section(written: str) -> tuple[str, str]:
+    """The path and the section, empty for none, of `file.ini#section`; a # may stand in the path, too."""
+    path, _, section = written.rpartition("#")
+    is_path = not path or "/" in section or Path(written).exists()
+    return (written, "") if is_path else (path, section)
+
+
 class IniFile:
     """What stands where in an ini file; only for messages and the status page, PasteDeploy does the reading.
 

@@ -27,6 +27,7 @@ from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
 from pulse.gateway import WsgiApp
+from pulse.inifile import file_and_section
 from pulse.middleware import PulseMiddleware, store_of
 from pulse.model import Config
 from pulse.runstores.base import RunStore
@@ -135,7 +136,7 @@ def source_of(written: str) -> Source:
     if _OBJECT.fullmatch(written) and not written.startswith("config:") and not Path(written).exists():
         module, _, name = written.partition(":")
         return ObjectSource(module, name)
-    path, _, name = written.removeprefix("config:").partition("#")
+    path, name = file_and_section(written.removeprefix("config:"))
     return IniSource(path, name or None)
 
 

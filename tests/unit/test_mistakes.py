@@ -175,6 +175,9 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.config.guard_scope", "all", "want tasks or context"),
         ("pulse.config.start", "never", "want auto, now, request or manual"),
         ("pulse.config.application", "x.ini", "want config:file.ini#name or module:object"),
+        ("pulse.config.application", "config:#main", "want config:file.ini#name or module:object"),
+        ("pulse.config.application", "config:/a/x.ini#", "want config:file.ini#name or module:object"),
+        ("pulse.config.application", "config:/a/x.ini#a b", "want config:file.ini#name or module:object"),
         ("pulse.config.shutdown_timeout", "-1", "want 0s to 1h"),
         ("pulse.config.token", "", f"***: {SECRET}, or env:NAME, or file:/path"),
         ("pulse.config.token", "hunter2", f"***: {SECRET}, or env:NAME, or file:/path"),
@@ -669,6 +672,14 @@ def check(tmp_path, monkeypatch, capsys):
 )
 def test_the_check_says_what_to_do_about_a_file(check, text, finding):
     assert finding in check(text + APPLICATION)
+
+
+def test_the_check_says_that_it_is_the_path_of_a_file_that_holds_a_percent_sign(check, tmp_path):
+    (tmp_path / "100% mine").mkdir()
+
+    said = check(f"{FILTER_APP}{TASKS}{APPLICATION}", "100% mine/site.ini")
+
+    assert "it is the path of the file that holds a %, which PasteDeploy cannot read: move the file" in said
 
 
 @pytest.mark.parametrize(
