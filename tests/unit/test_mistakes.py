@@ -106,6 +106,10 @@ def test_a_key_that_resembles_nothing_is_refused_with_what_there_is(key, allowed
         "pulse.task.a.headers",
         "pulse.task.a.headers.",
         "pulse.task.a.ping_ulr",
+        "pulse.task.password",
+        "pulse.task.token.value",
+        "pulse.config.auth",
+        "pulse.config.basic_auth",
     ],
 )
 def test_the_value_of_a_misspelt_secret_is_not_shown(key):
@@ -113,6 +117,16 @@ def test_the_value_of_a_misspelt_secret_is_not_shown(key):
 
     assert key in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("task", ["tokens", "secrets", "expire-cookies", "environment", "password_resets"])
+def test_the_value_of_a_task_that_is_called_as_a_secret_is_shown(task):
+    assert said({f"pulse.task.{task}.interval": "5x"}).startswith(f"pulse.task.{task}.interval = '5x': want")
+    assert "***" in said({f"pulse.task.{task}.headers.X-Key": "hunter2 é"})
+
+
+def test_the_value_of_a_key_that_only_begins_as_one_of_a_secret_is_shown():
+    assert said({"pulse.config.author": "somebody"}).startswith("pulse.config.author = 'somebody': unknown option")
 
 
 class Array:
