@@ -148,6 +148,8 @@ def test_an_application_is_found_by_module_and_object():
         ("pulse.nowhere:app", "there is no module pulse.nowhere"),
         ("pulse.clock:nothing", "pulse.clock has no nothing"),
         ("config:/no/such/file.ini", "there is no file /no/such/file.ini"),
+        ("config:/no/such#folder/file.ini#main", "there is no file /no/such#folder/file.ini"),
+        ("config:/no/such#folder/file.ini", "there is no file /no/such#folder/file.ini"),
     ],
 )
 def test_a_specification_that_leads_nowhere_says_where_it_ended(specification, problem):
