@@ -1,8 +1,11 @@
 """What people get wrong, and what Pulse says then: what is wrong, what is allowed, what to do."""
 
+import io
 import os
+import struct
 import sys
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -365,6 +368,23 @@ def test_a_redis_address_keeps_the_case_of_what_follows_the_scheme():
     config = read_config({"pulse.config.store": "REDIS://U:PassWord@h/0", "pulse.config.name": "app"})
 
     assert config.store == "redis://U:PassWord@h/0"
+
+
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "Factory", "right/UTC", "posix/Europe/Berlin"])
+def test_what_only_lies_among_the_zones_of_a_host_is_none(name):
+    assert ZONE in said({"pulse.config.timezone": name})
+    assert ZONE in said({**TASK, "pulse.task.a.timezone": name})
+
+
+def test_no_zone_is_guessed_that_is_none():
+    assert said({"pulse.config.timezone": "localtim"}).endswith(ZONE)
+
+
+def test_a_zone_without_a_name_is_refused():
+    counts = struct.pack(">6l", 0, 0, 0, 0, 1, 4)  # one clock, with a name of four bytes
+    utc = b"TZif" + bytes(16) + counts + bytes(6) + b"UTC\0"
+
+    assert ZONE in said({"pulse.config.timezone": ZoneInfo.from_file(io.BytesIO(utc))})
 
 
 def test_an_abbreviation_is_no_misspelt_zone():
