@@ -192,7 +192,7 @@ def _readings(path: bytes) -> Iterator[str]:
             yield _folded(text)
             if not text.isprintable():  # letters that no font has, and blanks other than the common one
                 yield _folded("".join(filter(str.isprintable, text)))
-            yield from (_folded(end.sub("", text)) for end in _ENDS if end.search(text))
+            yield from map(_folded, {end.sub("", text) for end in _ENDS if end.search(text)})
 
 
 def _distinct(texts: Iterable[str]) -> Iterator[str]:
