@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pulse.errors import ConfigError, Fault
-from pulse.inifile import IniFile, Setting, swallowed
+from pulse.inifile import IniFile, Setting, sounds_secret, swallowed
 from pulse.meant import CONFIG, DEFAULT, TASK, allowed_for, meant_by
 from pulse.model import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, Config, Task, misfits
 from pulse.option import Option, made_of, options_of, said_of, shown
@@ -228,7 +228,7 @@ class _Reading:
         # A misspelt secret is still one: the value of `tokn` must not be shown either.
         name = nearest.removeprefix(DEFAULT) if nearest.startswith(DEFAULT) else ".".join(nearest.split(".")[3:])
         meant = OPTIONS.get(nearest) or options_of(Task).get(name.partition(".")[0])
-        is_secret = meant is not None and meant.is_secret
+        is_secret = (meant is not None and meant.is_secret) or sounds_secret(setting.key)
         self._faults.append(setting.fault(f"unknown option{hint}", is_secret=is_secret))
 
     def _sort_task(self, name: str, task: Task | Mapping[str, object]) -> None:

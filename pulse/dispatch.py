@@ -209,7 +209,7 @@ def _say(error: BaseException) -> str:
     """`ValueError: text`, also for an exception that cannot say itself."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - an endpoint may raise anything, from there too
+    except BaseException:  # noqa: BLE001 - an endpoint may raise anything, from there too
         text = "<exception str() failed>"
     return brief(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 

@@ -301,7 +301,9 @@ def _said(headers: object) -> dict[str, str]:
     for name, value in headers:
         key = name.lower()
         if key in _TELLING:
-            said[key] = str(value)
+            said[key] = value
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise TypeError  # no server takes them, and who shows them later has to
     return said
 
 

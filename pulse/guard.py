@@ -185,7 +185,10 @@ class Guard:
         # A raw target still has the prefix under which the application is mounted; its router may not.
         mounted = sum(map(bool, script.split("/")))
         targets = {environ[name].partition("?")[0] for name in _TARGETS if environ.get(name)}
-        targets -= set() if mounted else ways
+        if not mounted:
+            targets -= ways
+        elif _lacks(path, script):
+            targets -= {path}  # or `/public/sessions/cleanup` would be judged as if `/public` were the prefix
         return any(map(self._guarded.has, ways)) or any(self._guarded.has(way, mounted) for way in targets)
 
     def _is_moved(self, environ: Environ) -> bool:
@@ -245,6 +248,17 @@ def _moves(environ: Environ) -> set[str]:
             way = part.partition("?")[0].strip()
             moves.add(f"/{way}" if _NAME.match(way) else way)
     return moves - {""}
+
+
+def _lacks(path: str, script: str) -> bool:
+    """Whether *path* cannot be read as one that begins with *script*.
+
+    A proxy has taken the prefix away, and another header told it to the server: of such a path no
+    router takes it away again.
+    """
+    if not (ORDINARY.fullmatch(path) and ORDINARY.fullmatch(script)):
+        return False
+    return not f"{path.rstrip('/')}/".lower().startswith(f"{script.rstrip('/')}/".lower())
 
 
 def _joined(prefix: str, path: str) -> str:

@@ -17,8 +17,10 @@ from pulse.errors import Fault
 from pulse.option import shown
 
 _SECRETIVE: Final = re.compile(
-    r"token|secret|passw|pwd|authori|credential|bearer|(api|private).?key|cookie|headers|environ", re.IGNORECASE
+    r"token|secret|passw|pwd|authori|(?<![a-z])auth(?![a-z])|credential|bearer|(api|private).?key|cookie|headers|environ",
+    re.IGNORECASE,
 )
+_TASK: Final = re.compile(r"^pulse\.task\.[^.]*\.")  # what precedes the option of one
 _ORDINARY: Final = re.compile(r"[^;#\n\"']*")  # nothing in it can be a comment, a line or a quotation
 _COMMENT: Final = re.compile(r"\s[;#]")
 _FREE: Final = re.compile(r"\.(headers|environ)\.")  # texts that may well hold a blank and a #
@@ -37,13 +39,18 @@ class Setting:
 
     @property
     def is_secret(self) -> bool:
-        """Whether the key sounds as if the value must not be shown."""
-        return bool(_SECRETIVE.search(self.key))
+        """Whether the key sounds as if the value must not be shown; a task may well be called `tokens`."""
+        return sounds_secret(_TASK.sub("", self.key))
 
     def fault(self, problem: str, *, is_secret: bool = False) -> Fault:
         """What is wrong with this setting."""
         value = shown(self.value, is_secret=is_secret or self.is_secret)
         return Fault(key=self.key, shown=value, problem=problem, where=self.where)
+
+
+def sounds_secret(key: str) -> bool:
+    """Whether *key* is called as if its value must not be shown."""
+    return bool(_SECRETIVE.search(key))
 
 
 def swallowed(key: str, value: object) -> str:
@@ -66,6 +73,13 @@ def swallowed(key: str, value: object) -> str:
     if mark is None or (is_free and not mark[0].endswith(";")):
         return ""
     return _INLINE_COMMENT.format(mark[0][-1])
+
+
+def file_and_section(written: str) -> tuple[str, str]:
+    """The path and the section, empty for none, of `file.ini#section`; a # may stand in the path, too."""
+    path, _, section = written.rpartition("#")
+    is_path = not path or "/" in section or Path(written).exists()
+    return (written, "") if is_path else (path, section)
 
 
 class IniFile:

@@ -224,7 +224,7 @@ class InternalRequest:
     What is the same for all runs is worked out once. Safe to use from any thread.
     """
 
-    __slots__ = ("_interval", "_more", "_path", "_shared", "_task")
+    __slots__ = ("_interval", "_more", "_name", "_path", "_shared", "_task")
 
     def __init__(self, task: Task, shared: Environ) -> None:
         """Work it out.
@@ -236,6 +236,7 @@ class InternalRequest:
         self._task = task
         self._shared = shared
         self._path = _bytes_of(task.path)
+        self._name = _wire(task.name)
         self._interval = task.interval.total_seconds() if task.interval else None
         self._more = _more_of(task)
 
@@ -253,7 +254,7 @@ class InternalRequest:
         environ = self._shared.copy()
         environ["REQUEST_METHOD"] = task.method
         environ["PATH_INFO"] = self._path
-        environ["HTTP_X_PULSE_TASK"] = task.name
+        environ["HTTP_X_PULSE_TASK"] = self._name
         if self._more:
             environ.update(self._more)
         environ["wsgi.input"] = io.BytesIO(task.body)
@@ -290,8 +291,16 @@ def _more_of(task: Task) -> Environ | None:
     if task.content_type:
         environ["CONTENT_TYPE"] = task.content_type
     environ.update({f"HTTP_{name.upper().replace('-', '_')}": text for name, text in task.headers})
-    environ.update(task.environ)
+    environ.update({key: _wire(text) if key.startswith("HTTP_") else text for key, text in task.environ})
     return environ or None
+
+
+def _wire(text: str) -> str:
+    """*text* of a header as a server hands it over: the bytes of its UTF-8, each as a character (PEP 3333).
+
+    A character beyond latin-1 raises in whatever makes bytes of its headers again.
+    """
+    return text if text.isascii() else text.encode().decode("latin-1")
 
 
 def _bytes_of(path: str) -> str:

@@ -292,7 +292,8 @@ class _Once(Schedule):
         return f"once at {_shown(self.due, self.zone)}"
 
     def remark(self, due: datetime) -> str:
-        if due != self.due or self.said.tzinfo:
+        is_shown = FIRST_YEAR <= self.said.year <= LAST_YEAR  # what is not is due at the end of all instants
+        if due != self.due or self.said.tzinfo or not is_shown:
             return ""
         if due.astimezone(self.zone).replace(tzinfo=None) != self.said:
             return _skipped(self.said)

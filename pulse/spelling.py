@@ -32,7 +32,12 @@ _INVISIBLE: Final = re.compile(  # controls, surrogates, and what Unicode says t
 _DOTS: Final = str.maketrans({"\u0131": "i", "\u0307": None})
 _ADDRESS: Final = re.compile(r"https?:/(/[\w.:@\[\]-]*)(/.*|$)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PARAMETERS: Final = re.compile("[;?#][^/]*")
-_ENDS: Final = (_PARAMETERS, re.compile("\0[^/]*"), re.compile("[\r\n][^/]*"))  # of a text in C, of a line
+_ENDS: Final = (
+    _PARAMETERS,
+    *map(re.compile, ("[?#][^/]*", ";[^/;]*/?$")),  # only these, of a path that is guarded with parameters
+    *map(re.compile, ("\0[^/]*", "[\r\n][^/]*")),  # of a text in C, of a line
+)
+_CONTROLS: Final = bytes([*range(0x20), 0x7F])
 _VIEW: Final = re.compile(r"^\s*(?:@@|\+\+view\+\+)")  # Pyramid and Zope: `@@cleanup` is the view `cleanup`
 # CherryPy and TurboGears read all punctuation of a segment as `_`: `clean-up` is the method `clean_up`.
 # A blank is one of these, too, since whoever decodes a path as a form is decoded reads a + as a blank.
@@ -96,8 +101,9 @@ class Paths:
             first, *others = _segments(way)
             segments = [*first.split(":"), *others]
             names = [segment for segment in segments if segment not in ("", ".", "..")]
-            # What follows `//` may be the name of a server, and what is before the first slash too.
-            is_address = is_relative or not others[0]
+            # What follows `//` may be the name of a server, and what is before the first slash too;
+            # whoever drops the dots of `/.//` reads it so.
+            is_address = is_relative or not next((segment for segment in others if segment != "."), "")
             if self._may_lead_to(names) if is_address or ".." in segments else self._leads_to(names, mounted):
                 return True
         return False
@@ -180,12 +186,13 @@ def _readings(path: bytes) -> Iterator[str]:
     if len(path) > LONGEST:
         raise _UnreadableError
     for decoded in _decodings(path):
-        texts = {decoded.decode("utf-8", "ignore"), decoded.decode("latin-1")}
+        bare = decoded.translate(None, _CONTROLS)  # one between the bytes of a letter hides it
+        texts = {decoded.decode("utf-8", "ignore"), bare.decode("utf-8", "ignore"), decoded.decode("latin-1")}
         for text in texts | {text.replace("\\", "/") for text in texts}:
             yield _folded(text)
             if not text.isprintable():  # letters that no font has, and blanks other than the common one
                 yield _folded("".join(filter(str.isprintable, text)))
-            yield from (_folded(end.sub("", text)) for end in _ENDS if end.search(text))
+            yield from map(_folded, {end.sub("", text) for end in _ENDS if end.search(text)})
 
 
 def _distinct(texts: Iterable[str]) -> Iterator[str]:

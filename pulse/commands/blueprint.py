@@ -358,6 +358,8 @@ def _remedy(error: IniError) -> str:
     match error:
         case MissingSectionHeaderError() if str(error.line).startswith("\ufeff"):
             return "; the file begins with a byte order mark: save it as UTF-8 without one"
+        case InterpolationError() if error.option in ("here", "__file__"):
+            return "; it is the path of the file that holds a %, which PasteDeploy cannot read: move the file"
         case InterpolationError():
             return f"; in {error.option} a % is written %%, and %(here)s is the directory of the file"
         case ParsingError():

@@ -26,6 +26,7 @@ from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
 from pulse.gateway import WsgiApp
 from pulse.given import store_of
+from pulse.inifile import file_and_section
 from pulse.middleware import PulseMiddleware
 from pulse.model import Config
 from pulse.runstores.base import RunStore
@@ -140,7 +141,7 @@ def source_of(written: str) -> Source:
     """The source that *written* means: `file.ini`, `file.ini#name` or `module:object`."""
     if _OBJECT.fullmatch(written) and not written.startswith("config:") and not Path(written).exists():
         return ObjectSource(written)
-    path, _, name = written.removeprefix("config:").partition("#")
+    path, name = file_and_section(written.removeprefix("config:"))
     return IniSource(path, name or None)
 
 

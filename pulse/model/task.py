@@ -14,8 +14,8 @@ from pulse.option import option, options_of, shown, sparse
 YEAR: Final = timedelta(days=366)
 DEFAULT_INTERVAL: Final = timedelta(seconds=300)
 SCHEDULES: Final = ("interval", "cron", "at")  # a task has one of these
-_NAME: Final = re.compile(r"[\w-]*")
-TASK_NAME: Final = "want a task name of letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
+_NAME: Final = re.compile(r"[\w-]{0,200}")  # an index of PostgreSQL takes no text of some thousand
+TASK_NAME: Final = "want a task name of at most 200 letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
 
 
 @sparse

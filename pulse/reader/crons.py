@@ -28,6 +28,16 @@ _CRON_FIELDS: Final = {
     "month": "1-12 or jan-dec",
     "day-of-week": "0-7 or sun-sat, 5#2 or 5L",
 }
+_DAYS: Final = "sun mon tue wed thu fri sat"
+_MONTHS: Final = "jan feb mar apr may jun jul aug sep oct nov dec"
+_ROUNDS: Final = {  # what a range may name, in its order
+    "second": (range(60),),
+    "minute": (range(60),),
+    "hour": (range(24),),
+    "day-of-month": (range(1, 32),),
+    "month": (range(1, 13), _MONTHS.split()),
+    "day-of-week": (range(7), _DAYS.split()),
+}
 
 
 @remembering
@@ -66,7 +76,20 @@ def _bad_field(expression: str, problem: str) -> str:
     place = list(_CRON_FIELDS).index(name) - len(_CRON_FIELDS)
     if name == "day-of-month" and _is_cron(" ".join([*fields[:-2], "*", fields[-1]])):
         return f"{problem}: no month of {fields[-2]!r:.40} has a day {fields[place]!r:.40}"
-    return f"{problem} {fields[place]!r:.40}: want {_CRON_FIELDS[name]}"
+    meant = ",".join(_in_order(name, part) for part in fields[place].lower().split(","))
+    hint = "" if meant == fields[place].lower() else f"; did you mean {meant:.40}?"
+    return f"{problem} {fields[place]!r:.40}: want {_CRON_FIELDS[name]}{hint}"
+
+
+def _in_order(name: str, part: str) -> str:
+    """*part*, but what passes midnight, the end of the week and so on as two ranges: `22-6` as `22-23,0-6`."""
+    low, dash, high = part.partition("-")
+    for values in _ROUNDS[name] if dash else ():
+        words = [str(value) for value in values]
+        if low in words and high in words and words.index(low) > words.index(high):
+            spans = (low, words[-1]), (words[0], high)
+            return ",".join(first if first == last else f"{first}-{last}" for first, last in spans)
+    return part
 
 
 def _is_cron(expression: str) -> bool:

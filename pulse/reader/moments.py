@@ -9,25 +9,26 @@ from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+_ABBREVIATION: Final = 4  # letters
+# What stands among the zones of many hosts and is none. Each host has its own `localtime`, so two of them
+# would find different instants; `right/` counts leap seconds, which zoneinfo does not.
+_NO_ZONE: Final = re.compile("localtime|posixrules|Factory|(posix|right)/.*")
+
 
 def zone(value: object) -> ZoneInfo:
     """A time zone by its IANA name."""
-    if isinstance(value, ZoneInfo):
-        return value
-    name = value.strip() if isinstance(value, str) else ""
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"want an IANA time zone such as UTC or Europe/Berlin{_zone_meant(name)}") from None
-
-
-_ABBREVIATION: Final = 4  # letters
+    given = value.key if isinstance(value, ZoneInfo) else value
+    name = given.strip() if isinstance(given, str) else ""
+    with suppress(ZoneInfoNotFoundError, ValueError, OSError):
+        if not _NO_ZONE.fullmatch(name):
+            return value if name and isinstance(value, ZoneInfo) else ZoneInfo(name)
+    raise ValueError(f"want an IANA time zone such as UTC or Europe/Berlin{_zone_meant(name)}")
 
 
 @cache
 def _zones() -> Mapping[str, str]:
     """The names of all zones, by how they look in small letters."""
-    return {name.lower(): name for name in available_timezones()}
+    return {name.lower(): name for name in available_timezones() if not _NO_ZONE.fullmatch(name)}
 
 
 def _zone_meant(written: str) -> str:

@@ -8,13 +8,15 @@ from typing import Final
 from pulse.reader.web import path
 
 TOKEN_LENGTH: Final = 16  # below this a bearer token can be guessed over the network
+# A # may stand in the path of a file; a section has neither blanks nor slashes.
+_APPLICATION: Final = re.compile(r"config:[^#](.*/[^#/]*|[^#]*)(#[^#/\s]+)?|[^\W\d][\w.]*:[^\W\d][\w.]*", re.DOTALL)
 _BROKER: Final = re.compile(r"(?!memory:)[A-Za-z][A-Za-z0-9+]*://[^\s\x00-\x1f;]*")
 
 
 def specification(value: object) -> str:
     """Where an application is: `config:production.ini#main` or `module:object`; empty for nowhere."""
     place = value.strip() if isinstance(value, str) else None
-    if place == "" or (place and re.fullmatch(r"config:[^#]+(#[^#\s]+)?|[^\W\d][\w.]*:[^\W\d][\w.]*", place)):
+    if place == "" or (place and _APPLICATION.fullmatch(place)):
         return place
     raise ValueError("want config:file.ini#name or module:object")
 

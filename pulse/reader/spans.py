@@ -66,15 +66,19 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
     return read
 
 
-_LONG_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|sec|min|hr?|second|minute|hour|day)s?", re.IGNORECASE)
+_LONG_UNIT: Final = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|sec|min|hr?|second|minute|hour|day)s?(?![a-z])", re.IGNORECASE
+)
+_BETWEEN: Final = re.compile(r"[ ,]*|,? and ", re.IGNORECASE)
 
 
 def _span_meant(value: object) -> str:
     """What was probably meant by *value*, which is no duration."""
     written = value.strip() if isinstance(value, str) else ""
-    if spoken := _LONG_UNIT.fullmatch(written):
-        plain = spoken[1] + spoken[2][0].lower()
-        return "" if plain == written.lower() else f"; did you mean {plain!r}?"
+    plain = "".join(count + unit[0].lower() for count, unit in _LONG_UNIT.findall(written))
+    is_spoken = all(map(_BETWEEN.fullmatch, _LONG_UNIT.sub("\n", written).split("\n")))
+    if is_spoken and plain != written.lower() and seconds_of(plain) > 0:
+        return f"; did you mean {plain!r:.40}?"
     is_cron = len(written.split()) in (5, 6) and "*" in written
     if is_cron or written.startswith("@"):
         return f"; did you mean cron = {written:.40}?"

@@ -14,6 +14,7 @@ _PLAIN_PATH: Final = re.compile(r"/?[\w~-][\w.~-]*(?:/[\w~-][\w.~-]*)*", re.ASCI
 _OWN_ENVIRON: Final = frozenset(
     {"REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "SERVER_NAME", "SERVER_PORT"}
     | {"SERVER_PROTOCOL", "CONTENT_TYPE", "CONTENT_LENGTH", "HTTP_HOST", "HTTP_CONTENT_LENGTH"}
+    | {"HTTP_TRANSFER_ENCODING"}
 )
 
 
@@ -135,7 +136,7 @@ def _header_name(name: str) -> str:
     key = plain.lower().replace("_", "-")
     if key.startswith("x-pulse-"):
         raise ValueError("want another name: X-Pulse-* belongs to Pulse")
-    if key in ("content-type", "content-length"):
+    if key in ("content-type", "content-length", "transfer-encoding"):
         raise ValueError("want the option content_type; the length follows from body")
     return plain
 

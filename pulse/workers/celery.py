@@ -35,6 +35,7 @@ from pulse.errors import (
     StoreUnavailableError,
 )
 from pulse.fleet import fingerprint
+from pulse.inifile import file_and_section
 from pulse.model import FAILURES, Config, Fire, Run, Task, Trigger
 from pulse.runstores.base import RunStore
 from pulse.underway import PATIENCE
@@ -348,7 +349,7 @@ def _specification() -> str:
     if not written:
         problem = f"want {VARIABLE}=production.ini, or module:object: the application whose tasks this worker runs"
         raise ConfigError([Fault(key=VARIABLE, shown="''", problem=problem, where="environment")])
-    is_file = not written.startswith("config:") and Path(written.partition("#")[0]).is_file()
+    is_file = not written.startswith("config:") and Path(file_and_section(written)[0]).is_file()
     return f"config:{written}" if is_file or ":" not in written else written
 
 

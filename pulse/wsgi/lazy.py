@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 from paste.deploy import loadapp
 
 from pulse.errors import ApplicationError
+from pulse.inifile import file_and_section
 
 
 class LazyWsgi:
@@ -92,10 +94,10 @@ def load_application(specification: str) -> Any:
     """
     scheme, _, rest = specification.partition(":")
     if scheme == "config":
-        path, _, section = rest.partition("#")
+        path, section = file_and_section(rest)
         if not Path(path).is_file():
             raise ApplicationError(specification, f"there is no file {path}")
-        return loadapp(f"config:{Path(path).absolute()}", name=section or "main")
+        return loadapp(f"config:{quote(str(Path(path).absolute()))}", name=section or "main")
     try:
         found = importlib.import_module(scheme)
     except ModuleNotFoundError as error:

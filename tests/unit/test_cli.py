@@ -983,6 +983,8 @@ def test_the_environment_names_the_default(pulse, write_tasks, monkeypatch):
         ("a.ini", IniSource, "a.ini"),
         ("/srv/app/a.ini#other", IniSource, "/srv/app/a.ini#other"),
         ("config:a.ini", IniSource, "a.ini"),
+        ("/srv/app#1/a.ini", IniSource, "/srv/app#1/a.ini"),
+        ("/srv/app#1/a.ini#other", IniSource, "/srv/app#1/a.ini#other"),
         ("some.module:app", ObjectSource, "some.module:app"),
         ("module:an.attribute", ObjectSource, "module:an.attribute"),
     ],

@@ -410,6 +410,17 @@ def test_a_header_may_hold_what_looks_like_a_comment():
     assert read_config({"pulse.task.a.headers.X-Issue": "Issue #5"}).tasks["a"].headers == (("X-Issue", "Issue #5"),)
 
 
+@pytest.mark.parametrize("folder", ["of#1 ü", "a##b", "a b"])
+def test_a_file_is_the_application_wherever_it_lies(folder, tmp_path):
+    file = tmp_path / folder / "my#site.ini"
+    file.parent.mkdir()
+    file.write_text("[filter:pulse]\nuse = egg:pulse\npulse.task.a.interval = 5\n")
+
+    config = read_paste_config({"__file__": str(file)}, {"pulse.task.a.interval": "5"})
+
+    assert config.application == f"config:{file}"
+
+
 @pytest.mark.parametrize("name", ["", " "])
 def test_a_task_has_a_name(name):
     assert problems(tasks={name: {"interval": 5}})

@@ -266,6 +266,11 @@ class UnspeakableError(Exception):
         raise RuntimeError("no words")
 
 
+class ExitingError(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+
 def raising(error):
     def app(environ, start_response):
         raise error
@@ -305,6 +310,7 @@ def early(environ, start_response):
         (raising(GeneratorExit()), "GeneratorExit"),
         (raising(MemoryError()), "MemoryError"),
         (raising(UnspeakableError()), "<exception str() failed>"),
+        (raising(ExitingError()), "ExitingError: <exception str() failed>"),
         (recursing, "RecursionError"),
         (exiting, "SystemExit: 3"),
         (twice, "start_response twice"),

@@ -166,6 +166,11 @@ def test_headers_are_shown_a_line_each_with_secrets_masked():
     assert shown == "Content-Type: text/plain\nSet-Cookie: ••••••\nX-Api-Key: ••••••\nX-Name: m\xe4rz"
 
 
+@pytest.mark.parametrize("changed", [[(b"X-Name", b"x")], [("X-Name", "x"), None], [([], "x")]])
+def test_headers_that_an_endpoint_has_changed_beyond_showing_break_nothing(changed):
+    assert headers_shown(changed) == "(headers that cannot be shown: TypeError)"
+
+
 def test_very_many_headers_are_cut():
     shown = headers_shown([("X-Long", "x" * 1000)] * 100)
 

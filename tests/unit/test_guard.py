@@ -198,6 +198,8 @@ def finish(coroutine):
         "ws+x://example.org/sessions/cleanup?x",
         "//example.org/sessions/cleanup",
         "//user@example.org:80/sessions/cleanup",
+        "/.//example.org/sessions/cleanup",
+        "/././%2E//example.org/sessions/cleanup",
         "http:\\\\example.org\\sessions\\cleanup",
         "http://ho%2Fst/sessions%2Fcleanup",
         "%68ttp://example.org/sessions/cleanup",
@@ -276,6 +278,12 @@ def test_neighbours_of_a_guarded_path_stay_open(path):
         ("/jobs/@@cleanup", "/jobs/cleanup"),
         ("/jobs;nightly/run", "/jobs;nightly/run"),
         ("/jobs%3Bnightly/run", "/jobs;nightly/run"),
+        ("/jobs;nightly/run", "/jobs;nightly/run;v=1"),
+        ("/jobs;nightly/run", "/jobs;nightly/run;v=1/"),
+        ("/jobs;nightly/run", "/jobs;nightly/run%3Fv=1"),
+        ("/jobs;nightly/run", "/jobs;nightly/run%23top"),
+        ("/jobs/run", "/jobs/r%EF%BD%00%95n"),
+        ("/jobs/run", "/jobs/r%EF%0A%BD%95n"),
         ("/jobs/a%2Fb", "/jobs/a/b"),
         ("/Jobs/Run/", "/jobs/run"),
         ("/jobs/run?dry=1", "/jobs/run"),
@@ -301,6 +309,7 @@ def test_a_guarded_path_is_read_as_it_is_written(guarded, path):
 
 def test_a_guarded_path_with_parameters_leaves_the_one_without_open():
     assert admits("/jobs/run", "/jobs;nightly/run")
+    assert admits("/jobs;daily/run;v=1", "/jobs;nightly/run")
 
 
 def test_several_tasks_are_guarded_at_once():
@@ -397,10 +406,18 @@ def test_the_raw_target_is_judged_with_and_without_the_script_name(name, script,
     assert not admits("/elsewhere", SCRIPT_NAME=script, **{name: target})
 
 
-def test_a_raw_target_that_is_the_path_is_judged_without_the_script_name_too():
-    path = "/app/sessions/cleanup"
-
+@pytest.mark.parametrize("path", ["/app/sessions/cleanup", "/APP/sessions/cleanup", "/%61pp/sessions/cleanup"])
+def test_a_raw_target_that_is_the_path_is_judged_without_the_script_name_too(path):
     assert not admits(path, SCRIPT_NAME="/app", REQUEST_URI=path)
+    assert not admits(path, SCRIPT_NAME="/app/", REQUEST_URI=f"{path}?x=1")
+
+
+@pytest.mark.parametrize("script", ["/app", "/app/", "/pub"])
+def test_a_proxy_that_takes_the_prefix_away_leaves_neighbours_open(script):
+    path = "/public/sessions/cleanup"
+
+    assert admits(path, SCRIPT_NAME=script, REQUEST_URI=path, RAW_URI=f"{path}?page=2")
+    assert not admits(PATH, SCRIPT_NAME=script, REQUEST_URI=PATH)
 
 
 @pytest.mark.parametrize("name", ["REQUEST_URI", "RAW_URI", "UNENCODED_URL"])

@@ -166,6 +166,8 @@ def test_an_application_is_found_by_module_and_object():
         ("pulse.nowhere:app", "there is no module pulse.nowhere"),
         ("pulse.clock:nothing", "pulse.clock has no nothing"),
         ("config:/no/such/file.ini", "there is no file /no/such/file.ini"),
+        ("config:/no/such#folder/file.ini#main", "there is no file /no/such#folder/file.ini"),
+        ("config:/no/such#folder/file.ini", "there is no file /no/such#folder/file.ini"),
     ],
 )
 def test_a_specification_that_leads_nowhere_says_where_it_ended(specification, problem):
@@ -184,7 +186,11 @@ def test_a_module_that_misses_another_says_which(tmp_path, monkeypatch):
         load_application("misses_another:app")
 
 
-def test_an_application_is_loaded_from_an_ini_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["plain", "with a blank", "of#1 ü", "a##b"])
+@pytest.mark.parametrize("file", ["site.ini", "my#site.ini"])
+def test_an_application_is_loaded_from_an_ini_file(folder, file, tmp_path, monkeypatch):
+    tmp_path = tmp_path / folder
+    tmp_path.mkdir()
     (tmp_path / "ini_site.py").write_text(
         "def app_factory(conf):\n"
         "    def app(environ, start_response):\n"
@@ -192,11 +198,11 @@ def test_an_application_is_loaded_from_an_ini_file(tmp_path, monkeypatch):
         "        return [b'from ini']\n"
         "    return app\n"
     )
-    (tmp_path / "site.ini").write_text("[app:main]\npaste.app_factory = ini_site:app_factory\n")
+    (tmp_path / file).write_text("[app:main]\npaste.app_factory = ini_site:app_factory\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    assert call(load_application(f"config:{tmp_path}/site.ini")) == b"from ini"
-    assert call(load_application(f"config:{tmp_path}/site.ini#main")) == b"from ini"
+    assert call(load_application(f"config:{tmp_path}/{file}")) == b"from ini"
+    assert call(load_application(f"config:{tmp_path}/{file}#main")) == b"from ini"
     del sys.modules["ini_site"]
 
 

@@ -1,8 +1,11 @@
 """What people get wrong, and what Pulse says then: what is wrong, what is allowed, what to do."""
 
+import io
 import os
+import struct
 import sys
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -106,6 +109,10 @@ def test_a_key_that_resembles_nothing_is_refused_with_what_there_is(key, allowed
         "pulse.task.a.headers",
         "pulse.task.a.headers.",
         "pulse.task.a.ping_ulr",
+        "pulse.task.password",
+        "pulse.task.token.value",
+        "pulse.config.auth",
+        "pulse.config.basic_auth",
     ],
 )
 def test_the_value_of_a_misspelt_secret_is_not_shown(key):
@@ -113,6 +120,16 @@ def test_the_value_of_a_misspelt_secret_is_not_shown(key):
 
     assert key in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("task", ["tokens", "secrets", "expire-cookies", "environment", "password_resets"])
+def test_the_value_of_a_task_that_is_called_as_a_secret_is_shown(task):
+    assert said({f"pulse.task.{task}.interval": "5x"}).startswith(f"pulse.task.{task}.interval = '5x': want")
+    assert "***" in said({f"pulse.task.{task}.headers.X-Key": "hunter2 é"})
+
+
+def test_the_value_of_a_key_that_only_begins_as_one_of_a_secret_is_shown():
+    assert said({"pulse.config.author": "somebody"}).startswith("pulse.config.author = 'somebody': unknown option")
 
 
 class Array:
@@ -128,10 +145,12 @@ class Array:
 
 
 UTF8 = "want text that UTF-8 can spell, without surrogates"
+DAYS = "want 0-7 or sun-sat, 5#2 or 5L"
+MONTHS = "want 1-12 or jan-dec"
 CRON = "want 5 cron fields, or 6 with the seconds first"
 DURATION = "want 0.1s to 366d, as seconds (300) or with units (90s 5m 1h30m 1d)"
 MOMENT = "want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00"
-NAME = "want a task name of letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
+NAME = "want a task name of at most 200 letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
 PATH = "want a path without blanks, backslashes and #"
 SECRET = "want at least 16 ASCII characters without blanks"
 ZONE = "want an IANA time zone such as UTC or Europe/Berlin"
@@ -173,6 +192,9 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.config.guard_scope", "all", "want tasks or context"),
         ("pulse.config.start", "never", "want auto, now, request or manual"),
         ("pulse.config.application", "x.ini", "want config:file.ini#name or module:object"),
+        ("pulse.config.application", "config:#main", "want config:file.ini#name or module:object"),
+        ("pulse.config.application", "config:/a/x.ini#", "want config:file.ini#name or module:object"),
+        ("pulse.config.application", "config:/a/x.ini#a b", "want config:file.ini#name or module:object"),
         ("pulse.config.shutdown_timeout", "-1", "want 0s to 1h"),
         ("pulse.config.token", "", f"***: {SECRET}, or env:NAME, or file:/path"),
         ("pulse.config.token", "hunter2", f"***: {SECRET}, or env:NAME, or file:/path"),
@@ -191,9 +213,16 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.a.interval", "٣٠٠", DURATION),
         ("pulse.task.a.interval", "5 min", f"{DURATION}; did you mean '5m'?"),
         ("pulse.task.a.interval", "2 hours", f"{DURATION}; did you mean '2h'?"),
+        ("pulse.task.a.interval", "1h 30m", f"{DURATION}; did you mean '1h30m'?"),
+        ("pulse.task.a.interval", "1 Day, 2 hours and 5 mins", f"{DURATION}; did you mean '1d2h5m'?"),
         ("pulse.task.a.interval", "*/5 * * * *", f"{DURATION}; did you mean cron = */5 * * * *?"),
         ("pulse.task.a.interval", "@daily", f"{DURATION}; did you mean cron = @daily?"),
         ("pulse.task.a.cron", "* * * *", f"{CRON} (wrong number of fields)"),
+        ("pulse.task.a.cron", "0 22-6 * * *", f"{CRON} (bad hour '22-6': want 0-23; did you mean 22-23,0-6?)"),
+        ("pulse.task.a.cron", "0 0 * * SAT-Sun", f"{CRON} (bad day-of-week 'SAT-Sun': {DAYS}; did you mean sat,sun?)"),
+        ("pulse.task.a.cron", "0 0 * 11-2 *", f"{CRON} (bad month '11-2': {MONTHS}; did you mean 11-12,1-2?)"),
+        ("pulse.task.a.cron", "0 0 * * 1,fri-mon", f"'1,fri-mon': {DAYS}; did you mean 1,fri-sat,sun-mon?)"),
+        ("pulse.task.a.cron", "0 25-6 * * *", f"{CRON} (bad hour '25-6': want 0-23)"),
         ("pulse.task.a.cron", "5m", f"{CRON} (wrong number of fields; did you mean interval = 5m?)"),
         ("pulse.task.a.cron", "60 * * * *", f"{CRON} (bad minute '60': want 0-59)"),
         ("pulse.task.a.cron", "60 * * * * *", f"{CRON} (bad second '60': want 0-59)"),
@@ -218,6 +247,11 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.a.headers.X-A", "a\r\nB: c", "***: want one line of ASCII text for a header"),
         ("pulse.task.a.headers.Bad Name", "x", "want the name of a header, not 'Bad Name'"),
         ("pulse.task.a.headers.Content-Type", "x", "want the option content_type"),
+        (
+            "pulse.task.a.headers.Transfer-Encoding",
+            "chunked",
+            "want the option content_type; the length follows from body",
+        ),
         ("pulse.task.a.headers.X-Pulse-Task", "x", "X-Pulse-* belongs to Pulse"),
         ("pulse.task.a.headers", "X: y", "want one key an entry, pulse.task.a.headers.<Name>"),
         ("pulse.task.a.environ.wsgi.input", "x", "want another key: 'wsgi.input' is set by Pulse itself"),
@@ -235,6 +269,7 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.b/c.interval", "5", NAME),
         ("pulse.task.b c.interval", "5", NAME),
         ("pulse.task..interval", "5", f"pulse.task. = '': {NAME}"),
+        (f"pulse.task.{'b' * 201}.interval", "5", NAME),
         ("pulse.config.mode", Array(), "want threading, processing, asyncio"),
         ("pulse.config.guard_scope", Array(), "want tasks or context"),
         ("pulse.task.a.overlap", Array(), "want skip, queue, allow or replace"),
@@ -335,8 +370,36 @@ def test_a_redis_address_keeps_the_case_of_what_follows_the_scheme():
     assert config.store == "redis://U:PassWord@h/0"
 
 
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "Factory", "right/UTC", "posix/Europe/Berlin"])
+def test_what_only_lies_among_the_zones_of_a_host_is_none(name):
+    assert ZONE in said({"pulse.config.timezone": name})
+    assert ZONE in said({**TASK, "pulse.task.a.timezone": name})
+
+
+def test_no_zone_is_guessed_that_is_none():
+    assert said({"pulse.config.timezone": "localtim"}).endswith(ZONE)
+
+
+def test_a_zone_without_a_name_is_refused():
+    counts = struct.pack(">6l", 0, 0, 0, 0, 1, 4)  # one clock, with a name of four bytes
+    utc = b"TZif" + bytes(16) + counts + bytes(6) + b"UTC\0"
+
+    assert ZONE in said({"pulse.config.timezone": ZoneInfo.from_file(io.BytesIO(utc))})
+
+
 def test_an_abbreviation_is_no_misspelt_zone():
     assert "did you mean" not in said({"pulse.config.timezone": "CEST"})
+
+
+@pytest.mark.parametrize("span", ["30m 1h", "5 minutes ago", "ends in 5m", "5m 3", "0 s"])
+def test_a_span_that_may_mean_anything_is_not_guessed(span):
+    assert said({**TASK, "pulse.task.a.interval": span}).endswith(DURATION)
+
+
+def test_a_name_that_fits_every_store_is_a_task():
+    name = "b" * 200
+
+    assert read_config({f"pulse.task.{name}.interval": "5"}).tasks[name].name == name
 
 
 def test_statuses_may_be_a_list_of_numbers():
@@ -686,6 +749,14 @@ def test_the_check_has_nothing_against_a_server_that_waits_or_of_which_it_knows_
     assert "0 errors, 0 warnings" in check(text)
 
 
+def test_the_check_says_that_it_is_the_path_of_a_file_that_holds_a_percent_sign(check, tmp_path):
+    (tmp_path / "100% mine").mkdir()
+
+    said = check(f"{FILTER_APP}{TASKS}{APPLICATION}", "100% mine/site.ini")
+
+    assert "it is the path of the file that holds a %, which PasteDeploy cannot read: move the file" in said
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -823,6 +894,10 @@ def test_a_redirect_says_what_may_be_wrong(location, hint):
         ({}, [], "its headers are a dict; want a list of pairs (PEP 3333)"),
         (["X: y"], [], "its headers are no list of pairs of texts (PEP 3333)"),
         ([(1, 2)], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([(b"Content-Type", b"text/plain")], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([(b"Content-Type", "text/plain")], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([("Content-Length", 0)], [], "its headers are no list of pairs of texts (PEP 3333)"),
+        ([("X-Pulse-Result", None)], [], "its headers are no list of pairs of texts (PEP 3333)"),
     ],
 )
 def test_an_endpoint_that_breaks_the_rules_is_told_which(headers, answer, said):

@@ -260,6 +260,19 @@ def test_no_task_has_anything_in_its_environ_from_another_one():
     assert second["HTTP_USER_AGENT"] == shared["HTTP_USER_AGENT"] != "mine"
 
 
+@pytest.mark.parametrize(("name", "sent"), [("sweep", b"sweep"), ("fête", b"f\xc3\xaate"), ("łódź", "łódź".encode())])
+def test_what_is_not_ascii_stands_in_a_header_as_its_bytes(name, sent):
+    run = Run(id="ab" * 16, task=name, due=datetime(2027, 5, 1, 12, tzinfo=UTC))
+    task = Task(name=name, action="/sweep", environ={"HTTP_X_OWNER": name, "owner": name})
+    request = InternalRequest(task, shared_environ(Config()))
+
+    environ = request.environ(run, None, io.StringIO(), Control())
+
+    assert environ["HTTP_X_PULSE_TASK"].encode("latin-1") == sent
+    assert environ["HTTP_X_OWNER"].encode("latin-1") == sent
+    assert environ["owner"] == environ["pulse.info"]["task"] == name
+
+
 @pytest.mark.parametrize("action", ["/jobs/müll", "/jobs/m%C3%BCll"])
 def test_a_path_stands_in_the_environ_as_its_bytes(action):
     run = Run(id="ab" * 16, task="sweep", due=datetime(2027, 5, 1, 12, tzinfo=UTC))

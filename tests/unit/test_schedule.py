@@ -746,6 +746,8 @@ def test_bounds_are_told_in_words():
         ({"at": "2026-10-25T02:30"}, utc(2026, 10, 25, 0, 30), "the clocks go back: it runs once"),
         ({"at": "2026-03-29T02:30", "end_date": "2027-01-01"}, utc(2026, 3, 29, 1), "the clocks go forward past 02:30"),
         ({"at": "2026-10-25T02:30+02:00"}, utc(2026, 10, 25, 0, 30), ""),
+        ({"at": "9999-12-31"}, utc(9998, 12, 31), ""),
+        ({"at": "0001-01-01"}, utc(2, 1, 1), ""),
         ({"interval": "30m"}, utc(2026, 10, 25, 0, 30), ""),
     ],
 )  # fmt: skip
