@@ -171,11 +171,11 @@ class Access:
         # Of a user the cookie proves nothing: it only ties their forms to their browser.
         key = self._code_key() if visitor.is_by_code else self._token()
         value = visitor.session if visitor.is_user else str(_serializer(key or "").dumps(signed))
-        self._set(response, request, value, path, int(LIFE.total_seconds()))
+        self._set(response, request, value, path)
 
     def take_cookie(self, response: Response, request: Request, path: str) -> None:
         """Have the browser forget."""
-        self._set(response, request, "", path, 0)
+        self._set(response, request, "", path)
 
     def form_token(self, visitor: Visitor) -> str:
         """What proves that a form was made for *visitor*; other sites cannot know their session."""
@@ -215,8 +215,8 @@ class Access:
             return None
         return Visitor(name=name, session=session, is_by_code=is_by_code, is_renewed=rest < LIFE - RENEW)
 
-    def _set(self, response: Response, request: Request, value: str, path: str, seconds: int) -> None:
-        form = CookieForm(name=COOKIE, path=path or "/", same_site="strict", max_age=seconds)
+    def _set(self, response: Response, request: Request, value: str, path: str) -> None:
+        form = CookieForm(name=COOKIE, path=path or "/", same_site="strict", max_age=LIFE)
         response.headers.add("Set-Cookie", form.set_cookie(value, is_https=request.scheme == "https"))
 
 
