@@ -8,6 +8,7 @@ a loop, only decides where the request runs.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -25,6 +26,8 @@ from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule
 from pulse.underway import PATIENCE, Active, UnderWay
 from pulse.upkeep import RENEWALS, Upkeep
+
+log = logging.getLogger(__name__)
 
 
 class Runner:
@@ -109,7 +112,14 @@ class Runner:
         """Request the endpoint of a run that has begun, in this thread, until it has answered."""
         try:
             return self._dispatch(active.task, active.run, active.control)
-        except BaseException:  # a fault of Pulse: what is not under way must not be renewed for ever
+        except Exception:
+            # Not of the endpoint, which can raise what it likes. Without a record the run would be held, and its
+            # task be skipped, until its lease has ended.
+            with suppress(Exception):  # a handler of the log may be what is broken
+                facts = {"pulse_event": "run_broke", "pulse_task": active.run.task, "pulse_run": active.run.id}
+                log.exception("task=%s run=%s met a fault of Pulse", active.run.task, active.run.id, extra=facts)
+            return Reply(outcome=Outcome.FAILED, reason="a fault of Pulse itself, which the log tells")
+        except BaseException:  # somebody interrupts: what is not under way must not be renewed for ever
             self._under_way.end(active)
             raise
 

@@ -1078,3 +1078,32 @@ def test_what_ended_during_an_outage_is_recorded_when_it_is_over(flaky):
 
     assert flaky.records == [ended] == flaky.store.history("a")
     assert ended.outcome is Outcome.SUCCESS
+
+
+def test_a_run_that_pulse_itself_fails_to_dispatch_is_recorded_and_keeps_no_other_one_waiting(caplog):
+    bench = Bench()
+
+    def fall_over(run, cancelled):
+        raise RuntimeError("what no endpoint raised")
+
+    bench.during = fall_over
+    failed = bench.runner.run(bench.fire())
+    bench.during = lambda run, cancelled: None
+
+    assert (failed.outcome, failed.reason) == (Outcome.FAILED, "a fault of Pulse itself, which the log tells")
+    assert bench.store.running() == []
+    assert "what no endpoint raised" in caplog.text
+    assert bench.runner.run(bench.fire(2)).outcome is Outcome.SUCCESS
+
+
+def test_whoever_interrupts_a_run_goes_on_and_the_run_is_not_renewed_for_ever():
+    bench = Bench()
+
+    def interrupt(run, cancelled):
+        raise KeyboardInterrupt
+
+    bench.during = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        bench.runner.run(bench.fire())
+
+    assert bench.runner.lasting(-1) == set()
