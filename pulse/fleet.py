@@ -232,7 +232,9 @@ class Fleet:
         is_news = abs(offset - self._clock.offset) > WORTH_SAYING
         was_skewed, self._is_skewed = self._is_skewed, abs(offset) > self._config.max_clock_skew
         self._clock.offset = offset
-        if self._is_skewed and not was_skewed:
+        if self._is_skewed and was_skewed:
+            return  # which has been said; its end will be, too
+        if self._is_skewed:
             log.error(
                 "the clock of this host is %.1f s from that of the run store, more than max_clock_skew: "
                 "nothing is run here",
