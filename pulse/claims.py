@@ -253,8 +253,9 @@ class Claims:
         self._recorder.noted(claimed)
         for run in claimed.lost:
             # It goes before what is due next. If there is no such attempt, nobody gets it; to look for it among all
-            # that wait would take a thousand claims a thousand looks. What had the lock of *fire* waits for that now.
-            if run.task == fire.task and run.recovers and self._tasks[run.task].enabled:
+            # that wait would take a thousand claims a thousand looks. Of another task, or place, is only what had the
+            # lock of *fire*, and waits for that now.
+            if run.track == fire.track and run.recovers and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
         if claimed.answer is Claim.WON:
             return self._unless_late(fire, claimed)

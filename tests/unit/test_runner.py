@@ -446,6 +446,22 @@ def test_a_run_that_is_lost_with_the_lock_is_told_and_waits_for_whoever_knows_it
     assert bench.runner.due_again() == []
 
 
+def test_what_is_lost_with_the_lock_on_another_host_is_recovered_on_that_host():
+    bench = Bench(lock="files", scope="host", recover=True)
+    there, here = bench.fire(1, place="there"), bench.fire(2, place="here")
+    bench.store.register([there.track, here.track], NOON)
+    lost = bench.store.claim(
+        there, owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True, lock="files"),
+    ).run  # fmt: skip
+    bench.clock.advance(31)
+
+    bench.runner.run(here)
+
+    assert [(run.id, run.place) for run in bench.store.waiting()] == [(lost.id, "there")]
+    assert bench.runner.due_again() == []
+
+
 def test_a_further_attempt_that_somebody_else_has_begun_is_left_to_them():
     bench = Bench(recover=True)
     bench.store.claim(
