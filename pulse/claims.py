@@ -261,7 +261,9 @@ class Claims:
             return self._unless_late(fire, claimed)
         if claimed.answer is Claim.WAIT:
             if not self._repeat(fire):
-                self._postponed.put(fire)
+                # The clock of this host may have been ahead for a while: what came too early would be asked for in vain
+                # many times a second until its time.
+                self._postponed.put(fire, max(0.0, (fire.due - self._clock.now()).total_seconds()))
         elif claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
             facts = {"pulse_event": "attempt_taken", "pulse_task": fire.task, "pulse_run": fire.run_id}
             said = "task=%s run=%s is not tried again here: somebody else has made attempt %d of it"

@@ -49,6 +49,18 @@ class Bench:
         return Fire(task="a", due=due, **more)
 
 
+class Clocked(MemoryRunStore):
+    """A store with a clock of its own, that nobody sets."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self._seconds = clock.monotonic
+        self._began = NOON - timedelta(seconds=clock.monotonic())
+
+    def _is_early(self, fire, now) -> bool:
+        return fire.due > self._began + timedelta(seconds=self._seconds())
+
+
 def test_a_won_fire_is_dispatched_and_recorded():
     bench = Bench()
 
@@ -377,6 +389,21 @@ def test_a_fire_that_waits_for_its_turn_is_asked_for_again_until_it_has_it():
     assert bench.runner.run(again).outcome is Outcome.SUCCESS
     assert bench.runner.due_again() == []
     assert bench.store.totals("a").counts == {Outcome.SUCCESS: 2}
+
+
+def test_a_fire_that_came_while_the_clock_was_ahead_is_asked_for_again_at_its_time():
+    clock = ManualClock(NOON)
+    bench = Bench(store=Clocked(clock), clock=clock)
+    early = Fire(task="a", due=NOON + timedelta(hours=1))
+    clock.step("1h")
+    assert bench.runner.run(early) is None
+    clock.step(-3600)
+    (again,) = bench.runner.due_again()
+
+    assert bench.runner.run(again) is None
+    assert bench.runner.due_again() == []
+    clock.advance("1h")
+    assert bench.runner.due_again() == [early]
 
 
 def test_of_a_task_one_fire_waits_and_the_one_before_is_recorded_as_missed():
