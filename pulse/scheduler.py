@@ -117,14 +117,15 @@ class Scheduler:
 
     @property
     def was_set_back(self) -> bool:
-        """Whether the clock was, so that `plan_again` is wanted."""
+        """Whether the wall clock was set back since `plan_again` was last called: it is wanted."""
         return self._was_set_back
 
     def plan_again(self, cursors: Mapping[str, datetime]) -> None:
         """Have the next ring plan by *cursors* what is planned too late, since the clock was ahead for a while.
 
         A store with a clock of its own has given out nothing of what rang meanwhile: it was too early.
-        Left alone, a task would not ring before the clock has come again to where it was.
+        Left alone, a task would not ring before the clock has come again to where it was. Safe to
+        call from any thread.
         """
         self._was_set_back = False
         self._reached = cursors
