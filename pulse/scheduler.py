@@ -127,8 +127,9 @@ class Scheduler:
         Left alone, a task would not ring before the clock has come again to where it was. Safe to
         call from any thread.
         """
-        self._was_set_back = False
-        self._reached = cursors
+        with self._lock:  # else a ring that looks at this moment could drop them unread
+            self._was_set_back = False
+            self._reached = cursors
 
     def start(self) -> None:
         """Ring for everything that is planned, from now on."""
@@ -228,10 +229,10 @@ class Scheduler:
 
     def _plan_what_is_too_late(self, now: datetime) -> None:
         """See `plan_again`; here, since a ring has tasks in hand that are in no heap."""
-        cursors, self._reached = self._reached, None
-        if cursors is None:
+        if self._reached is None:
             return
         with self._lock:
+            cursors, self._reached = self._reached, None
             known = {entry.task: entry for entry in (*self._heap, *self._late)}
             again: dict[str, _Planned] = {}
             for name, task in self._tasks.items():
