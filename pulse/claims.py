@@ -253,14 +253,17 @@ class Claims:
         self._recorder.noted(claimed)
         for run in claimed.lost:
             # It goes before what is due next. If there is no such attempt, nobody gets it; to look for it among all
-            # that wait would take a thousand claims a thousand looks. What had the lock of *fire* waits for that now.
-            if run.task == fire.task and run.recovers and self._tasks[run.task].enabled:
+            # that wait would take a thousand claims a thousand looks. Of another task, or place, is only what had the
+            # lock of *fire*, and waits for that now.
+            if run.track == fire.track and run.recovers and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
         if claimed.answer is Claim.WON:
             return self._unless_late(fire, claimed)
         if claimed.answer is Claim.WAIT:
             if not self._repeat(fire):
-                self._postponed.put(fire)
+                # The clock of this host may have been ahead for a while: what came too early would be asked for in vain
+                # many times a second until its time.
+                self._postponed.put(fire, max(0.0, (fire.due - self._clock.now()).total_seconds()))
         elif claimed.answer is Claim.TAKEN and fire.trigger is Trigger.MANUAL:  # whoever pressed sees no record of it
             facts = {"pulse_event": "attempt_taken", "pulse_task": fire.task, "pulse_run": fire.run_id}
             said = "task=%s run=%s is not tried again here: somebody else has made attempt %d of it"

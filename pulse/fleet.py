@@ -46,7 +46,10 @@ class FleetClock:
         self.wait = clock.wait
 
     def lead(self) -> timedelta:
-        """How far the clock of this host is ahead of one that nobody sets; another one when it was set."""
+        """How far the clock of this host is ahead of its monotonic one, which nobody sets.
+
+        Always about the same, unless the clock was set, or the machine was suspended.
+        """
         return self._clock.now() - EPOCH - timedelta(seconds=self.monotonic())
 
     def now(self) -> datetime:
@@ -99,7 +102,7 @@ class Fleet:
         self.digest = _digest(self._fingerprints)
         self._store = store
         self._clock = clock
-        self._lead = clock.lead()  # when the clock was measured
+        self._lead = clock.lead()  # as it was when the clock was last compared with the store's
         self._plan_again = plan_again
         self._alive = beat * ALIVE
         self._beside = beside
@@ -232,7 +235,9 @@ class Fleet:
         is_news = abs(offset - self._clock.offset) > WORTH_SAYING
         was_skewed, self._is_skewed = self._is_skewed, abs(offset) > self._config.max_clock_skew
         self._clock.offset = offset
-        if self._is_skewed and not was_skewed:
+        if self._is_skewed and was_skewed:
+            return  # which has been said; its end will be, too
+        if self._is_skewed:
             log.error(
                 "the clock of this host is %.1f s from that of the run store, more than max_clock_skew: "
                 "nothing is run here",

@@ -117,17 +117,19 @@ class Scheduler:
 
     @property
     def was_set_back(self) -> bool:
-        """Whether the clock was, so that `plan_again` is wanted."""
+        """Whether the wall clock was set back since `plan_again` was last called: it is wanted."""
         return self._was_set_back
 
     def plan_again(self, cursors: Mapping[str, datetime]) -> None:
         """Have the next ring plan by *cursors* what is planned too late, since the clock was ahead for a while.
 
         A store with a clock of its own has given out nothing of what rang meanwhile: it was too early.
-        Left alone, a task would not ring before the clock has come again to where it was.
+        Left alone, a task would not ring before the clock has come again to where it was. Safe to
+        call from any thread.
         """
-        self._was_set_back = False
-        self._reached = cursors
+        with self._lock:  # else a ring that looks at this moment could drop them unread
+            self._was_set_back = False
+            self._reached = cursors
 
     def start(self) -> None:
         """Ring for everything that is planned, from now on."""
@@ -227,10 +229,10 @@ class Scheduler:
 
     def _plan_what_is_too_late(self, now: datetime) -> None:
         """See `plan_again`; here, since a ring has tasks in hand that are in no heap."""
-        cursors, self._reached = self._reached, None
-        if cursors is None:
+        if self._reached is None:
             return
         with self._lock:
+            cursors, self._reached = self._reached, None
             known = {entry.task: entry for entry in (*self._heap, *self._late)}
             again: dict[str, _Planned] = {}
             for name, task in self._tasks.items():

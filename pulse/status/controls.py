@@ -12,7 +12,7 @@ class Ringing:
     """The scheduler of the process that is asked.
 
     Attributes:
-        state: In a word: `ringing`, `waiting`, `silent`.
+        state: In a word: a value of `pulse.start.StartState`.
         reason: Why, in a few words.
         busy: How many fires it is running.
         abandoned: How many of its threads were left behind and have not come back.

@@ -218,6 +218,19 @@ def test_a_host_whose_clock_is_too_far_off_runs_nothing_until_it_is_set(clock, m
     assert [record.pulse_event for record in caplog.records] == ["clock_skewed", "clock_differs"]
 
 
+def test_a_clock_that_stays_too_far_off_is_not_said_to_be_right_again(clock, monkeypatch, caplog):
+    store = ClockedStore(clock, ahead=60)
+    fleet = member(store, clock, monkeypatch, "one", a=60)
+
+    for minute in range(1, 3):
+        store.ahead = timedelta(seconds=60 + minute)
+        clock.advance(61)
+        fleet.beat()
+
+    assert fleet.why_not("a")
+    assert [record.pulse_event for record in caplog.records] == ["clock_skewed"]
+
+
 def test_a_clock_that_somebody_sets_is_looked_at_with_the_next_beat(clock, monkeypatch):
     store = ClockedStore(clock, ahead=0)
     fleet = member(store, clock, monkeypatch, "one", a=60)

@@ -49,6 +49,18 @@ class Bench:
         return Fire(task="a", due=due, **more)
 
 
+class Clocked(MemoryRunStore):
+    """A store with a clock of its own, that nobody sets."""
+
+    def __init__(self, clock) -> None:
+        super().__init__()
+        self._seconds = clock.monotonic
+        self._began = NOON - timedelta(seconds=clock.monotonic())
+
+    def _is_early(self, fire, now) -> bool:
+        return fire.due > self._began + timedelta(seconds=self._seconds())
+
+
 def test_a_won_fire_is_dispatched_and_recorded():
     bench = Bench()
 
@@ -379,6 +391,21 @@ def test_a_fire_that_waits_for_its_turn_is_asked_for_again_until_it_has_it():
     assert bench.store.totals("a").counts == {Outcome.SUCCESS: 2}
 
 
+def test_a_fire_that_came_while_the_clock_was_ahead_is_asked_for_again_at_its_time():
+    clock = ManualClock(NOON)
+    bench = Bench(store=Clocked(clock), clock=clock)
+    early = Fire(task="a", due=NOON + timedelta(hours=1))
+    clock.step("1h")
+    assert bench.runner.run(early) is None
+    clock.step(-3600)
+    (again,) = bench.runner.due_again()
+
+    assert bench.runner.run(again) is None
+    assert bench.runner.due_again() == []
+    clock.advance("1h")
+    assert bench.runner.due_again() == [early]
+
+
 def test_of_a_task_one_fire_waits_and_the_one_before_is_recorded_as_missed():
     bench = Bench(overlap="queue")
     running = bench.store.claim(
@@ -443,6 +470,22 @@ def test_a_run_that_is_lost_with_the_lock_is_told_and_waits_for_whoever_knows_it
     assert run.outcome is Outcome.SUCCESS
     assert [(record.id, record.outcome) for record in bench.records] == [(lost.id, Outcome.LOST), ("x", run.outcome)]
     assert [one.id for one in bench.store.waiting()] == [lost.id]
+    assert bench.runner.due_again() == []
+
+
+def test_what_is_lost_with_the_lock_on_another_host_is_recovered_on_that_host():
+    bench = Bench(lock="files", scope="host", recover=True)
+    there, here = bench.fire(1, place="there"), bench.fire(2, place="here")
+    bench.store.register([there.track, here.track], NOON)
+    lost = bench.store.claim(
+        there, owner="dead", now=bench.clock.now(), lease=timedelta(seconds=30), passed=lambda cursor: None,
+        limits=Limits(recovers=True, lock="files"),
+    ).run  # fmt: skip
+    bench.clock.advance(31)
+
+    bench.runner.run(here)
+
+    assert [(run.id, run.place) for run in bench.store.waiting()] == [(lost.id, "there")]
     assert bench.runner.due_again() == []
 
 
