@@ -38,6 +38,7 @@ SQLITE: Final = "Pulse on SQLite"
 REDIS_LIMIT: Final = "Redis: SET NX PX (the limit)"
 REDIS: Final = "Pulse on Redis"
 REDIS_TOGETHER: Final = "Pulse on Redis, 16 runs in one go"
+POSTGRES_TOGETHER: Final = "Pulse on PostgreSQL, 16 runs in one go"
 POSTGRES_LIMIT: Final = "PostgreSQL: ON CONFLICT (the limit)"
 POSTGRES: Final = "Pulse on PostgreSQL"
 LIMITS: Final = {
@@ -45,6 +46,7 @@ LIMITS: Final = {
     REDIS: REDIS_LIMIT,
     REDIS_TOGETHER: REDIS_LIMIT,
     POSTGRES: POSTGRES_LIMIT,
+    POSTGRES_TOGETHER: POSTGRES_LIMIT,
 }
 TOGETHER: Final = 16
 
@@ -54,6 +56,7 @@ BOUNDS: Final = [
     Bound(name=REDIS, figure="trips", most=2.5),
     Bound(name=REDIS_TOGETHER, figure="trips", most=0.2),
     Bound(name=POSTGRES, figure="ratio", most=12.0),
+    Bound(name=POSTGRES_TOGETHER, figure="ratio", most=6.0),
 ]
 
 NOON: Final = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -173,6 +176,7 @@ def _ways(folder: Path, stack: ExitStack) -> dict[str, Measured]:
         return {
             POSTGRES_LIMIT: Measured(stack.enter_context(postgres_limit(address)), address),
             POSTGRES: Measured(_of_store(store, stack), address),
+            POSTGRES_TOGETHER: Measured(_together(store), address),
         }
 
     ways = {

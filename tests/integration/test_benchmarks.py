@@ -76,6 +76,7 @@ ROWS = {
         "Pulse on Redis, 16 runs in one go",
         "PostgreSQL: ON CONFLICT (the limit)",
         "Pulse on PostgreSQL",
+        "Pulse on PostgreSQL, 16 runs in one go",
     ],
     "sessions": [
         "empty passthrough (the limit)",
