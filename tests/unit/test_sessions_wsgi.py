@@ -363,6 +363,24 @@ def test_what_an_application_changed_before_its_error_page_is_not_kept(store):
         assert kept(store) == 0
 
 
+def test_of_a_session_that_is_first_used_behind_the_head_of_an_error_page_nothing_is_kept(store):
+    def chunks(session):
+        yield b"sorry"
+        session["count"] = 100
+
+    def failing(environ, start_response):
+        if environ["PATH_INFO"] != "/fail":
+            return site(environ, start_response)
+        start_response("500 Internal Server Error", [])
+        return chunks(environ["pulse.session"])
+
+    browser = client(store, failing)
+    browser.get("/count")
+    browser.get("/fail", status=500)
+
+    assert browser.get("/count").text == "2"
+
+
 def test_a_session_that_does_not_fit_its_cookie_is_an_error_and_the_old_one_stays():
     browser = client(CookieSessionStore(SECRET))
     browser.get("/count")
