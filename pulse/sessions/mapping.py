@@ -113,7 +113,8 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
             return
         visit = self._new_visit()
         await visit.open()
-        self._known = None if visit.is_new else await self._keeper.record(visit.sid)
+        record = None if visit.is_new else await self._keeper.record(visit.sid)
+        self._known = record or UserSession(visit.sid, "")  # on an event loop nobody can look for it later
         self._visit = visit
 
     def clear(self) -> None:

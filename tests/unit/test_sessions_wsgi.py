@@ -1073,6 +1073,21 @@ def test_an_asynchronous_application_knows_the_user_of_a_session():
     assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "'anna' ['editor'] 1"
 
 
+def test_an_asynchronous_application_is_told_of_nobody_by_a_store_that_knows_no_users():
+    async def whose(environ, start_response):
+        session = environ["pulse.session"]
+        count(session)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield f"{session.user_id!r} {session.roles}".encode()
+        yield f", {session.user_id!r} {session['count']}".encode()  # it is kept by now
+
+    store = Slow()
+    store.events.append("before")  # so that it does not fail
+    browser = webtest.TestApp(as_wsgi(SessionFilter(whose, store)))
+
+    assert [browser.get("/").text for _ in range(2)] == ["'' [], '' 1", "'' [], '' 2"]
+
+
 def test_a_store_that_fails_is_no_matter_to_an_asynchronous_application_that_uses_no_session():
     browser = webtest.TestApp(as_wsgi(SessionFilter(counting, Slow())))
 
