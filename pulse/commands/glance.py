@@ -9,7 +9,6 @@ from pulse.commands.instant import by_second, rough
 from pulse.commands.record import progress_words, rough_seconds
 from pulse.commands.stored import Stored
 from pulse.model import Config, Outcome, Pause, Run, Task
-from pulse.runstores.base import Totals
 from pulse.schedule import schedule_of
 from pulse.standing import State, failures, next_due, state_by
 
@@ -80,7 +79,6 @@ def glances(one: Stored, now: datetime) -> list[Glance]:
             task,
             now,
             history=store.history(task.name, RECENT),
-            totals=store.totals(task.name),
             pauses=pauses,
             running=[run for run in running if run.task == task.name],
         )
@@ -94,11 +92,10 @@ def glance(
     now: datetime,
     *,
     history: Sequence[Run],
-    totals: Totals,
     pauses: Mapping[str, Pause],
     running: Sequence[Run],
 ) -> Glance:
-    """What *history* (newest first), *totals*, *pauses* and *running* say of *task*."""
+    """What *history* (newest first), *pauses* and *running* say of *task*."""
     pause = pauses.get(task.name)
     pause = pause if pause and pause.holds(now) else None
     schedule, is_enabled = schedule_of(task), config.enabled and task.enabled
@@ -108,7 +105,7 @@ def glance(
         state = State.DISABLED
     elif pause:
         state = State.PAUSED
-    elif not totals.counts and not history:
+    elif not history:
         state = State.NEW
     else:
         state = state_by(history, task, schedule, now)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from heapq import merge
 from itertools import islice
 
@@ -13,7 +13,7 @@ from pulse.commands.screen import Screen
 from pulse.commands.source import Source, find_task
 from pulse.model import Task
 from pulse.schedule import Schedule, delay_of, schedule_of
-from pulse.zone import instant_of
+from pulse.zone import instant_of, iso_utc
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,8 +115,8 @@ def _show(instants: list[_Instant], screen: Screen, *, with_names: bool) -> None
 def _document(instant: _Instant) -> dict[str, object]:
     return {
         "task": instant.task.name,
-        "due": instant.due.astimezone(UTC).isoformat(),
+        "due": iso_utc(instant.due),
         "local": instant.due.astimezone(instant.task.zone).isoformat(),
-        "starts": instant.starts.astimezone(UTC).isoformat(),
+        "starts": iso_utc(instant.starts),
         "notes": list(instant.notes),
     }

@@ -24,7 +24,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
     serves the request. Emptying it ends the session.
     """
 
-    __slots__ = ("_failure", "_header", "_keeper", "_known", "_name", "_visit")
+    __slots__ = ("_failure", "_header", "_is_abandoned", "_keeper", "_known", "_name", "_visit")
 
     def __init__(self, keeper: Keeper, name: str, header: str) -> None:
         """*header*: the `Cookie` header that came; *name*: that of the cookie in it."""
@@ -34,6 +34,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         self._visit: Visit | None = None
         self._known: UserSession | None = None
         self._failure: Exception | None = None
+        self._is_abandoned = False
 
     # What a dataclass has as fields is asked for here when somebody wants it.
 
@@ -112,7 +113,8 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
             return
         visit = self._new_visit()
         await visit.open()
-        self._known = None if visit.is_new else await self._keeper.record(visit.sid)
+        record = None if visit.is_new else await self._keeper.record(visit.sid)
+        self._known = record or UserSession(visit.sid, "")  # on an event loop nobody can look for it later
         self._visit = visit
 
     def clear(self) -> None:
@@ -138,7 +140,8 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         return f"<session, {'used' if self.is_used else 'not used'}>"  # environs are printed by debug pages
 
     def abandon(self) -> None:
-        """See `Visit.abandon`."""
+        """See `Visit.abandon`; also for one that is first used behind this."""
+        self._is_abandoned = True
         if self._visit is not None:
             self._visit.abandon()
 
@@ -153,7 +156,10 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         return outcome(self._keeper, self.settle(is_late=is_late))
 
     def _new_visit(self) -> Visit:
-        return Visit(self._keeper, cookie_values(self._header, self._name))
+        visit = Visit(self._keeper, cookie_values(self._header, self._name))
+        if self._is_abandoned:
+            visit.abandon()
+        return visit
 
     def _data(self) -> Session:
         return self.visit().data

@@ -258,7 +258,7 @@ class SessionStore(Sweepable, ABC):
                 was created for.
 
         Raises:
-            TypeError: *data* holds something that cannot be kept.
+            TypeError: *data* holds something that cannot be kept, or *ttl* is no number.
             ValueError: *ttl* is not more than 0.
         """
         session = await self.get_session(session_id)
@@ -285,7 +285,7 @@ class SessionStore(Sweepable, ABC):
             ttl: As of `keep_data`.
 
         Raises:
-            TypeError: the data hold something that cannot be kept.
+            TypeError: the data hold something that cannot be kept, or *ttl* is no number.
             ValueError: *ttl* is not more than 0.
         """
         session = await self.get_session(session_id)

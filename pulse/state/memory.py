@@ -46,6 +46,7 @@ class MemoryWidgetStore(WidgetStore):
 
         Raises:
             ValueError: *widget_ttl* is not more than 0.
+            TypeError: *widget_ttl* is no number.
         """
         self._ttl = checked_ttl(widget_ttl, "widget_ttl")
         self._now = (clock or SystemClock()).time
@@ -130,6 +131,7 @@ class MemoryConnectionRouter(ConnectionRouter):
 
         Raises:
             ValueError: *connection_ttl* is not more than 0.
+            TypeError: *connection_ttl* is no number.
         """
         self._ttl = checked_ttl(connection_ttl, "connection_ttl")
         self._now = (clock or SystemClock()).time
@@ -209,6 +211,7 @@ class MemorySessionStore(SessionStore):
 
         Raises:
             ValueError: *session_ttl* is not more than 0.
+            TypeError: *session_ttl* is no number.
         """
         self._ttl = checked_ttl(session_ttl, "session_ttl")
         self._now = (clock or SystemClock()).time

@@ -62,6 +62,7 @@ class RedisWidgetStore(WidgetStore):
 
         Raises:
             ValueError: *widget_ttl* is not more than 0, or there is no such kind of address.
+            TypeError: *widget_ttl* is no number.
         """
         self._span = _microseconds(checked_ttl(widget_ttl, "widget_ttl"))
         self._link = link or RedisLink(redis_url, pool_size)
@@ -165,6 +166,7 @@ class RedisConnectionRouter(ConnectionRouter):
 
         Raises:
             ValueError: *connection_ttl* is not more than 0, or there is no such kind of address.
+            TypeError: *connection_ttl* is no number.
         """
         self._span = _microseconds(checked_ttl(connection_ttl, "connection_ttl"))
         self._link = link or RedisLink(redis_url, pool_size)
@@ -238,6 +240,7 @@ class RedisSessionStore(SessionStore):
 
         Raises:
             ValueError: *session_ttl* is not more than 0, or there is no such kind of address.
+            TypeError: *session_ttl* is no number.
         """
         self._ttl = checked_ttl(session_ttl, "session_ttl")
         self._link = link or RedisLink(redis_url, pool_size)
@@ -358,6 +361,7 @@ def create_redis_stores(
 
     Raises:
         ValueError: a time is not more than 0, or there is no such kind of address.
+        TypeError: a time is no number.
     """
     link = RedisLink(redis_url, pool_size)
     return (

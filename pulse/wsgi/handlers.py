@@ -195,7 +195,11 @@ class _Start:
             # A server refuses a second head that comes without the error which is the reason for it.
             return self.forward(status, headers, *([exc_info] if self._is_sent else []))
 
-        return response(_complete(environ), start_response)
+        content = getattr(response, "app_iter", None)  # any application may have taken its place
+        body = response(_complete(environ), start_response)
+        # To a HEAD WebOb answers with nothing, and closes in the end what has a `close`: no asynchronous body has.
+        is_left = body is not content and hasattr(content, "aclose") and not hasattr(content, "__iter__")
+        return followed((), closed_once(content)) if is_left else body
 
 
 async def _see_closed(response: Response, body: Any, content: Any) -> None:

@@ -423,9 +423,10 @@ async def test_a_frozen_redis_is_an_error_in_bounded_time_also_for_many_at_once(
     assert await store.get_html("w") == "x"
 
 
+@pytest.mark.parametrize(("query", "pool_size"), [("", 1), ("?max_connections=1", 10)])
 @run
-async def test_who_waits_long_for_a_connection_is_served_where_others_are(valkey_server, prefix):
-    link = RedisLink(valkey_server.url, pool_size=1)
+async def test_who_waits_long_for_a_connection_is_served_where_others_are(valkey_server, prefix, query, pool_size):
+    link = RedisLink(f"{valkey_server.url}{query}", pool_size)
     pause = 0.8  # seconds for each command, of three more than an answer may take
 
     answers = await asyncio.gather(*(link.ask("BLPOP", f"{prefix}:nothing", pause) for _ in range(4)))

@@ -626,6 +626,14 @@ def test_a_task_that_was_missed_is_late(pulse, write_tasks, book):
     assert state_in(pulse) == "late"
 
 
+def test_a_task_whose_history_was_cleared_is_new_as_it_is_on_the_status_page(pulse, write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.ran("a", NOON, Outcome.FAILED, 500)
+    book.store.clear("a")
+
+    assert state_in(pulse) == "new"
+
+
 def test_a_jitter_is_waited_for_before_a_task_is_late(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 1h", "pulse.task.a.jitter = 59m")
     book.ran("a", NOON - 60 * MINUTE)

@@ -317,6 +317,17 @@ def test_a_response_middleware_may_give_another_response_or_an_awaitable():
 
 
 @pytest.mark.parametrize("is_async", [True, False])
+def test_a_response_middleware_may_give_any_application(is_async):
+    def other(environ, start_response):
+        start_response("203 Other", TEXT)
+        return [b"other"]
+
+    call = Call(WsgiHandler([answers([b"x"], is_response=False)], [lambda environ, response: other], is_async))
+
+    assert (call.status, call.body) == ("203 Other", b"other")
+
+
+@pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.parametrize("changes", [[], [lambda environ, response: None]])
 @pytest.mark.parametrize("response", [WsgiResponse("x", status=202), Response("x", status=202)])
 def test_a_middleware_may_give_a_response(is_async, changes, response):
@@ -510,6 +521,21 @@ def test_an_asynchronous_body_that_a_response_middleware_replaces_is_closed_once
         return b"".join(chunks)
 
     assert (asyncio.run(main()), body.closed) == (seen, 1)
+
+
+@pytest.mark.parametrize("changes", [[], [lambda environ, response: None]])
+def test_an_asynchronous_body_of_which_only_the_head_is_wanted_is_closed_once(changes):
+    body = AsyncClosed()
+    handler = WsgiHandler([answers(body, is_response=True)], changes)
+
+    async def main():
+        call = Call(page)
+        answer = await handler({**call.environ, "REQUEST_METHOD": "HEAD"}, call.start)
+        chunks = [chunk async for chunk in answer]
+        await close(answer)
+        return chunks
+
+    assert (asyncio.run(main()), body.closed) == ([], 1)
 
 
 @pytest.mark.parametrize("is_response", [True, False])

@@ -801,6 +801,22 @@ def test_a_websocket_that_is_refused_with_a_response_has_its_session(status, is_
     assert len(storage) == is_kept
 
 
+def test_of_a_session_that_is_first_used_behind_the_head_of_an_error_page_nothing_is_kept(storage):
+    async def site(scope, receive, send):
+        is_failing = scope["path"] == "/fail"
+        text = b"" if is_failing else str(count(scope)).encode()
+        await send({"type": "http.response.start", "status": 500 if is_failing else 200, "headers": []})
+        if is_failing:
+            session_data(scope)["count"] = 100
+        await send({"type": "http.response.body", "body": text})
+
+    browser = Browser(SessionMiddleware(site, storage))
+    browser.get("/count")
+    browser.get("/fail")
+
+    assert browser.get("/count").text == "2"
+
+
 def test_other_scopes_pass_and_the_store_is_closed_at_shutdown():
     events = []
 

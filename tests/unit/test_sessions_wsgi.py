@@ -363,6 +363,24 @@ def test_what_an_application_changed_before_its_error_page_is_not_kept(store):
         assert kept(store) == 0
 
 
+def test_of_a_session_that_is_first_used_behind_the_head_of_an_error_page_nothing_is_kept(store):
+    def chunks(session):
+        yield b"sorry"
+        session["count"] = 100
+
+    def failing(environ, start_response):
+        if environ["PATH_INFO"] != "/fail":
+            return site(environ, start_response)
+        start_response("500 Internal Server Error", [])
+        return chunks(environ["pulse.session"])
+
+    browser = client(store, failing)
+    browser.get("/count")
+    browser.get("/fail", status=500)
+
+    assert browser.get("/count").text == "2"
+
+
 def test_a_session_that_does_not_fit_its_cookie_is_an_error_and_the_old_one_stays():
     browser = client(CookieSessionStore(SECRET))
     browser.get("/count")
@@ -1053,6 +1071,21 @@ def test_an_asynchronous_application_knows_the_user_of_a_session():
 
     assert browser.get("/").text == "'' [] None"
     assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "'anna' ['editor'] 1"
+
+
+def test_an_asynchronous_application_is_told_of_nobody_by_a_store_that_knows_no_users():
+    async def whose(environ, start_response):
+        session = environ["pulse.session"]
+        count(session)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield f"{session.user_id!r} {session.roles}".encode()
+        yield f", {session.user_id!r} {session['count']}".encode()  # it is kept by now
+
+    store = Slow()
+    store.events.append("before")  # so that it does not fail
+    browser = webtest.TestApp(as_wsgi(SessionFilter(whose, store)))
+
+    assert [browser.get("/").text for _ in range(2)] == ["'' [], '' 1", "'' [], '' 2"]
 
 
 def test_a_store_that_fails_is_no_matter_to_an_asynchronous_application_that_uses_no_session():

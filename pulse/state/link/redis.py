@@ -120,7 +120,7 @@ class _Lines:
             url, max_connections=pool_size, timeout=ANSWER_SECONDS, retry=retry, **options
         )
         self.commands: Any = Redis(connection_pool=pool)  # Any: its answers have other types in each version
-        self._line = Line(pool_size, ANSWER_SECONDS)
+        self._line = Line(pool.max_connections, ANSWER_SECONDS)  # which the address may say otherwise
         readers = ConnectionPool.from_url(url, max_connections=READERS, retry=retry, **options)
         self.readers: Any = Redis(connection_pool=readers)
         self._shared: dict[str, Reader] = {}
