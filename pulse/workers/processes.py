@@ -148,7 +148,12 @@ class Children:
 
     def _make(self) -> "_Child":
         child = _Child(self._startup)
-        threading.Thread(target=_copy_output, args=(child,), name="pulse-output", daemon=True).start()
+        try:
+            threading.Thread(target=_copy_output, args=(child,), name="pulse-output", daemon=True).start()
+        except BaseException:  # the system has no thread left: nobody else would end it, or close what it writes to
+            child.kill()
+            child.output.close()
+            raise
         return child
 
     def _give_back(self, child: "_Child") -> None:

@@ -109,6 +109,29 @@ def test_children_that_end_leave_no_descriptor_open(make):
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)  # noqa: PTH208
 
 
+def test_a_child_for_whose_output_there_is_no_thread_left_is_ended(make, monkeypatch):
+    bench = make(workers=1, timeout=60)
+    bench.run("ok")
+    wait_until(lambda: bench.workers.busy == 0)
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "pulse-output":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for child in list(bench.workers._children._idle):
+            child.kill()
+        run = bench.run("raises")
+
+    assert run.reason == "no process could be started for it: can't start new thread"
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) < before)  # noqa: PTH208
+    assert bench.run("ok").outcome is Outcome.SUCCESS
+
+
 def test_closing_kills_a_child_that_is_in_its_grace(make):
     bench = make(workers=1, timeout=0.2, kill_grace=600)
     child = pid_of(bench)
