@@ -75,7 +75,7 @@ def give_a_second_chance(items: list[pytest.Item]) -> None:
         if Path(item.path).parent.name in ("contract", "integration"):
             item.add_marker(pytest.mark.flaky(reruns=1))
         else:  # what an earlier test of that kind left to the garbage collector is told in whichever comes next
-            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["unraisable exception"]))
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun=["PytestUn(raisable|handledThread)Exception"]))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -287,7 +287,7 @@ def test_a_run_is_cancelled_by_whoever_asks_the_store_for_it(serve):
 def test_closing_lets_runs_end_and_then_cancels_them(site, serve):
     middleware = serve(shutdown_timeout=0.2)
     begin(middleware, "waits")
-    wait_until(middleware.run_store.running)
+    wait_until(lambda: middleware._engine.workers._runner.lasting(0))  # begun, and not only claimed
     begun = time.monotonic()
 
     middleware.close()

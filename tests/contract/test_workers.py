@@ -235,7 +235,7 @@ def silent(store, *names: str) -> Iterator[threading.Event]:
 def test_closing_does_not_wait_for_a_store_that_hangs(make, caplog, task):
     bench = make(workers=2, timeout=60)
     bench.submit(task)
-    wait_until(bench.store.running)
+    wait_until(lambda: bench.workers._runner.lasting(0))  # begun, and not only claimed
 
     with silent(bench.store, "finish", "renew", "reap"):
         bench.workers.close(0)
@@ -250,7 +250,7 @@ def test_closing_does_not_wait_for_a_store_that_hangs(make, caplog, task):
 def test_a_caller_does_not_wait_for_a_store_that_hangs_at_the_end(make):
     bench = make(workers=1, timeout=60)
     promise = bench.workers.run_apart(bench.fire("hangs", trigger=Trigger.MANUAL))
-    wait_until(bench.store.running)
+    wait_until(lambda: bench.workers._runner.lasting(0))  # begun, and not only claimed
 
     with silent(bench.store, "finish"):
         bench.workers.close(0)
