@@ -109,7 +109,11 @@ class Runner:
         return claimed.given_up
 
     def perform(self, active: Active) -> Reply:
-        """Request the endpoint of a run that has begun, in this thread, until it has answered."""
+        """Request the endpoint of a run that has begun, in this thread, until it has answered.
+
+        What the endpoint raises is a failed reply, and so is a fault of Pulse itself; what
+        interrupts the process (KeyboardInterrupt) goes on to the caller.
+        """
         try:
             return self._dispatch(active.task, active.run, active.control)
         except Exception:
