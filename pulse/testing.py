@@ -66,6 +66,7 @@ class ManualClock:
         self._now = start.astimezone(UTC)
         self._elapsed = 0.0
         self._changed = threading.Condition()
+        self._parked = 0
 
     def now(self) -> datetime:
         """The instant that the test has set, aware UTC."""
@@ -99,10 +100,25 @@ class ManualClock:
         """Block until *event* is set or *seconds* have been advanced; whether it is set."""
         with self._changed:
             end = self._elapsed + seconds
-            # Nothing tells the condition that the event was set: look again now and then.
-            while not event.is_set() and self._elapsed < end:
-                self._changed.wait(0.01)
+            self._parked += 1
+            self._changed.notify_all()
+            try:
+                # Nothing tells the condition that the event was set: look again now and then.
+                while not event.is_set() and self._elapsed < end:
+                    self._changed.wait(0.01)
+            finally:
+                self._parked -= 1
         return event.is_set()
+
+    def wait_until_parked(self, threads: int = 1, limit: float = 30.0) -> None:
+        """Block until *threads* threads wait on this clock.
+
+        Raises:
+            TimeoutError: they do not, after *limit* real seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._parked >= threads, limit):
+                raise TimeoutError(f"{self._parked} of {threads} threads wait on the clock")
 
 
 def rehearse(app: object, *, clock: ManualClock | None = None) -> "Rehearsal":
