@@ -159,7 +159,7 @@ class EngineFactory:
         scheduler = Scheduler(
             {name: task for name, task in self._config.tasks.items() if task.enabled},
             self._schedules,
-            submit=lambda due, keep: workers.submit(due, keep=keep),
+            submit=workers.submit,
             clock=clock,
             places=places,
         )

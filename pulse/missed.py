@@ -1,8 +1,8 @@
-"""What a task has to catch up: instants that have passed unrun, and that are all to be run."""
+"""What rings of a task: an instant, or those that it has to catch up, which have passed unrun."""
 
 from bisect import bisect_left
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pulse.model import Fire
 from pulse.schedule import Schedule
@@ -72,3 +72,15 @@ class Missed:
 
         # Not from one to the next: a task that was due each second has missed a million in a fortnight.
         return before + bisect_left(range((self._last - before) // _INSTANT), wanted, key=count_until) * _INSTANT
+
+
+class Rung(NamedTuple):
+    """What the bell has rung for, of one task.
+
+    Attributes:
+        due: An instant, or all that are to be caught up.
+        keep: How many instants of the task may wait for a free worker.
+    """
+
+    due: Fire | Missed
+    keep: int = 1

@@ -16,7 +16,7 @@ import heapq
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,7 +28,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from pulse.clock import Clock
 from pulse.errors import ClosedError
-from pulse.missed import Missed
+from pulse.missed import Missed, Rung
 from pulse.model import Fire, Task, Trigger, track_of
 from pulse.runstores.base import RunStore
 from pulse.schedule import Schedule, delay_of, latest_start
@@ -48,11 +48,11 @@ LEAST_REST: Final = timedelta(milliseconds=2)
 MOST_REST: Final = timedelta(milliseconds=5)
 REST_A_FIRE: Final = timedelta(milliseconds=1)
 LATE: Final = timedelta(seconds=1)  # behind its time; then a task may wait for those that are on time
-AT_ONCE: Final = 100  # late tasks that ring in one go, which takes some 5 ms: so long, what is on time has to wait
+AT_ONCE: Final = 100  # tasks handed over in one go, and late ones in one ring: some 5 ms, in which others wait
 
 JOIN: Final = 1.0  # seconds; a ring takes milliseconds, and does nothing once the workers are closed
 
-Submit = Callable[[Fire | Missed, int], None]
+Submit = Callable[[Sequence[Rung]], None]
 
 
 class _Planned(NamedTuple):
@@ -80,7 +80,7 @@ class Scheduler:
         Args:
             tasks: Those that are to ring, by name.
             schedules: Their schedules by name.
-            submit: Takes the fire of a task, or what it has to catch up, and how many may wait.
+            submit: Takes what has rung.
             clock: For what counts as due; APScheduler itself sleeps by the system's clock.
             places: `Fire.place` by task, of those that are not the fleet's.
         """
@@ -157,33 +157,42 @@ class Scheduler:
         self._watch_the_wall_clock(now)
         self._plan_what_is_too_late(now)
         due = self._take(now)
-        for planned in due:
-            # One task that cannot be planned or submitted must not silence the others.
+        for begin in range(0, len(due), AT_ONCE):
+            some = [rung for one in due[begin : begin + AT_ONCE] if (rung := self._rung(one, now))]
             try:
-                self._ring_for(planned, now)
+                self._submit(some)
             except ClosedError:
                 break
-            except Exception:
-                log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
-                self._put(planned._replace(when=now + NAP))
+            except Exception:  # the others are to be handed over; what is lost here, the next claims record
+                log.exception("%d tasks could not ring", len(some), extra={"pulse_event": "ring_failed"})
         return len(due)
 
     # What is due
 
-    def _ring_for(self, planned: _Planned, now: datetime) -> None:
+    def _rung(self, planned: _Planned, now: datetime) -> Rung | None:
+        """What rings of the task, which is planned anew; None if it cannot be: it must not silence the others."""
+        try:
+            return self._ring_for(planned, now)
+        except Exception:
+            log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
+            self._put(planned._replace(when=now + NAP))
+            return None
+
+    def _ring_for(self, planned: _Planned, now: datetime) -> Rung:
         task, schedule = self._tasks[planned.task], self._schedules[planned.task]
         last, following = planned.due, schedule.next_due(planned.due)
         is_late = planned.when < now - LATE
         if following is not None and following <= now:  # more than one instant has passed
             last, is_late = self._last_passed(task, planned.due, now), True
             following = schedule.next_due(last)
+        due: Fire | Missed
         if is_late and not task.coalesce:
-            missed = Missed(task.name, schedule, planned.due, last, partial(self._missed_fire, task))
-            self._submit(missed, task.backlog)
+            due = Missed(task.name, schedule, planned.due, last, partial(self._missed_fire, task))
         else:
-            self._submit(self._fire(task, last, following), task.backlog)
+            due = self._fire(task, last, following)
         if following is not None:
             self._put(self._entry(task, following))
+        return Rung(due, task.backlog)
 
     def _last_passed(self, task: Task, first: datetime, now: datetime) -> datetime:
         """The last instant from *first* on whose time has come."""

@@ -194,7 +194,7 @@ class Rehearsal:
         self._scheduler = Scheduler(
             {name: task for name, task in config.tasks.items() if task.enabled and config.enabled},
             self._schedules,
-            submit=lambda due, keep: self._queue.put(due, keep=keep),
+            submit=self._queue.put,
             clock=self.clock,
             places=self._places,
         )

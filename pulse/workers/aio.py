@@ -8,7 +8,7 @@ the loop, say by a call that is not asynchronous, keeps all others of this mode 
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import Context
@@ -19,7 +19,7 @@ from pulse.clock import Clock, Every
 from pulse.dispatch import Dispatcher, Reply
 from pulse.errors import ClosedError
 from pulse.loop import background_loop, give_up
-from pulse.missed import Missed
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
@@ -68,9 +68,9 @@ class AioWorkers(Workers):
         for _ in range(CLAIMERS):
             threading.Thread(target=self._claim, name="pulse-claim", daemon=True).start()
 
-    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
+    def submit(self, rung: Sequence[Rung]) -> None:
         """See `Workers.submit`."""
-        self._queue.put(due, keep=keep)
+        self._queue.put(rung)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
         """See `Workers.run_apart`."""

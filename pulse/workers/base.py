@@ -6,11 +6,12 @@ over at once, is dispatched. What waits in a queue holds no lease, and the idle 
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, Final
 
-from pulse.missed import Missed
+from pulse.missed import Rung
 from pulse.model import Fire, Run
 
 REPORT: Final = 1.0  # seconds from one look at who is asked to stop to the next
@@ -26,11 +27,11 @@ class Workers(ABC):
         """Begin to take fires."""
 
     @abstractmethod
-    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
-        """Run what is *due* of a task as soon as a worker is free: a fire, or one after the other.
+    def submit(self, rung: Sequence[Rung]) -> None:
+        """Run what has *rung* as soon as workers are free: all fires of a task one after the other.
 
-        Never blocks. If fires of the task are waiting already, only the last *keep* of
-        all stay: the others are recorded as missed when a later one is claimed.
+        Never blocks. If fires of a task are waiting already, only the last `Rung.keep` of all
+        stay: the others are recorded as missed when a later one is claimed.
 
         Raises:
             ClosedError: the workers were closed.

@@ -11,7 +11,7 @@ again as long as its grace lasts; no task waits for another one's message.
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Final, Protocol
@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from pulse.claims import is_past
 from pulse.clock import Clock
 from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableError
-from pulse.missed import Missed
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
@@ -98,9 +98,9 @@ class Courier(Workers):
             sender.start()
             self._senders.append(sender)
 
-    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
+    def submit(self, rung: Sequence[Rung]) -> None:
         """See `Workers.submit`."""
-        self._queue.put(due, keep=keep)
+        self._queue.put(rung)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
         """See `Workers.run_apart`; it is run by a worker of Celery, like any other."""

@@ -2,12 +2,12 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final
 
 from pulse.errors import ClosedError
-from pulse.missed import Missed
+from pulse.missed import Rung
 from pulse.model import Fire
 from pulse.workers.handful import HANDFUL, Handful, Taken
 from pulse.workers.lane import Lane, Line
@@ -78,8 +78,11 @@ class FireQueue:
         self._is_closed = False
         self._turn = 0
 
-    def put(self, due: Fire | Missed, *, keep: int) -> None:
-        """Append what is *due* of a task, of which at most *keep* stay; the fires of `Missed` are made in their turn.
+    def put(self, rung: Sequence[Rung]) -> None:
+        """Append what has *rung*; the fires of `Missed` are made in their turn.
+
+        All in one step: thousands of tasks may ring in one instant, and whoever takes fires out would
+        wait for the queue with each of them, and for the interpreter.
 
         Raises:
             ClosedError: the queue was closed.
@@ -87,11 +90,12 @@ class FireQueue:
         with self._changed:
             if self._is_closed:
                 raise ClosedError("the workers were closed")
-            line = self._line_of(due.task) or Line()
-            line.put(due, keep=keep)
-            if due.task not in self._held:
-                self._lane_of(due.task).put(due.task, line)
-            self._call()
+            for due, keep in rung:
+                line = self._line_of(due.task) or Line()
+                line.put(due, keep=keep)
+                if due.task not in self._held:
+                    self._lane_of(due.task).put(due.task, line)
+            self._call(len(rung))
 
     def put_back(self, fire: Fire, *, keep: int) -> None:
         """Have a fire that had to wait be handed out again, unless later ones have taken its place.
@@ -256,11 +260,12 @@ class FireQueue:
             lines = [line for lane in self._lanes.values() for line in lane.lines()]
             return sum(line.count for line in [*lines, *self._held.values()])
 
-    def _call(self) -> None:
+    def _call(self, count: int = 1) -> None:
+        """Wake those who wait for what has come, so many tasks."""
         if self.is_brisk and (self._out or self._is_called):
             return
         self._is_called = True
-        self._changed.notify()
+        self._changed.notify(1 if self.is_brisk else count)
 
     def _line_of(self, task: str) -> Line | None:
         return self._held.get(task) or self._lane_of(task).find(task)

@@ -12,7 +12,7 @@ known to last, too.
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Final
@@ -20,7 +20,7 @@ from typing import Final
 from pulse.clock import Clock, Effort, Every
 from pulse.dispatch import Reply
 from pulse.errors import ClosedError
-from pulse.missed import Missed
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
 from pulse.underway import Active
@@ -64,9 +64,9 @@ class ThreadWorkers(Workers):
         threading.Thread(target=self._watch, name="pulse-watch", daemon=True).start()
         self._fill()
 
-    def submit(self, due: Fire | Missed, *, keep: int = 1) -> None:
+    def submit(self, rung: Sequence[Rung]) -> None:
         """See `Workers.submit`."""
-        self._queue.put(due, keep=keep)
+        self._queue.put(rung)
 
     def run_apart(self, fire: Fire) -> Future[Run | None]:
         """See `Workers.run_apart`."""

@@ -12,6 +12,7 @@ from servers import wait_until
 from pulse.clock import SystemClock
 from pulse.config import read_config
 from pulse.dispatch import Dispatcher
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome, Pause, Run
 from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
@@ -73,8 +74,7 @@ class Bench:
         return Fire(task=task, due=self.start + timedelta(milliseconds=self._dues), **more)
 
     def submit(self, *tasks: str) -> None:
-        for task in tasks:
-            self.workers.submit(self.fire(task))
+        self.workers.submit([Rung(self.fire(task)) for task in tasks])
 
     def outcomes(self, task: str) -> list[Outcome]:
         return [run.outcome for run in self.records if run.task == task and run.started]

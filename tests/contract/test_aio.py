@@ -14,6 +14,7 @@ from servers import program, wait_until
 from pulse.errors import ConfigError
 from pulse.loop import background_loop
 from pulse.middleware import PulseMiddleware
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome
 from pulse.workers.handful import HANDFUL
 from pulse.wsgi import WsgiHandler
@@ -131,7 +132,7 @@ def test_many_runs_wait_at_once_without_a_thread_each(site, serve):
     now = middleware._clock.now()
     for name in names:
         fire = Fire(task=name, due=now)
-        middleware._engine.workers.submit(fire)
+        middleware._engine.workers.submit([Rung(fire)])
 
     wait_until(lambda: site.under_way == 200)
     threads = threading.active_count() - before
@@ -148,7 +149,7 @@ def test_no_more_runs_than_workers_are_under_way(site, serve):
     now = middleware._clock.now()
     for name in names:
         fire = Fire(task=name, due=now)
-        middleware._engine.workers.submit(fire)
+        middleware._engine.workers.submit([Rung(fire)])
 
     wait_until(lambda: site.under_way == 3)
     site.release.set()
@@ -159,9 +160,7 @@ def test_no_more_runs_than_workers_are_under_way(site, serve):
 
 def submit_at_once(middleware: PulseMiddleware, *names: str) -> None:
     workers, now = middleware._engine.workers, middleware._clock.now()
-    with workers._queue._changed:  # nobody takes the first one before the last one is there
-        for name in names:
-            workers.submit(Fire(task=name, due=now))
+    workers.submit([Rung(Fire(task=name, due=now)) for name in names])
 
 
 def test_what_is_due_at_once_is_claimed_together_and_recorded_together(serve, monkeypatch):
@@ -325,7 +324,7 @@ def test_a_run_that_the_loop_does_not_take_is_recorded_and_others_are_run(site, 
 
     monkeypatch.setattr(loop, "create_task", choosy)
     for name in names:
-        middleware._engine.workers.submit(Fire(task=name, due=middleware._clock.now()))
+        middleware._engine.workers.submit([Rung(Fire(task=name, due=middleware._clock.now()))])
     site.release.set()
 
     wait_until(lambda: all(middleware.run_store.history(name) for name in names))
@@ -352,7 +351,7 @@ def test_a_log_that_cannot_be_written_ends_no_thread(serve, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(middleware.run_store, step, lambda *args, **more: asked.append(args) or 1 / 0)
         for count in (1, 2, 3):  # more than there are threads that claim
-            workers.submit(Fire(task=f"ok{count}", due=middleware._clock.now()))
+            workers.submit([Rung(Fire(task=f"ok{count}", due=middleware._clock.now()))])
             wait_until(lambda count=count: len(asked) == count and workers.busy == 0)
 
     assert workers._idle.is_set()
@@ -417,7 +416,7 @@ def test_what_is_logged_between_runs_that_wait_is_kept_with_the_run_that_said_it
     names = ["one", "two"]
     middleware = serve(app, tasks=names)
     for name in names:
-        middleware._engine.workers.submit(Fire(task=name, due=middleware._clock.now()))
+        middleware._engine.workers.submit([Rung(Fire(task=name, due=middleware._clock.now()))])
 
     wait_until(lambda: all(middleware.run_store.history(name) for name in names))
     for name in names:

@@ -13,6 +13,7 @@ from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.middleware import PulseMiddleware
+from pulse.missed import Rung
 from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
@@ -233,7 +234,7 @@ def test_what_is_due_while_the_last_of_them_runs_is_an_overlap_like_any_other(be
     wait_until(lambda: len(site.dues) == LIMIT)
     following = schedule_of(middleware.config.tasks["a"]).next_due(site.dues[-1])
 
-    middleware._engine.workers.submit(Fire(task="a", due=following), keep=LIMIT)
+    middleware._engine.workers.submit([Rung(Fire(task="a", due=following), LIMIT)])
 
     wait_until(lambda: records(store) and records(store)[-1].outcome is Outcome.SKIPPED)
     assert records(store)[-1].due == following
@@ -322,9 +323,7 @@ def test_they_are_handed_over_to_a_queue_one_after_the_other(store, was_away):
         )  # fmt: skip
 
     courier = Courier(runner("web"), Broker(runner("celery")), store=store, clock=SystemClock())
-    scheduler = Scheduler(
-        tasks, schedules, submit=lambda due, keep: courier.submit(due, keep=keep), clock=SystemClock()
-    )
+    scheduler = Scheduler(tasks, schedules, submit=courier.submit, clock=SystemClock())
     scheduler.plan(store.register(["a"], SystemClock().now()))
     if was_away:
         courier._note_silence(BrokerUnavailableError("the broker was away a moment ago"))

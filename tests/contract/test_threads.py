@@ -15,6 +15,7 @@ from pulse.clock import Effort, SystemClock
 from pulse.config import read_config
 from pulse.control import Control
 from pulse.fleet import Fleet, FleetClock
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome
 from pulse.runstores.memory import MemoryRunStore
 from pulse.testing import ManualClock
@@ -277,15 +278,10 @@ def test_only_at_a_brisk_pace_several_tasks_are_claimed_together(make, monkeypat
     assert brisk_bench(make, monkeypatch).workers._joins(make().fire("ok"))
 
 
-def submit_at_once(bench: Bench, *tasks: str) -> None:
-    with bench.workers._queue._changed:  # nobody takes the first one before the last one is there
-        bench.submit(*tasks)
-
-
 def test_what_was_claimed_with_a_run_that_hangs_is_run_by_others_once(make, monkeypatch):
     bench = brisk_bench(make, monkeypatch, workers=2, timeout=0.5)
 
-    submit_at_once(bench, "hangs", "ok", "where", "raises")
+    bench.submit("hangs", "ok", "where", "raises")
 
     wait_until(lambda: len(bench.records) == 4)
     assert {run.task: run.outcome for run in bench.records} == {
@@ -297,7 +293,7 @@ def test_what_was_claimed_with_a_run_that_hangs_is_run_by_others_once(make, monk
 def test_what_came_back_is_recorded_though_a_later_run_of_the_handful_hangs(make, monkeypatch):
     bench = brisk_bench(make, monkeypatch, workers=2, timeout=2 * LIMIT)
 
-    submit_at_once(bench, "raises", "where", "hangs")
+    bench.submit("raises", "where", "hangs")
 
     wait_until(lambda: {run.task for run in bench.records} == {"raises", "where"})
     assert [run.task for run in bench.store.running()] == ["hangs"]
@@ -309,7 +305,7 @@ def test_what_came_back_is_recorded_though_a_later_run_of_the_handful_hangs(make
 def test_one_worker_claims_nothing_behind_a_run_that_hangs(make, monkeypatch):
     bench = brisk_bench(make, monkeypatch, workers=1, timeout=2 * LIMIT)
 
-    submit_at_once(bench, "hangs", "ok", "where")
+    bench.submit("hangs", "ok", "where")
     wait_until(lambda: bench.workers._runner.lasting(MOMENT))
 
     assert under_way(bench) == {"hangs"}  # the others are for whichever process of the fleet is idle
@@ -347,7 +343,7 @@ def test_what_was_claimed_with_a_run_that_hangs_passes_by_the_bound(make):
 def test_what_a_handful_still_holds_at_the_end_has_its_record(make, monkeypatch):
     monkeypatch.setattr("pulse.workers.threads.LOOK", 2 * LIMIT)  # the watcher has not noticed that the first one hangs
     bench = brisk_bench(make, monkeypatch, workers=2, timeout=2 * LIMIT)
-    submit_at_once(bench, "hangs", "raises", "where")  # none of which has run before, so they go together
+    bench.submit("hangs", "raises", "where")  # none of which has run before, so they go together
     wait_until(lambda: len(bench.store.running()) == 3)
 
     bench.workers.close(0.1)
@@ -368,7 +364,7 @@ def test_the_end_waits_for_what_the_watcher_is_recording(make, monkeypatch):
         finish_all(ended)
 
     monkeypatch.setattr(bench.workers._runner, "finish_all", take_time)
-    submit_at_once(bench, "raises", "hangs")
+    bench.submit("raises", "hangs")
     assert is_recording.wait(LIMIT)
     bench.release()
     wait_until(lambda: not bench.workers.busy)
@@ -391,7 +387,7 @@ def test_what_others_cannot_run_for_want_of_a_store_holds_up_nobody(make, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(bench.store, "claim_all", break_down)
-        submit_at_once(bench, "ok", "where")
+        bench.submit("ok", "where")
         wait_until(lambda: not bench.workers.busy and not bench.workers._queue.count(Manner.QUICK, Manner.SLOW))
 
     assert bench.run("where").outcome is Outcome.SUCCESS
@@ -454,7 +450,7 @@ class Taker:
 
 
 def put(queue: FireQueue, task: str) -> None:
-    queue.put(Fire(task=task, due=datetime(2027, 5, 1, tzinfo=UTC)), keep=1)
+    queue.put([Rung(Fire(task=task, due=datetime(2027, 5, 1, tzinfo=UTC)), 1)])
 
 
 class SlowStore(MemoryRunStore):

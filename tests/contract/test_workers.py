@@ -13,6 +13,7 @@ from bench import LIMIT, Bench, benches, wait_until
 
 from pulse.errors import ClosedError
 from pulse.middleware import PulseMiddleware
+from pulse.missed import Rung
 from pulse.model import Fire, Outcome, Progress, Trigger
 
 
@@ -118,7 +119,7 @@ def test_of_fires_that_wait_only_the_last_is_run_and_the_others_are_recorded(mak
 
     fires = [Fire(task="ok", due=bench.start + timedelta(seconds=number)) for number in (1, 2, 3)]
     for fire in fires:
-        bench.workers.submit(fire)
+        bench.workers.submit([Rung(fire)])
     bench.release()
 
     wait_until(lambda: bench.outcomes("ok") == [Outcome.SUCCESS])
@@ -133,7 +134,7 @@ def test_fires_that_are_in_turn_run_one_after_the_other(make):
     fires = [bench.fire("slow", is_in_turn=True) for _ in range(2)]
 
     for one in fires:
-        bench.workers.submit(one, keep=2)
+        bench.workers.submit([Rung(one, 2)])
 
     wait_until(lambda: len(bench.outcomes("slow")) == 2)
     assert bench.outcomes("slow") == [Outcome.SUCCESS] * 2
@@ -144,7 +145,7 @@ def test_a_fire_that_does_not_come_back_keeps_those_behind_it_waiting_until_it_i
     fires = [bench.fire("hangs", is_in_turn=True) for _ in range(2)]
 
     for one in fires:
-        bench.workers.submit(one, keep=2)
+        bench.workers.submit([Rung(one, 2)])
 
     wait_until(lambda: bench.outcomes("hangs") == [Outcome.TIMEOUT] * 2)
     assert [run.due for run in bench.records] == [fire.due for fire in fires]

@@ -11,6 +11,7 @@ from pulse.claims import QUEUED
 from pulse.config import read_config
 from pulse.dispatch import Reply
 from pulse.errors import BrokerUnavailableError, ClosedError, StoreUnavailableError
+from pulse.missed import Rung
 from pulse.model import Fire, Limits, Outcome, Pause, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.ledger import NOT_TAKEN, RECOVERIES
@@ -154,7 +155,7 @@ def test_a_missed_instant_is_handed_over_when_the_one_before_has_been_run():
     bench = Bench()
     fires = [bench.fire(minute, grace=None, is_in_turn=True) for minute in (1, 2)]
     for one in fires:
-        bench.courier.submit(one, keep=9)
+        bench.courier.submit([Rung(one, 9)])
 
     bench.ring(bench.courier._queue.poll())
     second = bench.courier._queue.poll()
@@ -173,7 +174,7 @@ def test_missed_instants_wait_one_behind_the_other_for_a_broker_that_is_away():
     bench = Bench()
     fires = [bench.fire(minute, grace=None, is_in_turn=True) for minute in (1, 2)]
     for one in fires:
-        bench.courier.submit(one, keep=9)
+        bench.courier.submit([Rung(one, 9)])
     bench.courier._queue.poll()
     bench.post.is_there = False
     bench.courier._note_silence(BrokerUnavailableError("the broker is away"))
@@ -193,7 +194,7 @@ def test_a_missed_instant_whose_grace_ends_while_the_broker_is_away_says_that_it
     bench = Bench()
     fires = [bench.fire(1, grace=60, is_in_turn=True), bench.fire(2, grace=None, is_in_turn=True)]
     for one in fires:
-        bench.courier.submit(one, keep=9)
+        bench.courier.submit([Rung(one, 9)])
     bench.post.is_there = False
     bench.courier._note_silence(BrokerUnavailableError("the broker is away"))
 
@@ -589,7 +590,7 @@ def test_what_is_held_back_at_the_end_belongs_to_whoever_asks_next():
 
     assert bench.store.register(["a"], NOON)["a"] == NOON + 60 * SECOND
     with pytest.raises(ClosedError):
-        bench.courier.submit(bench.fire(3))
+        bench.courier.submit([Rung(bench.fire(3))])
     with pytest.raises(ClosedError):
         bench.courier.run_apart(bench.fire(3))
 

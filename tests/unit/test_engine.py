@@ -143,7 +143,7 @@ def test_tasks_that_run_at_startup_are_made_known_once_for_each_instant(store):
 def test_a_clock_that_was_ahead_for_a_while_keeps_no_task_from_ringing_when_it_is_right_again(store):
     clock = ManualClock(NOON)
     built = engine(store, clock=clock, a={"interval": "5m"})
-    built.workers.submit = lambda fires, keep: None  # a store whose clock is right refuses them: they are too early
+    built.workers.submit = lambda rung: None  # a store whose clock is right refuses them: they are too early
 
     clock.step(3600)
     built.scheduler.ring()
@@ -163,7 +163,7 @@ def test_a_clock_that_was_ahead_for_a_while_keeps_no_task_from_ringing_when_it_i
 def test_what_is_to_be_planned_again_is_when_the_store_answers():
     clock, store = ManualClock(NOON), Flaky()
     built = engine(store, clock=clock, a={"interval": "5m"})
-    built.workers.submit = lambda fires, keep: None
+    built.workers.submit = lambda rung: None
     clock.step(3600)
     built.scheduler.ring()
     clock.step(-3600)

@@ -7,7 +7,7 @@ import pytest
 
 from pulse.config import read_config
 from pulse.errors import ClosedError
-from pulse.missed import Missed
+from pulse.missed import Missed, Rung
 from pulse.model import Fire, Trigger
 from pulse.schedule import schedule_of
 from pulse.workers.handful import Handful
@@ -55,20 +55,20 @@ def late(task: str, minute: int) -> Fire:
 
 def test_the_task_that_waits_longest_is_first(queue):
     for task in ("a", "b"):
-        queue.put(fire(task), keep=1)
+        queue.put([Rung(fire(task), 1)])
 
     assert [queue.get(), queue.get()] == [[fire("a")], [fire("b")]]
 
 
 def test_of_a_task_only_the_last_fires_wait(queue):
     for minute in range(5):
-        queue.put(fire("a", minute), keep=2)
+        queue.put([Rung(fire("a", minute), 2)])
 
     assert turns(queue, 2) == [fire("a", 3), fire("a", 4)]
 
 
 def test_a_fire_that_had_to_wait_gives_way_to_a_later_one(queue):
-    queue.put(fire("a", 2), keep=1)
+    queue.put([Rung(fire("a", 2), 1)])
 
     queue.put_back(fire("a", 1), keep=1)
 
@@ -76,7 +76,7 @@ def test_a_fire_that_had_to_wait_gives_way_to_a_later_one(queue):
 
 
 def test_a_fire_that_had_to_wait_comes_before_later_ones_where_there_is_room(queue):
-    queue.put(fire("a", 2), keep=2)
+    queue.put([Rung(fire("a", 2), 2)])
 
     queue.put_back(fire("a", 1), keep=2)
 
@@ -86,7 +86,7 @@ def test_a_fire_that_had_to_wait_comes_before_later_ones_where_there_is_room(que
 def test_quick_tasks_and_others_take_turns(queue):
     for task in ("a", "b", "quick 1", "quick 2"):
         queue.mark(task, Manner.QUICK if "quick" in task else Manner.SLOW)
-        queue.put(fire(task), keep=1)
+        queue.put([Rung(fire(task), 1)])
 
     assert [queue.get()[0].task for _ in range(4)] == ["quick 1", "a", "quick 2", "b"]
 
@@ -96,7 +96,7 @@ def test_tasks_in_trouble_come_last(queue, manner):
     queue.mark("ok", manner)
     queue.mark("hangs", Manner.TROUBLED)
     for task in ("hangs", "ok"):
-        queue.put(fire(task), keep=1)
+        queue.put([Rung(fire(task), 1)])
 
     assert [queue.get(), queue.get()] == [[fire("ok")], [fire("hangs")]]
 
@@ -105,14 +105,14 @@ def test_what_may_not_be_begun_now_is_passed_over(queue):
     queue.mark("hangs", Manner.TROUBLED)
     queue.mark("quick", Manner.QUICK)
     for task in ("hangs", "new", "quick"):
-        queue.put(fire(task), keep=1)
+        queue.put([Rung(fire(task), 1)])
 
     assert queue.take(lambda lane: lane is Manner.SLOW) == [fire("new")]
     assert queue.take(lambda lane: lane is not Manner.QUICK) == [fire("hangs")]
 
 
 def test_a_task_that_waits_goes_on_waiting_in_the_lane_that_fits_it_now(queue):
-    queue.put(fire("a"), keep=1)
+    queue.put([Rung(fire("a"), 1)])
     assert queue.count(Manner.QUICK, Manner.TROUBLED) == 0
 
     queue.mark("a", Manner.TROUBLED)
@@ -121,14 +121,14 @@ def test_a_task_that_waits_goes_on_waiting_in_the_lane_that_fits_it_now(queue):
 
 
 def test_a_closed_queue_hands_out_and_takes_nothing(queue):
-    queue.put(fire("a"), keep=1)
+    queue.put([Rung(fire("a"), 1)])
 
     assert queue.close() == 1
 
     assert queue.get() == []
     queue.put_back(fire("a"), keep=1)
     with pytest.raises(ClosedError):
-        queue.put(fire("a"), keep=1)
+        queue.put([Rung(fire("a"), 1)])
 
 
 # Several fires of one task
@@ -136,11 +136,11 @@ def test_a_closed_queue_hands_out_and_takes_nothing(queue):
 
 def test_the_next_fire_of_a_task_is_handed_out_when_the_turn_of_the_one_before_is_over(queue):
     for one in (fire("a", 1), fire("a", 2)):
-        queue.put(one, keep=5)
-    queue.put(fire("b"), keep=1)
+        queue.put([Rung(one, 5)])
+    queue.put([Rung(fire("b"), 1)])
 
     assert [queue.poll() for _ in range(3)] == [fire("a", 1), fire("b"), None]
-    queue.put(fire("a", 3), keep=5)
+    queue.put([Rung(fire("a", 3), 5)])
     assert queue.poll() is None
 
     queue.over("a", fire("a", 1).run_id)
@@ -149,7 +149,7 @@ def test_the_next_fire_of_a_task_is_handed_out_when_the_turn_of_the_one_before_i
 
 def test_only_who_has_the_turn_may_end_it(queue):
     for one in (fire("a", 1), fire("a", 2)):
-        queue.put(one, keep=5)
+        queue.put([Rung(one, 5)])
     queue.poll()
 
     for run_id in ("another", fire("a", 2).run_id):
@@ -162,16 +162,16 @@ def test_only_who_has_the_turn_may_end_it(queue):
 
 
 def test_a_single_fire_keeps_no_later_one_waiting(queue):
-    queue.put(fire("a", 1), keep=1)
+    queue.put([Rung(fire("a", 1), 1)])
     assert queue.poll() == fire("a", 1)
 
-    queue.put(fire("a", 2), keep=1)
+    queue.put([Rung(fire("a", 2), 1)])
 
     assert queue.poll() == fire("a", 2)
 
 
 def test_what_was_missed_is_handed_out_in_order_and_only_the_last_of_it(queue):
-    queue.put(missed("a", 1, 60), keep=3)
+    queue.put([Rung(missed("a", 1, 60), 3)])
 
     assert turns(queue, 3) == [late("a", 58), late("a", 59), late("a", 60)]
     assert queue.poll() is None
@@ -179,19 +179,19 @@ def test_what_was_missed_is_handed_out_in_order_and_only_the_last_of_it(queue):
 
 def test_those_that_catch_up_take_turns_with_each_other_and_with_those_that_do_not(queue):
     for task in ("late 1", "late 2"):
-        queue.put(missed(task, 1, 3), keep=5)
+        queue.put([Rung(missed(task, 1, 3), 5)])
     for task in ("a", "b", "c"):
-        queue.put(fire(task), keep=1)
+        queue.put([Rung(fire(task), 1)])
 
     assert [one.task for one in turns(queue, 9)] == ["a", "late 1", "b", "late 2", "c", "late 1", "late 2", "late 1", "late 2"]  # fmt: skip
 
 
 def test_what_becomes_due_joins_what_is_caught_up_and_takes_the_place_of_the_oldest(queue):
-    queue.put(missed("a", 1, 5), keep=3)
+    queue.put([Rung(missed("a", 1, 5), 3)])
     assert queue.poll() == late("a", 3)
 
-    queue.put(fire("a", 6), keep=3)
-    queue.put(fire("a", 7), keep=3)
+    queue.put([Rung(fire("a", 6), 3)])
+    queue.put([Rung(fire("a", 7), 3)])
 
     assert queue.poll() is None
     queue.over("a", fire("a", 3).run_id)
@@ -199,36 +199,36 @@ def test_what_becomes_due_joins_what_is_caught_up_and_takes_the_place_of_the_old
 
 
 def test_what_is_missed_while_others_are_caught_up_joins_them(queue):
-    queue.put(missed("a", 1, 2), keep=9)
-    queue.put(missed("a", 3, 4), keep=9)
+    queue.put([Rung(missed("a", 1, 2), 9)])
+    queue.put([Rung(missed("a", 3, 4), 9)])
 
     assert turns(queue, 4) == [late("a", minute) for minute in (1, 2, 3, 4)]
 
 
 def test_a_fire_that_waits_goes_before_what_was_missed_behind_it(queue):
-    queue.put(fire("a", 1), keep=9)
-    queue.put(missed("a", 2, 3), keep=9)
+    queue.put([Rung(fire("a", 1), 9)])
+    queue.put([Rung(missed("a", 2, 3), 9)])
 
     assert turns(queue, 3) == [fire("a", 1), late("a", 2), late("a", 3)]
 
 
 def test_with_the_last_one_begun_what_becomes_due_waits_no_longer(queue):
-    queue.put(missed("a", 1, 2), keep=9)
+    queue.put([Rung(missed("a", 1, 2), 9)])
     queue.poll()
     queue.begun("a", fire("a", 1).run_id)
-    queue.put(fire("a", 3), keep=9)
+    queue.put([Rung(fire("a", 3), 9)])
     assert queue.poll() is None
 
     queue.over("a", fire("a", 1).run_id)
     assert turns(queue, 1) == [late("a", 2)]
     assert queue.poll() == late("a", 3)
-    queue.put(fire("a", 4), keep=9)
+    queue.put([Rung(fire("a", 4), 9)])
     assert queue.poll() is None
     queue.over("a", fire("a", 3).run_id)
     assert queue.poll() == late("a", 4)
 
     queue.begun("a", fire("a", 4).run_id)
-    queue.put(fire("a", 5), keep=9)
+    queue.put([Rung(fire("a", 5), 9)])
 
     assert queue.poll() == fire("a", 5)
 
@@ -238,17 +238,17 @@ def attempt(task: str, minute: int) -> Fire:
 
 
 def test_a_further_attempt_goes_before_all_that_waits_however_much_that_is(queue):
-    queue.put(missed("a", 2, 3), keep=2)
+    queue.put([Rung(missed("a", 2, 3), 2)])
     queue.put_back(attempt("a", 1), keep=2)
     queue.put_back(attempt("a", 1), keep=2)  # found in the store once more
-    queue.put(missed("a", 4, 4), keep=2)
+    queue.put([Rung(missed("a", 4, 4), 2)])
 
     assert turns(queue, 3) == [attempt("a", 1), late("a", 3), late("a", 4)]
     assert queue.poll() is None
 
 
 def test_what_has_to_be_asked_for_again_lets_a_further_attempt_go_first(queue):
-    queue.put(missed("a", 2, 3), keep=2)
+    queue.put([Rung(missed("a", 2, 3), 2)])
     waits = queue.poll()
     queue.put_back(attempt("a", 1), keep=2)
     queue.rest(waits)
@@ -258,9 +258,9 @@ def test_what_has_to_be_asked_for_again_lets_a_further_attempt_go_first(queue):
 
 
 def test_a_further_attempt_is_joined_by_nothing(queue):
-    queue.put(fire("a", 1), keep=1)
+    queue.put([Rung(fire("a", 1), 1)])
     queue.put_back(attempt("b", 1), keep=1)
-    queue.put(fire("c", 1), keep=1)
+    queue.put([Rung(fire("c", 1), 1)])
 
     assert [queue.take(joins=lambda one: one.attempt == 1) for _ in "abc"] == [
         [fire("a", 1)], [attempt("b", 1)], [fire("c", 1)],
@@ -268,25 +268,25 @@ def test_a_further_attempt_is_joined_by_nothing(queue):
 
 
 def test_where_runs_may_overlap_the_next_one_does_not_wait_for_the_end(queue):
-    queue.put(missed("a", 1, 2), keep=9)
+    queue.put([Rung(missed("a", 1, 2), 9)])
     queue.poll()
     assert queue.poll() is None
 
     queue.begun("a", fire("a", 1).run_id, may_overlap=True)
     assert queue.poll() == late("a", 2)
     queue.over("a", fire("a", 1).run_id)  # its end is not that of the one behind it
-    queue.put(fire("a", 3), keep=9)
+    queue.put([Rung(fire("a", 3), 9)])
 
     assert queue.poll() is None
 
 
 def test_what_has_to_be_asked_for_again_keeps_those_behind_it_waiting_until_it_is_woken(queue):
-    queue.put(missed("a", 1, 3), keep=9)
+    queue.put([Rung(missed("a", 1, 3), 9)])
     first = queue.poll()
 
     queue.rest(first)
     queue.over("a", first.run_id)
-    queue.put(fire("a", 4), keep=9)
+    queue.put([Rung(fire("a", 4), 9)])
     assert queue.is_resting
     assert queue.poll() is None
 
@@ -298,7 +298,7 @@ def test_what_has_to_be_asked_for_again_keeps_those_behind_it_waiting_until_it_i
 
 
 def test_a_further_attempt_goes_before_what_is_caught_up_and_waits_for_the_turn(queue):
-    queue.put(missed("a", 2, 3), keep=9)
+    queue.put([Rung(missed("a", 2, 3), 9)])
     queue.poll()
 
     queue.put_back(fire("a", 1), keep=9)
@@ -309,7 +309,7 @@ def test_a_further_attempt_goes_before_what_is_caught_up_and_waits_for_the_turn(
 
 
 def test_a_task_that_catches_up_goes_on_in_the_lane_that_fits_it_now(queue):
-    queue.put(missed("a", 1, 3), keep=9)
+    queue.put([Rung(missed("a", 1, 3), 9)])
     queue.mark("a", Manner.TROUBLED)
     assert (queue.count(Manner.TROUBLED), queue.count(Manner.SLOW)) == (1, 0)
     queue.poll()
@@ -322,7 +322,7 @@ def test_a_task_that_catches_up_goes_on_in_the_lane_that_fits_it_now(queue):
 
 def test_all_that_waits_is_counted_when_the_queue_is_closed(queue):
     for task in ("waits", "runs", "rests"):
-        queue.put(missed(task, 1, 10), keep=5)
+        queue.put([Rung(missed(task, 1, 10), 5)])
     for task in ("waits", "runs", "rests"):
         assert queue.poll().task == task
     queue.over("waits", fire("waits", 6).run_id)
@@ -348,7 +348,7 @@ def brisk(queue, monkeypatch) -> FireQueue:
 
 def put_all(queue: FireQueue, *tasks: str) -> None:
     for task in tasks:
-        queue.put(fire(task), keep=1)
+        queue.put([Rung(fire(task), 1)])
 
 
 def tasks_of(turn) -> list[str]:
@@ -387,7 +387,7 @@ def test_a_task_that_goes_along_with_none_is_taken_alone_in_its_turn(brisk):
 def test_a_task_with_several_fires_is_taken_alone(brisk):
     put_all(brisk, "a")
     for one in (fire("b", 1), fire("b", 2)):
-        brisk.put(one, keep=2)
+        brisk.put([Rung(one, 2)])
 
     assert [brisk.take(anything, goes_along) for _ in range(2)] == [[fire("a")], [fire("b", 1)]]
     brisk.over("b", fire("b", 1).run_id)

@@ -29,12 +29,13 @@ class Bench:
         )
         self.scheduler.plan(dict.fromkeys(known, cursor or start))
 
-    def _submit(self, due, keep) -> None:
-        if isinstance(due, Missed):
-            self.missed.append(due)
-            self.keep[due.task] = keep
-        else:
-            self.fires.append(due)
+    def _submit(self, rung) -> None:
+        for due, keep in rung:
+            if isinstance(due, Missed):
+                self.missed.append(due)
+                self.keep[due.task] = keep
+            else:
+                self.fires.append(due)
 
     def pass_time(self, seconds: float) -> list[tuple[str, int]]:
         """Let time pass, ring once, and return what was newly fired: task, seconds after noon."""
@@ -260,7 +261,7 @@ def test_who_is_late_keeps_its_turn_when_all_is_planned_again():
 
 def test_a_task_that_cannot_be_submitted_silences_no_other(caplog):
     bench = Bench(a={"interval": 10}, b={"interval": 10})
-    submit, bench.scheduler._submit = bench.scheduler._submit, lambda due, keep: 1 / 0
+    submit, bench.scheduler._submit = bench.scheduler._submit, lambda rung: 1 / 0
 
     bench.pass_time(10)
     bench.scheduler._submit = submit
@@ -270,10 +271,36 @@ def test_a_task_that_cannot_be_submitted_silences_no_other(caplog):
     assert sorted(bench.pass_time(10)) == [("a", 30), ("b", 30)]
 
 
+def test_tasks_that_ring_at_once_are_handed_over_a_hundred_at_a_time():
+    bench = Bench(**{f"t{number}": {"interval": 60} for number in range(2 * AT_ONCE + 1)})
+    handed, submit = [], bench.scheduler._submit
+    bench.scheduler._submit = lambda rung: (handed.append(len(rung)), submit(rung))
+
+    assert len(bench.pass_time(60)) == 2 * AT_ONCE + 1
+
+    assert handed == [AT_ONCE, AT_ONCE, 1]
+
+
+def test_what_cannot_be_handed_over_keeps_nothing_else_from_ringing(caplog):
+    bench = Bench(**{f"t{number}": {"interval": 60} for number in range(2 * AT_ONCE)})
+    refused = iter([True])
+
+    def submit(rung, submit=bench.scheduler._submit):
+        if next(refused, False):
+            raise ZeroDivisionError
+        submit(rung)
+
+    bench.scheduler._submit = submit
+
+    assert len(bench.pass_time(60)) == AT_ONCE
+    assert [record.pulse_event for record in caplog.records] == ["ring_failed"]
+    assert len(bench.pass_time(60)) == 2 * AT_ONCE
+
+
 def test_closed_workers_end_the_ring_in_silence(caplog):
     bench = Bench(a={"interval": 10})
 
-    def closed(fires, keep):
+    def closed(rung):
         raise ClosedError("closed")
 
     bench.scheduler._submit = closed
