@@ -5,6 +5,7 @@ import gc
 import threading
 import time
 import uuid
+from collections import defaultdict
 from dataclasses import replace
 from functools import wraps
 
@@ -155,6 +156,21 @@ async def test_subscribers_share_no_object(bus):
     (await anext(first)).data["number"] = 50
 
     assert await take(second, 1) == [1]
+
+
+@run
+async def test_the_data_of_an_event_may_hold_a_subclass_of_what_can_be_sent(bus):
+    subscription = bus.subscribe("c")
+
+    await bus.publish("c", replace(event(), data={"by": defaultdict(int, anna=2)}))
+
+    assert (await asyncio.wait_for(anext(subscription), LIMIT)).data == {"by": {"anna": 2}}
+
+
+@run
+async def test_an_object_in_the_data_of_an_event_is_refused_and_not_turned_into_something_else(bus):
+    with pytest.raises(TypeError, match=r"value\[2\]\['sent'\] is of type EventMessage, which cannot be kept"):
+        await bus.publish("c", replace(event(), data={"sent": event()}))
 
 
 @run
