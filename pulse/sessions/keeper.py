@@ -5,18 +5,16 @@ itself. What a client sends is looked up and never adopted: a key that is not kn
 one that somebody else has chosen (session fixation).
 """
 
-import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pulse.option import shown
 from pulse.sessions.base import Session, SessionStore, new_key
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
+from pulse.sessions.once import close_store, initialise
 from pulse.sessions.state import StateSessionStore
 from pulse.sessions.storage import AnySessionStorage, SessionStorage, StoreSessionStorage, is_storage
 from pulse.state.types import UserSession
@@ -100,20 +98,16 @@ class StoreKeeper(Keeper):
     """Sessions in a `SessionStore`, under the key in the cookie."""
 
     def __init__(self, store: SessionStore) -> None:
-        """*store* is initialised before its first use, once."""
+        """Wrap *store*."""
         self._store = store
-        self._init = _Once()
         # By the class itself: a subclass may wait for something.
         self.is_immediate = type(store) is InMemorySessionStore
-        self._needs_init = type(store).init is not SessionStore.init
 
     async def init(self) -> None:
-        if self._needs_init:
-            await self._init.run(self._store)
+        await initialise(self._store)
 
     async def close(self) -> None:
-        await self._store.close()
-        self._init = _Once()
+        await close_store(self._store)
 
     async def find(self, value: str) -> Found | None:
         data = await self._store.get(value)
@@ -146,6 +140,12 @@ class StorageKeeper(Keeper):
         """Wrap *storage*."""
         self._storage = storage
         self.is_immediate = self.compares = type(storage) is MemorySessionStorage
+
+    async def init(self) -> None:
+        await initialise(self._storage)
+
+    async def close(self) -> None:
+        await close_store(self._storage)
 
     async def find(self, value: str) -> Found | None:
         data = await self._storage.load(value)
@@ -227,35 +227,3 @@ def keeper_of(store: object) -> Keeper:
     if is_storage(store):
         return StorageKeeper(AnySessionStorage(store))
     raise TypeError(f"want a SessionStore, SessionStorage or CookieSessionStore, not {shown(store)}")
-
-
-class _Once:
-    """Initialises a store once, however many threads and event loops come first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: Future[None] | None = None
-
-    async def run(self, store: SessionStore) -> None:
-        with self._lock:
-            running = self._running
-            is_first = running is None
-            if running is None:
-                running = self._running = Future()
-        if not is_first:
-            if not running.done():
-                await asyncio.wrap_future(running)
-            return
-        try:
-            await store.init()
-        except BaseException as error:  # whoever comes next tries again
-            self._running = None
-            running.set_exception(error)
-            raise
-        running.set_result(None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, _state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
