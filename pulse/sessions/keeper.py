@@ -86,8 +86,15 @@ class Keeper(ABC):
         """
 
     @abstractmethod
-    async def move(self, old: str, new: str, data: Session) -> str:
-        """Keep the session *old* under the key *new* from now on; the value of its cookie."""
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:
+        """Keep the session *old* under the key *new* from now on; the value of its cookie.
+
+        Args:
+            old: Its id.
+            new: The id that it is to have.
+            data: As of `keep`.
+            change: Likewise.
+        """
 
     @abstractmethod
     async def end(self, sid: str) -> None:
@@ -125,8 +132,10 @@ class StoreKeeper(Keeper):
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
         return sid if await self._store.change(sid, change) else None
 
-    async def move(self, old: str, new: str, data: Session) -> str:
-        await self._store.rename(old, new, data)
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:
+        kept = await self._store.get(old)
+        # One that has ended was renewed by another request, as a rule: two clicks on a login.
+        await self._store.rename(old, new, data if kept is None else change(kept))
         return new
 
     async def end(self, sid: str) -> None:
@@ -164,7 +173,7 @@ class StorageKeeper(Keeper):
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
         return sid if await self._storage.replace(sid, data) else None
 
-    async def move(self, old: str, new: str, data: Session) -> str:
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:  # noqa: ARG002
         await self._storage.rename(old, new, data)
         return new
 
@@ -200,7 +209,7 @@ class CookieKeeper(Keeper):
         """See `Keeper.keep`; the last of two cookies is the one that the client has."""
         return self._store.encode(sid, data)
 
-    async def move(self, old: str, new: str, data: Session) -> str:  # noqa: ARG002
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:  # noqa: ARG002
         """See `Keeper.move`; the old cookie is valid for as long as it is."""
         return self._store.encode(new, data)
 

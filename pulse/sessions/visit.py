@@ -136,7 +136,7 @@ class Visit:
             return value
         if self._is_renewed:
             new = new_key()
-            value = await self._keeper.move(sid, new, data)
+            value = await self._keeper.move(sid, new, data, self._change)
             self._found, self._is_renewed = Found(new, data), False
             return value
         return await self._keep() if is_due or is_ageing else None

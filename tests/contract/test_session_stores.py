@@ -159,6 +159,52 @@ def test_the_same_for_users_whose_roles_change_meanwhile(records):
     assert (record.roles, record.data) == (["admin"], {"b": 1, "c": 1})
 
 
+def login(environ, start_response):
+    """A page that looks a user up, which takes a while, and renews the session."""
+    session = environ["pulse.session"]
+    session["user"] = "anna"
+    environ["meanwhile"]()
+    session.renew()
+    start_response("200 OK", [])
+    return [b""]
+
+
+def visited(store, sid, app, meanwhile):
+    """What the session holds that the client has behind *app*."""
+    heads = []
+    environ = {"HTTP_COOKIE": f"pulse-session={sid}", "wsgi.url_scheme": "http", "meanwhile": meanwhile}
+    SessionFilter(app, store)(environ, lambda *head: heads.append(head))
+    cookie = dict(heads[0][1])["Set-Cookie"].partition(";")[0]
+
+    def whole(environ, start_response):
+        start_response("200 OK", [])
+        return [dict(environ["pulse.session"])]
+
+    return SessionFilter(whole, store)({"HTTP_COOKIE": cookie}, lambda *head: None)[0]
+
+
+@pytest.fixture(params=[*STORES, "live memory"])
+def shared(request):
+    """What merges the changes of requests that overlap."""
+    return (STORAGES | STORES)[request.param](request)
+
+
+def test_a_renewal_loses_nothing_of_the_requests_that_it_overlaps(shared):
+    asyncio.run(shared.save("sid", {"cart": [1], "count": 1}))
+
+    found = visited(shared, "sid", login, lambda: visit(shared, "sid", setting(cart=[1, 2], count=None)))
+
+    assert found == {"cart": [1, 2], "user": "anna"}
+
+
+def test_two_renewals_at_once_both_go_on_with_the_session(shared):
+    asyncio.run(shared.save("sid", {"cart": [1]}))
+
+    found = visited(shared, "sid", login, lambda: visit(shared, "sid", login))
+
+    assert found == {"cart": [1], "user": "anna"}
+
+
 @asynchronous
 async def test_changes_at_once_are_all_kept(records):
     store = StateSessionStore(records)
@@ -364,6 +410,24 @@ async def test_two_that_are_loaded_at_once_keep_what_either_has_changed(storage)
     await storage.save("key", one)
 
     assert await storage.load("key") == {"a": 1, "b": 2, "c": 3, "d": 4, "list": [1, 2]}
+
+
+@asynchronous
+@pytest.mark.parametrize("kind", ["live memory", "over memory", "over state memory"])
+async def test_a_storage_renames_a_session_with_what_others_have_changed_since_it_was_loaded(request, kind):
+    storage = STORAGES[kind](request)
+    await storage.save("old", {"cart": [1]})
+    session, other = await storage.load("old"), await storage.load("old")
+    other["cart"] = [1, 2]
+    await storage.save("old", other)
+
+    session["user"] = "anna"
+    await storage.rename("old", "new", session)
+    assert (await storage.load("old"), await storage.load("new")) == ({}, {"cart": [1, 2], "user": "anna"})
+
+    session["more"] = True  # behind the headers of its response
+    await storage.save("new", session)
+    assert await storage.load("new") == {"cart": [1, 2], "user": "anna", "more": True}
 
 
 @asynchronous
