@@ -118,7 +118,7 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         self._visit = visit
 
     def clear(self) -> None:
-        """End it: for logouts."""
+        """End it: for logouts. What is set behind this begins a new one."""
         self.visit().clear()
 
     def __getitem__(self, key: str) -> Any:

@@ -89,7 +89,10 @@ class Visit:
         self._is_renewed = True
 
     def clear(self) -> None:
-        """Empty the session, which ends it; also one that held nothing, but whose user is known."""
+        """Empty the session, which ends it; also one that held nothing, but whose user is known.
+
+        What is set behind this begins a new session.
+        """
         self.data.clear()
         self._is_cleared = True
 
@@ -111,23 +114,23 @@ class Visit:
         """
         if not self.is_used or self._is_abandoned:
             return None
-        is_ended = self._is_cleared and self._is_kept
-        is_changed = is_ended or not is_same_session(self._before, self._found.data)
+        ended = await self._end() if self._is_to_end(is_late=is_late) else None
+        self._is_cleared = False  # what is kept from here on was set behind that
+        is_changed = not is_same_session(self._before, self._found.data)
         is_to_move = self._is_renewed and self._is_kept
         if is_late and not (is_changed or is_to_move):
             return None
+        value = None
         if is_late and (is_to_move or not self._is_kept or not self._keeper.is_on_server):
             self._refuse_late(is_to_move=is_to_move)
-            return None
-        value = await self._settle(is_due=is_changed or not self._keeper.compares)
+        else:
+            value = await self._settle(is_due=is_changed or not self._keeper.compares)
         if is_changed:
             self._before = self._copy()
-        return value
+        return ended if value is None else value
 
     async def _settle(self, *, is_due: bool) -> str | None:
         sid, data, is_ageing = self._found
-        if not data and self._is_kept and (self._before or self._is_cleared):
-            return await self._end()
         if not self._is_kept:
             if not data:
                 return None
@@ -165,9 +168,14 @@ class Visit:
             extra={"pulse_event": "session_too_late"},
         )
 
+    def _is_to_end(self, *, is_late: bool) -> bool:
+        is_emptied = self._is_cleared or (bool(self._before) and not self._found.data)
+        return self._is_kept and is_emptied and (self._keeper.is_on_server or not is_late)
+
     async def _end(self) -> str:
+        """End the session; what was set since it was emptied is that of a new one."""
         await self._keeper.end(self._found.sid)
-        self._found = Found(new_key(), self._found.data)
+        self._found, self._before = Found(new_key(), self._found.data), {}
         self._is_kept = False
         return ""
 

@@ -272,6 +272,76 @@ def test_clearing_ends_a_session_with_a_user_and_without_data_too():
     assert browser.get("/", headers={"Cookie": "pulse-session=known"}).text == " {}"
 
 
+def test_what_is_set_behind_a_clear_begins_a_new_session(store):
+    browser = client(store, leaving)
+    browser.get("/login")
+    before = browser.cookies["pulse-session"]
+
+    answer = browser.get("/logout")
+
+    assert len(cookies(answer)) == 1
+    assert browser.cookies["pulse-session"] != before
+    assert browser.get("/").text == "{'flash': 'goodbye'}"
+    if not isinstance(store, CookieSessionStore):
+        intruder = webtest.TestApp(browser.app)
+        assert intruder.get("/", headers={"Cookie": f"pulse-session={before}"}).text == "{}"
+        assert kept(store) == 1
+
+
+def leaving(environ, start_response):
+    """Pages for a logout that leaves a message for the next page."""
+    session = environ["pulse.session"]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/login":
+        session["user"] = "anna"
+    if environ["PATH_INFO"] == "/logout":
+        session.clear()
+        session["flash"] = "goodbye"
+    return [str(dict(session)).encode()]
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout"])
+def test_clearing_ends_what_was_there_before_and_nothing_else(path):
+    def app(environ, start_response):
+        yield from leaving(environ, start_response)  # the session is settled again when this ends
+
+    store = InMemorySessionStore()
+    browser = client(store, app)
+    browser.get(path)
+    browser.get("/logout")
+
+    assert browser.get("/").text == "{'flash': 'goodbye'}"
+    assert len(store) == 1
+
+
+def test_clearing_ends_a_session_with_a_user_also_when_something_is_set_behind_it():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("known", "anna", ["editor"]))
+    browser = webtest.TestApp(SessionFilter(leaving, StateSessionStore(records)))
+
+    browser.get("/logout", headers={"Cookie": "pulse-session=known"})
+
+    assert asyncio.run(records.get_session("known")) is None
+    assert browser.get("/").text == "{'flash': 'goodbye'}"
+
+
+def test_a_session_that_is_cleared_and_filled_behind_the_headers_ends_and_that_is_said(caplog):
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("known", "anna"))
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"goodbye"
+        environ["pulse.session"].clear()
+        environ["pulse.session"]["flash"] = "goodbye"
+
+    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+    browser.get("/", headers={"Cookie": "pulse-session=known"})
+
+    assert len(records._sessions) == 0
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
+
+
 def test_changes_deep_inside_are_kept(store):
     browser = client(store)
 
@@ -455,8 +525,8 @@ def test_a_session_may_change_up_to_the_first_chunk_and_on_the_server_until_the_
     assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
 
 
-def test_what_is_changed_too_late_for_a_cookie_is_said(caplog):
-    list(SessionFilter(iterating, CookieSessionStore(SECRET))({"wsgi.url_scheme": "http"}, lambda *head: None))
+def test_what_is_changed_too_late_for_a_cookie_is_said_once(caplog):
+    client(CookieSessionStore(SECRET), iterating).get("/")
 
     assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
@@ -511,19 +581,31 @@ def test_a_session_that_is_renewed_too_late_for_its_cookie_stays_what_it_was_and
     assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
 
-def test_a_user_is_logged_out_also_behind_the_headers():
+def leaving_late(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"goodbye"
+    environ["pulse.session"].clear()
+
+
+@pytest.mark.parametrize("data", [{}, {"cart": 1}], ids=["without data", "with data"])
+def test_a_user_is_logged_out_also_behind_the_headers(data, caplog):
     records = MemorySessionStore()
-    asyncio.run(records.create_session("known", "anna"))
+    asyncio.run(records.create_session("known", "anna", metadata={"pulse.data": data}))
 
-    def app(environ, start_response):
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        yield b"goodbye"
-        environ["pulse.session"].clear()
-
-    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+    browser = webtest.TestApp(SessionFilter(leaving_late, StateSessionStore(records)))
     browser.get("/", headers={"Cookie": "pulse-session=known"})
 
     assert asyncio.run(records.get_session("known")) is None
+    assert caplog.records == []
+
+
+def test_a_session_in_a_cookie_that_is_cleared_too_late_to_be_forgotten_is_said(caplog):
+    store = CookieSessionStore(SECRET)
+    cookie = f"pulse-session={store.encode('known', {'user': 'anna'})}"
+
+    client(store, leaving_late).get("/", headers={"Cookie": cookie})
+
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
 
 def test_chunks_are_passed_on_one_by_one():
