@@ -114,12 +114,9 @@ class SessionMiddleware:
             return
         session = await self._sessions.open(scope)
         own_scope = {**scope, self._sessions.context_key: session}
-        has_started = False
 
         async def send_with_cookie(message: Message) -> None:
-            nonlocal has_started
             if message["type"] in _STARTS:
-                has_started = True
                 # Frameworks make a response of an exception; its changes are half of what was to be.
                 if message.get("status", 200) >= 500:
                     session.abandon()
@@ -130,7 +127,8 @@ class SessionMiddleware:
 
         with self._sessions.told(session):
             await self.app(own_scope, receive, send_with_cookie)
-        await session.settle(is_late=has_started)
+        # Late in any case: a WebSocket that was refused without headers had no place for a cookie.
+        await session.settle(is_late=True)
 
     def _closing(self, send: Send) -> Send:
         """*send*, with the store closed when the application has shut down."""

@@ -106,7 +106,7 @@ class Visit:
         May be called again when the session is used further.
 
         Args:
-            is_late: Headers are sent, no cookie can be.
+            is_late: No cookie can be sent any more.
 
         Raises:
             SessionTooLarge: (a ValueError) it does not fit into its cookie.
@@ -163,7 +163,7 @@ class Visit:
         # the old id, nor all of it under a new one that nobody is told.
         self._is_abandoned = self._is_abandoned or is_to_move
         log.warning(
-            "a session was %s after the headers of its response were sent, and is not kept",
+            "a session was %s when no cookie could be sent for it any more, and is not kept",
             "renewed" if is_to_move else "changed",
             extra={"pulse_event": "session_too_late"},
         )

@@ -801,6 +801,30 @@ def test_a_websocket_that_is_refused_with_a_response_has_its_session(status, is_
     assert len(storage) == is_kept
 
 
+def test_a_websocket_that_is_refused_without_headers_leaves_no_session_that_nobody_is_told_of(caplog):
+    store = InMemorySessionStore()
+    asyncio.run(store.save("known", {"user": "anna"}))
+    asyncio.run(store.save("renewed", {"user": "anna"}))
+
+    async def site(scope, receive, send):
+        session_data(scope)["tries"] = 1
+        if scope["path"] == "/renew":
+            renew_session(scope)
+        await send({"type": "websocket.close"})  # before it is accepted, there is no place for a cookie
+
+    async def send(message):
+        pass
+
+    for path, key in (("/", "unknown"), ("/", "known"), ("/renew", "renewed")):
+        headers = [(b"cookie", f"pulse-session={key}".encode())]
+        asyncio.run(SessionMiddleware(site, store)({"type": "websocket", "path": path, "headers": headers}, None, send))
+
+    assert len(store) == 2
+    assert asyncio.run(store.get("known")) == {"user": "anna", "tries": 1}
+    assert asyncio.run(store.get("renewed")) == {"user": "anna"}
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"] * 2
+
+
 def test_of_a_session_that_is_first_used_behind_the_head_of_an_error_page_nothing_is_kept(storage):
     async def site(scope, receive, send):
         is_failing = scope["path"] == "/fail"
