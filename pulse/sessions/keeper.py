@@ -15,7 +15,7 @@ from pulse.sessions.base import Session, SessionStore, new_key
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.once import close_store, initialise
-from pulse.sessions.state import StateSessionStore
+from pulse.sessions.state import StateSessionStore, data_of
 from pulse.sessions.storage import AnySessionStorage, SessionStorage, StoreSessionStorage, is_storage
 from pulse.state.types import UserSession
 
@@ -31,11 +31,13 @@ class Found(NamedTuple):
         sid: Its id.
         data: Its data; the middleware's to change.
         is_ageing: Whether its cookie is to be sent again though nothing changes.
+        record: Whose it is; None where nobody keeps that.
     """
 
     sid: str
     data: Session
     is_ageing: bool = False
+    record: UserSession | None = None
 
 
 class Keeper(ABC):
@@ -66,10 +68,6 @@ class Keeper(ABC):
     async def begin(self) -> Found:
         """A session that nobody has kept yet, under a new key."""
         return Found(new_key(), {})
-
-    async def record(self, sid: str) -> UserSession | None:  # noqa: ARG002
-        """Who the session belongs to; None where nobody keeps that."""
-        return None
 
     @abstractmethod
     async def add(self, sid: str, data: Session) -> str:
@@ -117,11 +115,15 @@ class StoreKeeper(Keeper):
         await close_store(self._store)
 
     async def find(self, value: str) -> Found | None:
-        data = await self._store.get(value)
-        return None if data is None else Found(value, data)
-
-    async def record(self, sid: str) -> UserSession | None:
-        return await self._store.store.get_session(sid) if isinstance(self._store, StateSessionStore) else None
+        store = self._store
+        if type(store) is StateSessionStore:  # what a subclass makes of the data counts
+            known = await store.look_up(value)
+            return None if known is None else Found(value, data_of(known), record=known)
+        data = await store.get(value)
+        if data is None:
+            return None
+        record = await store.store.get_session(value) if isinstance(store, StateSessionStore) else None
+        return Found(value, data, record=record)
 
     async def add(self, sid: str, data: Session) -> str:
         """See `Keeper.add`; what the store gives a new session from the start is kept with it."""

@@ -44,12 +44,15 @@ class StateSessionStore(SessionStore):
         self._clock = clock or SystemClock()
 
     async def get(self, sid: str) -> Session | None:
+        record = await self.look_up(sid)
+        return None if record is None else data_of(record)
+
+    async def look_up(self, sid: str) -> UserSession | None:
+        """The record of the session *sid*, prolonged as by `get`; None if there is none, or no longer."""
         record = await self.store.get_session(sid)
-        if record is None:
-            return None
-        if self._is_ageing(record):
+        if record is not None and self._is_ageing(record):
             await self.store.refresh_session(sid)
-        return _data_of(record)
+        return record
 
     async def create(self, sid: str) -> Session:
         """See `SessionStore.create`; who somebody is outlasts it."""
@@ -105,6 +108,7 @@ class StateSessionStore(SessionStore):
         return record.expires_at - self._clock.now().timestamp() < self._ttl * (1 - PROLONGED)
 
 
-def _data_of(record: UserSession) -> Session:
+def data_of(record: UserSession) -> Session:
+    """What an application keeps in *record*; the very dict that is in it, if there is one."""
     data = record.metadata.get(SESSION_DATA)
     return data if isinstance(data, dict) else {}

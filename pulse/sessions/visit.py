@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-from pulse.loop import immediate
 from pulse.sessions.base import Session, new_key
 from pulse.sessions.keeper import Found, Keeper
 from pulse.sessions.snapshot import changes_of, copied, is_same_session
+from pulse.sessions.state import NOBODY
+from pulse.state.types import UserSession
 
 TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith
 
@@ -30,7 +31,6 @@ class Visit:
         "_is_abandoned",
         "_is_cleared",
         "_is_kept",
-        "_is_open",
         "_is_renewed",
         "_keeper",
         "_values",
@@ -43,7 +43,6 @@ class Visit:
         self._values = values
         self._found = Found("", {})
         self._before: Session = {}
-        self._is_open = False
         self._is_kept = False
         self._is_renewed = False
         self._is_abandoned = False
@@ -58,10 +57,13 @@ class Visit:
     @property
     def data(self) -> Session:
         """What the session holds, to be changed at will."""
-        if not self._is_open:
-            immediate(self.open())
         self.is_used = True
         return self._found.data
+
+    @property
+    def record(self) -> UserSession:
+        """Whose it is, as its store has told when it was looked for; nobody's where that does not know."""
+        return self._found.record or UserSession(self._found.sid, NOBODY)
 
     @property
     def is_new(self) -> bool:
@@ -71,20 +73,16 @@ class Visit:
     async def open(self) -> None:
         """Look for the session that the client's cookie leads to; a new one if there is none.
 
-        To be awaited before the session is used, unless its keeper is immediate: then this
-        is done when it is.
+        To be awaited before anything else is asked for.
         """
         await self._keeper.init()
         found = await self._find()
         self._is_kept = found is not None
         self._found = found or await self._keeper.begin()
         self._before = self._copy()
-        self._is_open = True
 
     def renew(self) -> None:
         """Go on under a new id: whoever knows the old one is left out."""
-        if not self._is_open:
-            immediate(self.open())
         self.is_used = True
         self._is_renewed = True
 
@@ -130,7 +128,7 @@ class Visit:
         return ended if value is None else value
 
     async def _settle(self, *, is_due: bool) -> str | None:
-        sid, data, is_ageing = self._found
+        sid, data, is_ageing, _ = self._found
         if not self._is_kept:
             if not data:
                 return None
@@ -140,7 +138,7 @@ class Visit:
         if self._is_renewed:
             new = new_key()
             value = await self._keeper.move(sid, new, data, self._change)
-            self._found, self._is_renewed = Found(new, data), False
+            self._found, self._is_renewed = self._found._replace(sid=new, is_ageing=False), False
             return value
         return await self._keep() if is_due or is_ageing else None
 

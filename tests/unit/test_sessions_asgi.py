@@ -252,7 +252,14 @@ def test_the_scope_holds_the_callers_user_session():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    users = MemorySessionStore()
+    class Users(MemorySessionStore):
+        looks = 0
+
+        async def get_session(self, session_id):
+            self.looks += 1
+            return await super().get_session(session_id)
+
+    users = Users()
     asyncio.run(users.create_session("the-key", "anna", ["editor"]))
     browser = Browser(SessionMiddleware(site, StateSessionStore(users)))
     browser.jar.set("pulse-session", "the-key", domain="127.0.0.1")
@@ -261,6 +268,7 @@ def test_the_scope_holds_the_callers_user_session():
 
     assert isinstance(seen[0], UserSession)
     assert (seen[0].session_id, seen[0].user_id, seen[0].roles) == ("the-key", "anna", ["editor"])
+    assert users.looks == 1
 
 
 def test_visitors_are_isolated(make, storage):

@@ -228,6 +228,25 @@ def test_a_renewed_session_goes_on_under_a_new_id_and_the_old_one_is_worth_nothi
     assert intruder.get("/who", headers={"Cookie": f"pulse-session={before}"}).text == "None"
 
 
+@pytest.mark.parametrize("kind", ["memory", "live memory", "state"])
+def test_a_session_that_was_renewed_may_still_change_behind_the_headers(kind):
+    def app(environ, start_response):
+        session = environ["pulse.session"]
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/login":
+            login(session)
+            yield b"welcome"
+            session["late"] = 1
+        count(session)
+        yield str(dict(session)).encode()
+
+    browser = client(STORES[kind](), app)
+    browser.get("/")
+    browser.get("/login")
+
+    assert browser.get("/").text == "{'count': 3, 'user': 'anna', 'late': 1}"
+
+
 def test_a_login_without_a_session_before_makes_one(store):
     browser = client(store)
 
@@ -1253,6 +1272,83 @@ def test_a_session_knows_its_user_where_the_store_does():
 
     assert found.get("/", headers={"Cookie": "pulse-session=sid"}).text == "sid anna ['editor'] {'seen': True}"
     assert nobody.get("/").text.endswith(" [] {'seen': True}")
+
+
+class CountingRecords(MemorySessionStore):
+    """Records that know how often they were looked up."""
+
+    looks = 0
+
+    async def get_session(self, session_id):
+        self.looks += 1
+        return await super().get_session(session_id)
+
+
+def whose(environ, start_response):
+    session = environ["pulse.session"]
+    start_response("200 OK", [])
+    return [f"{session.user_id} {session.roles} {session.metadata} {dict(session)}".encode()]
+
+
+async def whose_asynchronously(environ, start_response):
+    return whose(environ, start_response)
+
+
+@pytest.mark.parametrize("app", [whose, whose_asynchronously])
+def test_a_session_and_its_user_are_looked_up_together(app):
+    records = CountingRecords()
+    asyncio.run(records.create_session("sid", "anna", ["editor"], metadata={"tenant": 1, "pulse.data": {"a": 1}}))
+    browser = webtest.TestApp(as_wsgi(SessionFilter(app, StateSessionStore(records))))
+
+    answer = browser.get("/", headers={"Cookie": "pulse-session=sid"})
+
+    assert answer.text == "anna ['editor'] {'tenant': 1} {'a': 1}"
+    assert records.looks == 1
+
+
+def test_what_a_subclass_makes_of_the_data_of_a_session_counts():
+    class Shouting(StateSessionStore):
+        async def get(self, sid):
+            data = await super().get(sid)
+            return data and {name.upper(): value for name, value in data.items()}
+
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna", metadata={"pulse.data": {"a": 1}}))
+    browser = webtest.TestApp(SessionFilter(whose, Shouting(records)))
+
+    assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "anna [] {} {'A': 1}"
+    assert browser.get("/").text == " [] {} {}"
+
+
+def test_who_changes_what_a_session_says_of_its_user_changes_nothing():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna", ["viewer"], metadata={"teams": [1]}))
+
+    def app(environ, start_response):
+        session = environ["pulse.session"]
+        session.roles.append("admin")
+        session.metadata["teams"].append(2)
+        return whose(environ, start_response)
+
+    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+
+    assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "anna ['viewer'] {'teams': [1]} {}"
+
+
+def test_a_session_that_was_ended_is_nobodys():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna"))
+    seen = []
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        environ["pulse.session"].clear()
+        yield b"goodbye"
+        seen.append(environ["pulse.session"].user_id)
+
+    webtest.TestApp(SessionFilter(app, StateSessionStore(records))).get("/", headers={"Cookie": "pulse-session=sid"})
+
+    assert seen == [""]
 
 
 # The clean-up
