@@ -16,7 +16,7 @@ T = TypeVar("T")
 SECONDS: Final = 10.0  # that a store may take to answer before the request fails
 
 
-class WsgiSession(MutableMapping[str, Any], UserSession):
+class RequestSession(MutableMapping[str, Any], UserSession):
     """The session of a request, as a mapping: looked up when it is first used.
 
     It is the caller's `UserSession`, too: who it is and until when comes from stores of

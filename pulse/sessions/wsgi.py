@@ -14,7 +14,7 @@ from pulse.sessions.asgi import Storage
 from pulse.sessions.cleanup import cleanup_endpoint
 from pulse.sessions.header import CookieForm
 from pulse.sessions.keeper import keeper_of
-from pulse.sessions.mapping import WsgiSession, outcome
+from pulse.sessions.mapping import RequestSession, outcome
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.opening import open_session_store
 from pulse.sessions.option import SessionOptions, read_filter_options, read_session_options
@@ -73,7 +73,7 @@ class SessionFilter:
         """Serve one request (PEP 3333)."""
         if self._cleanup is not None and self._is_cleanup(environ):
             return self._endpoint(environ, start_response)
-        session = WsgiSession(self._keeper, self._form.name, environ.get("HTTP_COOKIE", ""))
+        session = RequestSession(self._keeper, self._form.name, environ.get("HTTP_COOKIE", ""))
         environ[self._key] = session
         answer = _Answer(self, session, environ, start_response)
         body: Any = self.app(environ, answer.start)
@@ -90,7 +90,7 @@ class SessionFilter:
         """Close the store; sessions that were kept are not lost by that, unless they were in memory."""
         outcome(self._keeper, self._keeper.close())
 
-    def headers(self, session: "WsgiSession", value: str | None, environ: Environ) -> Headers:
+    def headers(self, session: "RequestSession", value: str | None, environ: Environ) -> Headers:
         """What the response to *environ* has to say about *session*, whose cookie is *value*."""
         if self._warns and session.is_used and environ.get("wsgi.multiprocess"):
             self._warns = False
@@ -121,7 +121,7 @@ class _Answer:
     __slots__ = ("_environ", "_filter", "_has_begun", "_head", "_session", "_start_response", "_write")
 
     def __init__(
-        self, owner: SessionFilter, session: WsgiSession, environ: Environ, start_response: StartResponse
+        self, owner: SessionFilter, session: RequestSession, environ: Environ, start_response: StartResponse
     ) -> None:
         self._filter = owner
         self._session = session
