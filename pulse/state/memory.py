@@ -265,7 +265,8 @@ class MemorySessionStore(SessionStore):
         with self._lock:
             self._sessions.sweep()
             found = [self._sessions.get(session_id) for session_id in self._user_sessions.get(user_id, ())]
-            return [deepcopy(kept.session) for kept in found if kept is not None]
+            sessions = [deepcopy(kept.session) for kept in found if kept is not None]
+        return sorted(sessions, key=lambda session: session.created_at)
 
     async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
         return await self.change_data(session_id, lambda _before: data, ttl)

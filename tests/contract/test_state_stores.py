@@ -492,6 +492,18 @@ async def test_the_sessions_of_a_user_are_listed_the_oldest_first(backend):
 
 
 @run
+async def test_using_a_session_does_not_make_it_a_younger_one(backend):
+    store = backend.sessions()
+    for name in ("b", "a"):
+        await store.create_session(name, "")
+        await backend.lapse(0.005)
+
+    await store.keep_data("b", {"seen": True}, 60)
+
+    assert [session.session_id for session in await store.list_user_sessions("")] == ["b", "a"]
+
+
+@run
 async def test_a_session_id_that_another_user_takes_over_leaves_the_first_users_list(backend):
     store = backend.sessions()
     await store.create_session("s1", "u1", ["admin"], 60, {"a": 1})
