@@ -286,14 +286,21 @@ class ServerStateManager:
 
         What a shared backend holds stays there. In local mode there is none, and the widgets
         of this process end with it.
+
+        Raises:
+            StoreUnavailableError: the backend did not answer, and forgets the connections by
+                itself, later; nothing of them is left here.
         """
         self.stop()
-        for widget_id in self.connections:
-            await self.unregister_connection(widget_id)
+        self._heed_fork()
+        with self._lock:
+            held, self._outlets = list(self._outlets), {}
         for widget_id in self.widgets:
             if not self.deploy_mode:
                 await get_widget_store().delete(widget_id)
             await self._forget_widget(widget_id)
+        for widget_id in held:
+            await self._withdraw(widget_id)
 
     def stop(self) -> None:
         """Receive nothing more from other workers, until a viewer connects again."""
@@ -325,8 +332,9 @@ class ServerStateManager:
 
     def _heed_fork(self) -> None:
         """In a forked child: connections, and who listens for them, are its parent's."""
-        if self._pid != os.getpid():
-            with self._lock:
+        with self._lock:
+            # Looked at with the lock: a thread that had looked before might forget what another one holds by now.
+            if self._pid != os.getpid():
                 self._outlets = {}
                 self._listener = self._server_loop = None
                 self._pid = os.getpid()
