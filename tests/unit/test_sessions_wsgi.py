@@ -11,7 +11,7 @@ import webob
 import webtest
 
 from pulse.context import PulseContext
-from pulse.errors import ResponseError
+from pulse.errors import ConfigError, ResponseError
 from pulse.mark import INTERNAL, Mark, acting_for
 from pulse.middleware import PulseMiddleware
 from pulse.model import Trigger
@@ -945,6 +945,27 @@ def test_an_asynchronous_generator_has_its_session_and_may_yield_awaitables():
     assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
 
 
+@pytest.mark.parametrize("is_asynchronous", [True, False])
+def test_a_list_may_hold_what_is_to_be_awaited_and_changes_the_session(is_asynchronous):
+    def answered(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+
+        async def chunk():
+            return str(count(environ["pulse.session"])).encode()
+
+        return [chunk(), b" visits"]
+
+    async def app(environ, start_response):
+        return answered(environ, start_response)
+
+    store = InMemorySessionStore()
+    asyncio.run(store.save("known", {"count": 1}))
+    browser = webtest.TestApp(as_wsgi(SessionFilter(app if is_asynchronous else answered, store)))
+
+    assert browser.get("/", headers={"Cookie": "pulse-session=known"}).text == "2 visits"
+    assert asyncio.run(store.get("known")) == {"count": 2}
+
+
 def test_a_body_that_is_its_own_iterator_is_closed_once():
     class Body:
         closed = 0
@@ -1243,6 +1264,26 @@ def test_what_a_store_gives_every_new_session_is_kept():
 def test_what_is_no_store_is_refused(wrong):
     with pytest.raises(TypeError, match="SessionStore"):
         SessionFilter(site, wrong)
+
+
+def test_an_option_of_a_store_that_was_made_before_is_refused():
+    with pytest.raises(ConfigError) as refused:
+        SessionFilter(site, InMemorySessionStore(), ttl="1h", secret=SECRET, key="a.b")
+
+    assert [fault.key for fault in refused.value.faults] == ["secret", "ttl"]
+    assert "want it where the store is made" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_options_that_were_read_before_stand_alone():
+    read = SessionFilter(site, "memory:", key="a.b").options
+
+    assert SessionFilter(site, InMemorySessionStore(), options=read).options is read
+    assert isinstance(SessionFilter(site, options=read).store, InMemorySessionStore)
+    with pytest.raises(TypeError, match="options and key: want one or the other"):
+        SessionFilter(site, options=read, key="c.d")
+    with pytest.raises(TypeError, match="options and store"):
+        SessionFilter(site, "cookie:", options=read)
 
 
 def test_sessions_in_the_memory_of_one_of_several_processes_are_warned_of_once(caplog):
