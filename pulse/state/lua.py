@@ -44,7 +44,9 @@ local function keep(key, index, member, span)  -- for so many microseconds; '' f
     redis.call('PERSIST', key)
     redis.call('ZADD', index, '+inf', member)
   else
-    local ends = whole(math.ceil((now + span) / 1000))  -- a record does not end before it says so
+    -- A record does not end before it says so; nor at an instant that Redis cannot count to, at which it would
+    -- fail with half of the record written.
+    local ends = whole(math.min(math.ceil((now + span) / 1000), 9e18))
     redis.call('PEXPIREAT', key, ends)
     redis.call('ZADD', index, ends, member)
   end
