@@ -19,6 +19,7 @@ from pulse.loop import background_loop
 from pulse.state import EventMessage, MemoryEventBus, ServerStateManager
 from pulse.state.listener import Listener
 from pulse.state.lock import ProcessLock
+from pulse.testing import ManualClock
 
 LIMIT = 30  # seconds for what should come at once
 
@@ -402,6 +403,39 @@ async def test_a_sweep_forgets_what_this_process_holds_of_widgets_that_are_gone(
     assert await manager.sweep() == 1
     assert (list(manager.widgets), manager.widget_tokens) == (["new"], {})
     assert await manager.get_callback("old", "click") is None
+
+
+@run
+async def test_a_widget_that_ends_by_itself_is_not_kept_here_either(manager, monkeypatch):
+    monkeypatch.setenv("PULSE_DEPLOY__WIDGET_TTL", "60")
+    clock = ManualClock()
+    manager = ServerStateManager(clock=clock)
+    for name in ("old", "again"):
+        await manager.register_widget(name, "x", "t")
+        await manager.register_callback(name, "click", print)
+    clock.advance(59)
+    await manager.register_widget("again", "y")
+    assert list(manager.widgets) == ["old", "again"]
+
+    clock.advance(2)
+    assert (list(manager.widgets), manager.widget_tokens) == (["again"], {})
+    await manager.register_widget("new", "z")
+    assert await state.get_callback_registry().list_widgets() == ["again"]
+
+    clock.advance(60)
+    assert await manager.sweep() == 2
+    assert (manager.widgets, await state.get_callback_registry().list_widgets()) == ({}, [])
+
+
+@run
+async def test_what_a_process_says_of_its_widgets_is_a_copy(manager):
+    given = {"tags": ["a"]}
+    await manager.register_widget("w1", "x", metadata=given)
+
+    given["tags"].append("b")
+    manager.widgets["w1"]["metadata"]["tags"].append("c")
+
+    assert manager.widgets == {"w1": {"html": "x", "metadata": {"tags": ["a"]}}}
 
 
 def test_the_sweeping_endpoint_answers_with_counts(manager):
