@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock
 from uuid import uuid4
@@ -507,6 +508,81 @@ async def test_what_is_kept_about_somebody_changes_nothing_else(records):
 
 
 @asynchronous
+async def test_a_renewed_session_is_as_old_and_lasts_as_long_as_it_did(records):
+    made = await records.create_session("old", "anna", ["viewer"], ttl=1000, metadata={"device": "phone"})
+    await records.refresh_session("old", 500)
+    before = await records.get_session("old")
+
+    await StateSessionStore(records, ttl=60).rename("old", "new", {"cart": [1]})
+    after = await records.get_session("new")
+    assert after == replace(before, session_id="new", metadata={"device": "phone", "pulse.data": {"cart": [1]}})
+    assert after.created_at == made.created_at
+    assert await records.list_user_sessions("anna") == [after]
+    assert await records.get_session("old") is None
+
+    await records.refresh_session("new")
+    refreshed = await records.get_session("new")
+    assert refreshed.expires_at - refreshed.created_at > 900  # as long as it was created for
+
+
+@asynchronous
+async def test_a_session_without_a_user_rests_anew_when_it_is_renewed(records):
+    store = StateSessionStore(records, ttl=1000)
+    await records.create_session("old", "", ttl=10)
+
+    await store.rename("old", "new", {"cart": [1]})
+
+    renewed = await records.get_session("new")
+    assert 990 < renewed.expires_at - renewed.created_at < 1010
+    assert [session.session_id for session in await records.list_user_sessions("")] == ["new"]
+
+
+@asynchronous
+async def test_a_session_may_be_moved_to_its_own_id_and_to_that_of_another(records):
+    await records.create_session("one", "anna")
+    await records.create_session("other", "bob")
+
+    assert await records.move_session("one", "one", {"a": 1}) is True
+    assert (await records.get_session("one")).data == {"a": 1}
+    assert await records.move_session("one", "other", {"a": 2}) is True
+    assert await records.move_session("one", "other", {"a": 3}) is False
+
+    assert (await records.get_session("other")).user_id == "anna"
+    assert await records.list_user_sessions("bob") == []
+    assert [session.data for session in await records.list_user_sessions("anna")] == [{"a": 2}]
+
+
+@asynchronous
+@pytest.mark.parametrize(
+    ("new_id", "data", "ttl", "error"),
+    [(5, {}, None, TypeError), ("new", {"a": object()}, None, TypeError), ("new", {}, "5", TypeError),
+     ("new", {}, 0, ValueError)],
+)  # fmt: skip
+async def test_what_cannot_be_moved_stays_as_it_is(records, new_id, data, ttl, error):
+    made = await records.create_session("old", "anna")
+
+    with pytest.raises(error):
+        await records.move_session("old", new_id, data, ttl)
+
+    assert await records.list_user_sessions("anna") == [made]
+
+
+@asynchronous
+async def test_a_renewal_undoes_no_change_of_roles(records):
+    for number in range(50):
+        await records.create_session(f"old-{number}", "anna", ["admin"])
+
+        await asyncio.gather(
+            StateSessionStore(records).rename(f"old-{number}", f"new-{number}", {}),
+            records.create_session(f"old-{number}", "anna", []),
+        )
+
+        moved = await records.get_session(f"new-{number}")
+        left = await records.get_session(f"old-{number}")
+        assert (moved.roles, left) == ([], None) or left.roles == []
+
+
+@asynchronous
 async def test_a_save_that_overlaps_others_neither_ends_a_logout_nor_undoes_a_change_of_roles(records):
     store = StateSessionStore(records)
     for number in range(50):
@@ -532,6 +608,7 @@ class OthersStore(MemorySessionStore):
 
     keep_data = state.SessionStore.keep_data
     change_data = state.SessionStore.change_data
+    move_session = state.SessionStore.move_session
 
 
 @asynchronous
@@ -551,6 +628,11 @@ async def test_a_store_of_somebody_elses_keeps_data_too():
     assert stays.expires_at is None
     assert (new.user_id, new.expires_at - new.created_at) == ("", 60)
     assert not await store.replace("unknown", {})
+
+    await store.rename("sid", "moved", {"a": 3})
+    moved = await records.get_session("moved")
+    assert (moved.user_id, moved.roles, moved.metadata["device"], moved.data) == ("anna", ["viewer"], "phone", {"a": 3})
+    assert await records.get_session("sid") is None
 
 
 @asynchronous
