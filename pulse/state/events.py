@@ -37,7 +37,7 @@ def encode(event: EventMessage, clock: Clock) -> str:
     # Here, where the mistake was made: subscribers could only stumble over it, or pass it over.
     _check(whole)
     # Not `astuple`: it would make tuples of dataclasses in the data, and fail at a defaultdict.
-    return dumps([getattr(whole, one.name) for one in fields(whole)])
+    return dumps([getattr(whole, one.name) for one in fields(EventMessage)])
 
 
 def decode(text: str | bytes) -> EventMessage:

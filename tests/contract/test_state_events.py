@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 
 import pytest
@@ -165,6 +165,22 @@ async def test_the_data_of_an_event_may_hold_a_subclass_of_what_can_be_sent(bus)
     await bus.publish("c", replace(event(), data={"by": defaultdict(int, anna=2)}))
 
     assert (await asyncio.wait_for(anext(subscription), LIMIT)).data == {"by": {"anna": 2}}
+
+
+@run
+async def test_what_an_application_adds_to_its_events_stays_there_and_disturbs_no_subscriber(bus):
+    @dataclass
+    class Noted(EventMessage):
+        note: str = "mine"
+
+    subscription = bus.subscribe("c")
+
+    await bus.publish("c", Noted("click", "w1", {}, "worker-1", "to", 1.0, "id"))
+    await bus.publish("c", event(2))
+
+    received = await asyncio.wait_for(anext(subscription), LIMIT)
+    assert received == EventMessage("click", "w1", {}, "worker-1", "to", 1.0, "id")
+    assert await take(subscription, 1) == [2]
 
 
 @run
