@@ -14,7 +14,7 @@ from pulse.option import shown
 from pulse.sessions.base import Session, SessionStore, new_key
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
-from pulse.sessions.once import close_store, initialise
+from pulse.sessions.once import close_store, has_init, initialise
 from pulse.sessions.state import StateSessionStore, data_of
 from pulse.sessions.storage import AnySessionStorage, SessionStorage, StoreSessionStorage, is_storage
 from pulse.state.types import UserSession
@@ -107,9 +107,12 @@ class StoreKeeper(Keeper):
         self._store = store
         # By the class itself: a subclass may wait for something.
         self.is_immediate = type(store) is InMemorySessionStore
+        self._has_init = has_init(store)
+        self._records = store.store if isinstance(store, StateSessionStore) else None
 
     async def init(self) -> None:
-        await initialise(self._store)
+        if self._has_init:
+            await initialise(self._store)
 
     async def close(self) -> None:
         await close_store(self._store)
@@ -122,7 +125,7 @@ class StoreKeeper(Keeper):
         data = await store.get(value)
         if data is None:
             return None
-        record = await store.store.get_session(value) if isinstance(store, StateSessionStore) else None
+        record = None if self._records is None else await self._records.get_session(value)
         return Found(value, data, record=record)
 
     async def add(self, sid: str, data: Session) -> str:
@@ -151,9 +154,11 @@ class StorageKeeper(Keeper):
         """Wrap *storage*."""
         self._storage = storage
         self.is_immediate = self.compares = type(storage) is MemorySessionStorage
+        self._has_init = has_init(storage)
 
     async def init(self) -> None:
-        await initialise(self._storage)
+        if self._has_init:
+            await initialise(self._storage)
 
     async def close(self) -> None:
         await close_store(self._storage)

@@ -9,14 +9,19 @@ from pulse.sessions.base import SessionStore
 from pulse.sessions.storage import StoreSessionStorage
 
 
+def has_init(kept: object) -> bool:
+    """Whether anything of *kept* has to be initialised: a store that says how, or one such behind an adapter."""
+    store = _store_of(kept)
+    return store is not None and type(store).init is not SessionStore.init
+
+
 async def initialise(kept: object) -> None:
-    """Initialise *kept*, or the store behind an adapter, if that was not done in this process yet.
+    """Initialise *kept*, if it has to be and that was not done in this process yet.
 
     However many threads and event loops come first, one of them does it, and the others wait.
-    What is no `SessionStore` has nothing to initialise.
     """
     store = _store_of(kept)
-    if store is not None and type(store).init is not SessionStore.init:
+    if store is not None and has_init(store):
         # With the store itself: several middleware and a clean-up may share it.
         await vars(store).setdefault(_ONCE, _Once()).run(store)
 
