@@ -186,8 +186,11 @@ if KEYS[1] ~= KEYS[2] then
   drop(KEYS[2], ARGV[2])
   redis.call('RENAME', KEYS[1], KEYS[2])
   redis.call('HSET', KEYS[2], 'id', ARGV[3])
-  redis.call('ZADD', index, redis.call('ZSCORE', index, ARGV[1]), ARGV[2])
-  redis.call('ZREM', index, ARGV[1])
+  local ends = redis.call('ZSCORE', index, ARGV[1])
+  if ends then  -- else Redis was full, and has evicted the index
+    redis.call('ZADD', index, ends, ARGV[2])
+    redis.call('ZREM', index, ARGV[1])
+  end
 end
 return keep_data(KEYS[2], ARGV[2], ARGV[4], ARGV[5])
 """,

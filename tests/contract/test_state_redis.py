@@ -330,6 +330,16 @@ async def test_a_renewal_that_was_sent_twice_is_one(stores):
 
 
 @run
+async def test_a_session_whose_index_was_evicted_is_renewed_all_the_same(stores, prefix, server):
+    _, _, _, sessions = stores
+    await sessions.create_session("old", "anna")
+    server.delete(f"{prefix}:user:anna")
+
+    assert await sessions.move_session("old", "new", {"a": 1}) is True
+    assert (await sessions.get_session("new")).data == {"a": 1}
+
+
+@run
 async def test_a_sweep_frees_what_points_at_expired_records(valkey_server, prefix, server):
     widgets, _, router, sessions = create_redis_stores(valkey_server.url, prefix, SHORT, SHORT, None)
     lasting = create_redis_stores(valkey_server.url, prefix)
