@@ -5,7 +5,7 @@ from pulse.sessions.bareasgi import add_session_middleware
 from pulse.sessions.base import Session, SessionStore, SessionTooLarge
 from pulse.sessions.cleanup import cleanup_endpoint
 from pulse.sessions.cookie import CookieSessionStore
-from pulse.sessions.mapping import WsgiSession
+from pulse.sessions.mapping import RequestSession
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.state import StateSessionStore
 from pulse.sessions.storage import SessionStorage, StoreSessionStorage
@@ -16,6 +16,7 @@ __all__ = [
     "InMemorySessionStore",
     "MemorySessionStorage",
     "NoSessionError",
+    "RequestSession",
     "Session",
     "SessionFilter",
     "SessionMiddleware",
@@ -24,7 +25,6 @@ __all__ = [
     "SessionTooLarge",
     "StateSessionStore",
     "StoreSessionStorage",
-    "WsgiSession",
     "add_session_middleware",
     "cleanup_endpoint",
     "renew_session",

@@ -12,7 +12,7 @@ from pulse.sessions.base import Session, SessionStore
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.header import CookieForm
 from pulse.sessions.keeper import keeper_of
-from pulse.sessions.mapping import WsgiSession
+from pulse.sessions.mapping import RequestSession
 from pulse.sessions.memory import MemorySessionStorage
 from pulse.sessions.storage import AnyStorage, SessionStorage
 from pulse.sessions.visit import Visit
@@ -114,12 +114,9 @@ class SessionMiddleware:
             return
         session = await self._sessions.open(scope)
         own_scope = {**scope, self._sessions.context_key: session}
-        has_started = False
 
         async def send_with_cookie(message: Message) -> None:
-            nonlocal has_started
             if message["type"] in _STARTS:
-                has_started = True
                 # Frameworks make a response of an exception; its changes are half of what was to be.
                 if message.get("status", 200) >= 500:
                     session.abandon()
@@ -130,7 +127,8 @@ class SessionMiddleware:
 
         with self._sessions.told(session):
             await self.app(own_scope, receive, send_with_cookie)
-        await session.settle(is_late=has_started)
+        # Late in any case: a WebSocket that was refused without headers had no place for a cookie.
+        await session.settle(is_late=True)
 
     def _closing(self, send: Send) -> Send:
         """*send*, with the store closed when the application has shut down."""
@@ -163,21 +161,21 @@ class ScopedSessions:
         self._keeper = keeper_of(MemorySessionStorage() if storage is None else storage)
         self._form = CookieForm(name=cookie_name, path=path or "/", **attributes)
 
-    async def open(self, scope: Mapping[str, Any]) -> WsgiSession:
+    async def open(self, scope: Mapping[str, Any]) -> RequestSession:
         """The session of a request: it is loaded, as handlers ask for it without waiting."""
         cookies = (header for name, header in scope.get("headers") or () if name.lower() == b"cookie")
-        session = WsgiSession(self._keeper, self._form.name, b"; ".join(cookies).decode("latin-1"))
+        session = RequestSession(self._keeper, self._form.name, b"; ".join(cookies).decode("latin-1"))
         await session.open()
         return session
 
-    def told(self, session: WsgiSession) -> AbstractContextManager[object]:
+    def told(self, session: RequestSession) -> AbstractContextManager[object]:
         """Inside, `PulseContext.get().session` is *session*; not under another key, nor in a run, where nobody is."""
         context = active()
         if self.context_key != SESSION_KEY or context is None or (context.route and context.route.internal):
             return nullcontext()
         return PulseContext.update(session=session)
 
-    async def headers(self, session: WsgiSession, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    async def headers(self, session: RequestSession, scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
         """Keep the session; the headers to add to the response."""
         value = await session.settle()
         if not session.is_used:
@@ -197,6 +195,6 @@ class ScopedSessions:
 def _visit_of(request: Any, context_key: str) -> Visit:
     for place in (request, *(getattr(request, name, None) for name in ("context", "scope", "environ"))):
         found = place.get(context_key) if isinstance(place, Mapping) else None
-        if isinstance(found, WsgiSession):
+        if isinstance(found, RequestSession):
             return found.visit()
     raise NoSessionError(context_key)

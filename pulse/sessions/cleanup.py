@@ -11,6 +11,7 @@ from pulse.loop import immediate, run_async
 from pulse.option import shown
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
+from pulse.sessions.once import initialise
 from pulse.sessions.storage import AnyStorage, is_storage
 
 SECONDS: Final = 300.0  # that a store may take to go through its sessions
@@ -69,4 +70,9 @@ def _is_sweepable(store: object) -> bool:
 def _swept(store: Any) -> int:
     if type(store) in (InMemorySessionStore, MemorySessionStorage):
         return cast("int", immediate(store.sweep()))
-    return cast("int", run_async(store.sweep(), SECONDS))
+    return run_async(_sweep(store), SECONDS)
+
+
+async def _sweep(store: Any) -> int:
+    await initialise(store)  # a process that has had no visitor yet may be asked for this first
+    return cast("int", await store.sweep())

@@ -5,19 +5,17 @@ itself. What a client sends is looked up and never adopted: a key that is not kn
 one that somebody else has chosen (session fixation).
 """
 
-import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pulse.option import shown
 from pulse.sessions.base import Session, SessionStore, new_key
 from pulse.sessions.cookie import CookieSessionStore
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
-from pulse.sessions.state import StateSessionStore
+from pulse.sessions.once import close_store, has_init, initialise
+from pulse.sessions.state import StateSessionStore, data_of
 from pulse.sessions.storage import AnySessionStorage, SessionStorage, StoreSessionStorage, is_storage
 from pulse.state.types import UserSession
 
@@ -33,11 +31,13 @@ class Found(NamedTuple):
         sid: Its id.
         data: Its data; the middleware's to change.
         is_ageing: Whether its cookie is to be sent again though nothing changes.
+        record: Whose it is; None where nobody keeps that.
     """
 
     sid: str
     data: Session
     is_ageing: bool = False
+    record: UserSession | None = None
 
 
 class Keeper(ABC):
@@ -69,10 +69,6 @@ class Keeper(ABC):
         """A session that nobody has kept yet, under a new key."""
         return Found(new_key(), {})
 
-    async def record(self, sid: str) -> UserSession | None:  # noqa: ARG002
-        """Who the session belongs to; None where nobody keeps that."""
-        return None
-
     @abstractmethod
     async def add(self, sid: str, data: Session) -> str:
         """Keep a session that is new; the value of its cookie."""
@@ -88,8 +84,15 @@ class Keeper(ABC):
         """
 
     @abstractmethod
-    async def move(self, old: str, new: str, data: Session) -> str:
-        """Keep the session *old* under the key *new* from now on; the value of its cookie."""
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:
+        """Keep the session *old* under the key *new* from now on; the value of its cookie.
+
+        Args:
+            old: Its id.
+            new: The id that it is to have.
+            data: As of `keep`.
+            change: Likewise.
+        """
 
     @abstractmethod
     async def end(self, sid: str) -> None:
@@ -100,27 +103,30 @@ class StoreKeeper(Keeper):
     """Sessions in a `SessionStore`, under the key in the cookie."""
 
     def __init__(self, store: SessionStore) -> None:
-        """*store* is initialised before its first use, once."""
+        """Wrap *store*."""
         self._store = store
-        self._init = _Once()
         # By the class itself: a subclass may wait for something.
         self.is_immediate = type(store) is InMemorySessionStore
-        self._needs_init = type(store).init is not SessionStore.init
+        self._has_init = has_init(store)
+        self._records = store.store if isinstance(store, StateSessionStore) else None
 
     async def init(self) -> None:
-        if self._needs_init:
-            await self._init.run(self._store)
+        if self._has_init:
+            await initialise(self._store)
 
     async def close(self) -> None:
-        await self._store.close()
-        self._init = _Once()
+        await close_store(self._store)
 
     async def find(self, value: str) -> Found | None:
-        data = await self._store.get(value)
-        return None if data is None else Found(value, data)
-
-    async def record(self, sid: str) -> UserSession | None:
-        return await self._store.store.get_session(sid) if isinstance(self._store, StateSessionStore) else None
+        store = self._store
+        if type(store) is StateSessionStore:  # what a subclass makes of the data counts
+            known = await store.look_up(value)
+            return None if known is None else Found(value, data_of(known), record=known)
+        data = await store.get(value)
+        if data is None:
+            return None
+        record = None if self._records is None else await self._records.get_session(value)
+        return Found(value, data, record=record)
 
     async def add(self, sid: str, data: Session) -> str:
         """See `Keeper.add`; what the store gives a new session from the start is kept with it."""
@@ -131,8 +137,10 @@ class StoreKeeper(Keeper):
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
         return sid if await self._store.change(sid, change) else None
 
-    async def move(self, old: str, new: str, data: Session) -> str:
-        await self._store.rename(old, new, data)
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:
+        kept = await self._store.get(old)
+        # One that has ended was renewed by another request, as a rule: two clicks on a login.
+        await self._store.rename(old, new, data if kept is None else change(kept))
         return new
 
     async def end(self, sid: str) -> None:
@@ -146,6 +154,14 @@ class StorageKeeper(Keeper):
         """Wrap *storage*."""
         self._storage = storage
         self.is_immediate = self.compares = type(storage) is MemorySessionStorage
+        self._has_init = has_init(storage)
+
+    async def init(self) -> None:
+        if self._has_init:
+            await initialise(self._storage)
+
+    async def close(self) -> None:
+        await close_store(self._storage)
 
     async def find(self, value: str) -> Found | None:
         data = await self._storage.load(value)
@@ -164,7 +180,7 @@ class StorageKeeper(Keeper):
     async def keep(self, sid: str, data: Session, change: Change) -> str | None:  # noqa: ARG002
         return sid if await self._storage.replace(sid, data) else None
 
-    async def move(self, old: str, new: str, data: Session) -> str:
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:  # noqa: ARG002
         await self._storage.rename(old, new, data)
         return new
 
@@ -200,7 +216,7 @@ class CookieKeeper(Keeper):
         """See `Keeper.keep`; the last of two cookies is the one that the client has."""
         return self._store.encode(sid, data)
 
-    async def move(self, old: str, new: str, data: Session) -> str:  # noqa: ARG002
+    async def move(self, old: str, new: str, data: Session, change: Change) -> str:  # noqa: ARG002
         """See `Keeper.move`; the old cookie is valid for as long as it is."""
         return self._store.encode(new, data)
 
@@ -227,35 +243,3 @@ def keeper_of(store: object) -> Keeper:
     if is_storage(store):
         return StorageKeeper(AnySessionStorage(store))
     raise TypeError(f"want a SessionStore, SessionStorage or CookieSessionStore, not {shown(store)}")
-
-
-class _Once:
-    """Initialises a store once, however many threads and event loops come first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: Future[None] | None = None
-
-    async def run(self, store: SessionStore) -> None:
-        with self._lock:
-            running = self._running
-            is_first = running is None
-            if running is None:
-                running = self._running = Future()
-        if not is_first:
-            if not running.done():
-                await asyncio.wrap_future(running)
-            return
-        try:
-            await store.init()
-        except BaseException as error:  # whoever comes next tries again
-            self._running = None
-            running.set_exception(error)
-            raise
-        running.set_result(None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, _state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]

@@ -9,22 +9,22 @@ from pulse.sessions.base import Session
 from pulse.sessions.header import cookie_values
 from pulse.sessions.keeper import Keeper
 from pulse.sessions.visit import Visit
-from pulse.state.types import UserSession
+from pulse.state.types import SESSION_DATA, UserSession
 
 T = TypeVar("T")
 
 SECONDS: Final = 10.0  # that a store may take to answer before the request fails
 
 
-class WsgiSession(MutableMapping[str, Any], UserSession):
+class RequestSession(MutableMapping[str, Any], UserSession):
     """The session of a request, as a mapping: looked up when it is first used.
 
     It is the caller's `UserSession`, too: who it is and until when comes from stores of
-    `pulse.state`; with any other the user is nobody. To be used by the one thread that
-    serves the request. Emptying it ends the session.
+    `pulse.state`, as it was when it was looked up; with any other the user is nobody. To be
+    used by the one thread that serves the request. Emptying it ends the session.
     """
 
-    __slots__ = ("_failure", "_header", "_is_abandoned", "_keeper", "_known", "_name", "_visit")
+    __slots__ = ("_failure", "_header", "_is_abandoned", "_keeper", "_name", "_visit")
 
     def __init__(self, keeper: Keeper, name: str, header: str) -> None:
         """*header*: the `Cookie` header that came; *name*: that of the cookie in it."""
@@ -32,7 +32,6 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
         self._name = name
         self._header = header
         self._visit: Visit | None = None
-        self._known: UserSession | None = None
         self._failure: Exception | None = None
         self._is_abandoned = False
 
@@ -51,27 +50,27 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
     @property
     def user_id(self) -> str:  # type: ignore[override]
         """Whose it is, if its store knows; else empty."""
-        return self._record().user_id
+        return self.visit().record.user_id
 
     @property
     def roles(self) -> list[str]:  # type: ignore[override]
         """What its user is; none if its store does not know."""
-        return self._record().roles
+        return list(self.visit().record.roles)
 
     @property
     def created_at(self) -> float:  # type: ignore[override]
         """When it began, if its store knows; else 0."""
-        return self._record().created_at
+        return self.visit().record.created_at
 
     @property
     def expires_at(self) -> float | None:  # type: ignore[override]
         """When it ends; None for never, or if its store does not know."""
-        return self._record().expires_at
+        return self.visit().record.expires_at
 
     @property
     def metadata(self) -> dict[str, Any]:  # type: ignore[override]
         """A copy of what stands beside its data; empty if its store does not know."""
-        return self._record().metadata
+        return deepcopy({name: value for name, value in self.visit().record.metadata.items() if name != SESSION_DATA})
 
     @property
     def is_new(self) -> bool:
@@ -113,12 +112,10 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
             return
         visit = self._new_visit()
         await visit.open()
-        record = None if visit.is_new else await self._keeper.record(visit.sid)
-        self._known = record or UserSession(visit.sid, "")  # on an event loop nobody can look for it later
         self._visit = visit
 
     def clear(self) -> None:
-        """End it: for logouts."""
+        """End it: for logouts. What is set behind this begins a new one."""
         self.visit().clear()
 
     def __getitem__(self, key: str) -> Any:
@@ -163,13 +160,6 @@ class WsgiSession(MutableMapping[str, Any], UserSession):
 
     def _data(self) -> Session:
         return self.visit().data
-
-    def _record(self) -> UserSession:
-        visit = self.visit()
-        if self._known is not None:
-            return deepcopy(self._known)
-        record = None if visit.is_new else outcome(self._keeper, self._keeper.record(visit.sid))
-        return record or UserSession(visit.sid, "")
 
 
 def outcome(keeper: Keeper, coro: Coroutine[Any, Any, T]) -> T:

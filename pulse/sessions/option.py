@@ -214,6 +214,18 @@ def read_session_options(
     return read
 
 
+def refuse_options_of_store(written: Mapping[str, object]) -> None:
+    """Refuse what says how a store is made, where a store is given that was made before: it would be ignored.
+
+    Raises:
+        ConfigError: (a ValueError) naming every such option.
+    """
+    named = options_of(SessionOptions)
+    unused = [name for name in ("store", "secret", "old_secrets", "prefix", "ttl", "max_sessions") if name in written]
+    if unused:
+        raise ConfigError([named[name].fault(written[name], "want it where the store is made") for name in unused])
+
+
 def read_filter_options(global_conf: Mapping[str, str] | None, local_conf: Mapping[str, str]) -> SessionOptions:
     """The options of a filter's own section; those of `[DEFAULT]` are meant for others.
 

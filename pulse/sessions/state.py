@@ -44,12 +44,15 @@ class StateSessionStore(SessionStore):
         self._clock = clock or SystemClock()
 
     async def get(self, sid: str) -> Session | None:
+        record = await self.look_up(sid)
+        return None if record is None else data_of(record)
+
+    async def look_up(self, sid: str) -> UserSession | None:
+        """The record of the session *sid*, prolonged as by `get`; None if there is none, or no longer."""
         record = await self.store.get_session(sid)
-        if record is None:
-            return None
-        if self._is_ageing(record):
+        if record is not None and self._is_ageing(record):
             await self.store.refresh_session(sid)
-        return _data_of(record)
+        return record
 
     async def create(self, sid: str) -> Session:
         """See `SessionStore.create`; who somebody is outlasts it."""
@@ -66,7 +69,7 @@ class StateSessionStore(SessionStore):
             TypeError: something in *session* cannot be kept.
         """
         if not await self.replace(sid, session):
-            await self._write(sid, session, None)
+            await self._write(sid, session)
 
     async def replace(self, sid: str, session: Session) -> bool:
         """See `SessionStore.replace`; in one step."""
@@ -77,26 +80,17 @@ class StateSessionStore(SessionStore):
         return await self.store.change_data(sid, change, self._ttl)
 
     async def rename(self, old: str, new: str, session: Session) -> None:
-        """See `SessionStore.rename`; who it is goes along."""
-        await self._write(new, session, await self.store.get_session(old))
-        await self.store.delete_session(old)
+        """See `SessionStore.rename`; who it is goes along. In one step."""
+        if not await self.store.move_session(old, new, session, self._ttl):
+            await self._write(new, session)
 
     async def sweep(self) -> int:
         return await self.store.sweep()
 
-    async def _write(self, sid: str, session: Session, record: UserSession | None) -> None:
-        """Keep *session* in the record *sid*, which is made like *record* otherwise."""
-        known = record or UserSession(sid, NOBODY)
-        metadata = {**known.metadata, SESSION_DATA: session}
-        await self.store.create_session(sid, known.user_id, known.roles, self._span(record), metadata)
-
-    def _span(self, record: UserSession | None) -> Any:
-        """Seconds that the record still has."""
-        if record is None or record.user_id == NOBODY:
-            return self._ttl
-        if record.expires_at is None:
-            return None
-        return max(0.001, record.expires_at - self._clock.now().timestamp())
+    async def _write(self, sid: str, session: Session) -> None:
+        """Keep *session* in a record of nobody's."""
+        seconds: Any = self._ttl
+        await self.store.create_session(sid, NOBODY, ttl=seconds, metadata={SESSION_DATA: session})
 
     def _is_ageing(self, record: UserSession) -> bool:
         if record.user_id != NOBODY or self._ttl is None or record.expires_at is None:
@@ -105,6 +99,7 @@ class StateSessionStore(SessionStore):
         return record.expires_at - self._clock.now().timestamp() < self._ttl * (1 - PROLONGED)
 
 
-def _data_of(record: UserSession) -> Session:
+def data_of(record: UserSession) -> Session:
+    """What an application keeps in *record*; the very dict that is in it, if there is one."""
     data = record.metadata.get(SESSION_DATA)
     return data if isinstance(data, dict) else {}

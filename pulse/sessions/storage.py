@@ -64,7 +64,10 @@ class StoreSessionStorage(SessionStorage):
         return await self.store.change(key, change_of(key, session))
 
     async def rename(self, old: str, new: str, session: Session) -> None:
-        await self.store.rename(old, new, session)
+        """See `SessionStorage.rename`; of what was loaded as *old*, what was changed since then."""
+        await self.store.rename(old, new, change_of(old, session)(await self.store.get(old)))
+        if isinstance(session, Loaded):
+            session.key = new
 
     async def sweep(self) -> int:
         return await self.store.sweep()

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-from pulse.loop import immediate
 from pulse.sessions.base import Session, new_key
 from pulse.sessions.keeper import Found, Keeper
 from pulse.sessions.snapshot import changes_of, copied, is_same_session
+from pulse.sessions.state import NOBODY
+from pulse.state.types import UserSession
 
 TRIES: Final = 4  # cookies of the same name that are looked up; more are sent by nobody in good faith
 
@@ -30,7 +31,6 @@ class Visit:
         "_is_abandoned",
         "_is_cleared",
         "_is_kept",
-        "_is_open",
         "_is_renewed",
         "_keeper",
         "_values",
@@ -43,7 +43,6 @@ class Visit:
         self._values = values
         self._found = Found("", {})
         self._before: Session = {}
-        self._is_open = False
         self._is_kept = False
         self._is_renewed = False
         self._is_abandoned = False
@@ -58,10 +57,13 @@ class Visit:
     @property
     def data(self) -> Session:
         """What the session holds, to be changed at will."""
-        if not self._is_open:
-            immediate(self.open())
         self.is_used = True
         return self._found.data
+
+    @property
+    def record(self) -> UserSession:
+        """Whose it is, as its store has told when it was looked for; nobody's where that does not know."""
+        return self._found.record or UserSession(self._found.sid, NOBODY)
 
     @property
     def is_new(self) -> bool:
@@ -71,25 +73,24 @@ class Visit:
     async def open(self) -> None:
         """Look for the session that the client's cookie leads to; a new one if there is none.
 
-        To be awaited before the session is used, unless its keeper is immediate: then this
-        is done when it is.
+        To be awaited before anything else is asked for.
         """
         await self._keeper.init()
         found = await self._find()
         self._is_kept = found is not None
         self._found = found or await self._keeper.begin()
         self._before = self._copy()
-        self._is_open = True
 
     def renew(self) -> None:
         """Go on under a new id: whoever knows the old one is left out."""
-        if not self._is_open:
-            immediate(self.open())
         self.is_used = True
         self._is_renewed = True
 
     def clear(self) -> None:
-        """Empty the session, which ends it; also one that held nothing, but whose user is known."""
+        """Empty the session, which ends it; also one that held nothing, but whose user is known.
+
+        What is set behind this begins a new session.
+        """
         self.data.clear()
         self._is_cleared = True
 
@@ -103,7 +104,7 @@ class Visit:
         May be called again when the session is used further.
 
         Args:
-            is_late: Headers are sent, no cookie can be.
+            is_late: No cookie can be sent any more.
 
         Raises:
             SessionTooLarge: (a ValueError) it does not fit into its cookie.
@@ -111,23 +112,23 @@ class Visit:
         """
         if not self.is_used or self._is_abandoned:
             return None
-        is_ended = self._is_cleared and self._is_kept
-        is_changed = is_ended or not is_same_session(self._before, self._found.data)
+        ended = await self._end() if self._is_to_end(is_late=is_late) else None
+        self._is_cleared = False  # what is kept from here on was set behind that
+        is_changed = not is_same_session(self._before, self._found.data)
         is_to_move = self._is_renewed and self._is_kept
         if is_late and not (is_changed or is_to_move):
             return None
+        value = None
         if is_late and (is_to_move or not self._is_kept or not self._keeper.is_on_server):
             self._refuse_late(is_to_move=is_to_move)
-            return None
-        value = await self._settle(is_due=is_changed or not self._keeper.compares)
+        else:
+            value = await self._settle(is_due=is_changed or not self._keeper.compares)
         if is_changed:
             self._before = self._copy()
-        return value
+        return ended if value is None else value
 
     async def _settle(self, *, is_due: bool) -> str | None:
-        sid, data, is_ageing = self._found
-        if not data and self._is_kept and (self._before or self._is_cleared):
-            return await self._end()
+        sid, data, is_ageing, _ = self._found
         if not self._is_kept:
             if not data:
                 return None
@@ -136,8 +137,8 @@ class Visit:
             return value
         if self._is_renewed:
             new = new_key()
-            value = await self._keeper.move(sid, new, data)
-            self._found, self._is_renewed = Found(new, data), False
+            value = await self._keeper.move(sid, new, data, self._change)
+            self._found, self._is_renewed = self._found._replace(sid=new, is_ageing=False), False
             return value
         return await self._keep() if is_due or is_ageing else None
 
@@ -160,14 +161,19 @@ class Visit:
         # the old id, nor all of it under a new one that nobody is told.
         self._is_abandoned = self._is_abandoned or is_to_move
         log.warning(
-            "a session was %s after the headers of its response were sent, and is not kept",
+            "a session was %s when no cookie could be sent for it any more, and is not kept",
             "renewed" if is_to_move else "changed",
             extra={"pulse_event": "session_too_late"},
         )
 
+    def _is_to_end(self, *, is_late: bool) -> bool:
+        is_emptied = self._is_cleared or (bool(self._before) and not self._found.data)
+        return self._is_kept and is_emptied and (self._keeper.is_on_server or not is_late)
+
     async def _end(self) -> str:
+        """End the session; what was set since it was emptied is that of a new one."""
         await self._keeper.end(self._found.sid)
-        self._found = Found(new_key(), self._found.data)
+        self._found, self._before = Found(new_key(), self._found.data), {}
         self._is_kept = False
         return ""
 

@@ -14,11 +14,16 @@ from pulse.sessions.asgi import Storage
 from pulse.sessions.cleanup import cleanup_endpoint
 from pulse.sessions.header import CookieForm
 from pulse.sessions.keeper import keeper_of
-from pulse.sessions.mapping import WsgiSession, outcome
+from pulse.sessions.mapping import RequestSession, outcome
 from pulse.sessions.memory import InMemorySessionStore, MemorySessionStorage
 from pulse.sessions.opening import open_session_store
-from pulse.sessions.option import SessionOptions, read_filter_options, read_session_options
-from pulse.wsgi.bridge.answer import END, Pieces, close
+from pulse.sessions.option import (
+    SessionOptions,
+    read_filter_options,
+    read_session_options,
+    refuse_options_of_store,
+)
+from pulse.wsgi.bridge.answer import END, Pieces, close, is_whole
 
 Headers = list[tuple[str, str]]
 
@@ -53,15 +58,18 @@ class SessionFilter:
         Raises:
             ConfigError: (a ValueError) naming every fault of the options at once.
             RuntimeError: there is no secret for signed cookies, in production.
-            TypeError: *store* is none.
+            TypeError: *store* is none, or there are others beside `options=`.
         """
         read = options.pop("options", None)
         if isinstance(store, str):
-            options["store"] = store
+            options["store"], store = store, None
+        if read is not None and options:
+            raise TypeError(f"options and {next(iter(options))}: want one or the other")
+        if store is not None:
+            refuse_options_of_store(options)
         self.app = app
         self.options: SessionOptions = read if read is not None else read_session_options(options)
-        given = None if isinstance(store, str) else store
-        self.store = open_session_store(self.options, clock=clock) if given is None else given
+        self.store = open_session_store(self.options, clock=clock) if store is None else store
         self._keeper = keeper_of(self.store)
         self._form = _form_of(self.options)
         self._key = self.options.key
@@ -73,13 +81,13 @@ class SessionFilter:
         """Serve one request (PEP 3333)."""
         if self._cleanup is not None and self._is_cleanup(environ):
             return self._endpoint(environ, start_response)
-        session = WsgiSession(self._keeper, self._form.name, environ.get("HTTP_COOKIE", ""))
+        session = RequestSession(self._keeper, self._form.name, environ.get("HTTP_COOKIE", ""))
         environ[self._key] = session
         answer = _Answer(self, session, environ, start_response)
         body: Any = self.app(environ, answer.start)
-        if isinstance(body, list | tuple):
+        if is_whole(body):
             answer.begin()
-            return body
+            return body  # type: ignore[no-any-return]
         if inspect.isawaitable(body):
             return answer.awaited(body)  # type: ignore[return-value]
         if hasattr(body, "__aiter__"):
@@ -90,7 +98,7 @@ class SessionFilter:
         """Close the store; sessions that were kept are not lost by that, unless they were in memory."""
         outcome(self._keeper, self._keeper.close())
 
-    def headers(self, session: "WsgiSession", value: str | None, environ: Environ) -> Headers:
+    def headers(self, session: "RequestSession", value: str | None, environ: Environ) -> Headers:
         """What the response to *environ* has to say about *session*, whose cookie is *value*."""
         if self._warns and session.is_used and environ.get("wsgi.multiprocess"):
             self._warns = False
@@ -121,7 +129,7 @@ class _Answer:
     __slots__ = ("_environ", "_filter", "_has_begun", "_head", "_session", "_start_response", "_write")
 
     def __init__(
-        self, owner: SessionFilter, session: WsgiSession, environ: Environ, start_response: StartResponse
+        self, owner: SessionFilter, session: RequestSession, environ: Environ, start_response: StartResponse
     ) -> None:
         self._filter = owner
         self._session = session
@@ -177,7 +185,7 @@ class _Answer:
             _close(response)  # or it would be reported as never awaited, too
             raise
         body = await response
-        if isinstance(body, list | tuple):
+        if is_whole(body):
             await self.begin_async()
             return body
         return _AsyncBody(self, body)

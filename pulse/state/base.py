@@ -262,14 +262,9 @@ class SessionStore(Sweepable, ABC):
             ValueError: *ttl* is not more than 0.
         """
         session = await self.get_session(session_id)
-        if session is None:
-            return False
-        if session.user_id:
-            ttl = session.expires_at and max(LEAST, session.expires_at - SystemClock().time())
-        metadata = {**session.metadata, SESSION_DATA: data}
-        seconds: Any = ttl
-        await self.create_session(session_id, session.user_id, session.roles, seconds, metadata)
-        return True
+        if session is not None:
+            await self._create_like(session, session_id, data, ttl)
+        return session is not None
 
     async def change_data(
         self, session_id: str, change: Callable[[dict[str, Any]], dict[str, Any]], ttl: float | None = None
@@ -290,6 +285,37 @@ class SessionStore(Sweepable, ABC):
         """
         session = await self.get_session(session_id)
         return session is not None and await self.keep_data(session_id, change(session.data), ttl)
+
+    async def move_session(self, session_id: str, new_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        """Give a session another id, and keep *data* in it; whether there is such a session.
+
+        All else stays what it is, as by `keep_data`. The stores here do it in one step. This
+        default, for others, makes another session like it and ends the former.
+
+        Args:
+            session_id: The session; its id is worth nothing any more.
+            new_id: Secret and unique.
+            data: As of `keep_data`.
+            ttl: Likewise.
+
+        Raises:
+            TypeError: *data* holds something that cannot be kept, *new_id* is no text, or *ttl* no number.
+            ValueError: *ttl* is not more than 0.
+        """
+        session = await self.get_session(session_id)
+        if session is not None:
+            await self._create_like(session, new_id, data, ttl)
+            await self.delete_session(session_id)
+        return session is not None
+
+    async def _create_like(
+        self, session: UserSession, session_id: str, data: dict[str, Any], ttl: float | None
+    ) -> None:
+        if session.user_id:
+            ttl = session.expires_at and max(LEAST, session.expires_at - SystemClock().time())
+        metadata = {**session.metadata, SESSION_DATA: data}
+        seconds: Any = ttl
+        await self.create_session(session_id, session.user_id, session.roles, seconds, metadata)
 
     @abstractmethod
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:

@@ -6,7 +6,7 @@ import uuid
 import weakref
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from dataclasses import astuple, replace
+from dataclasses import fields, replace
 from typing import Final, Generic, TypeVar
 
 from pulse.clock import Clock
@@ -36,7 +36,8 @@ def encode(event: EventMessage, clock: Clock) -> str:
     )
     # Here, where the mistake was made: subscribers could only stumble over it, or pass it over.
     _check(whole)
-    return dumps(list(astuple(whole)))
+    # Not `astuple`: it would make tuples of dataclasses in the data, and fail at a defaultdict.
+    return dumps([getattr(whole, one.name) for one in fields(EventMessage)])
 
 
 def decode(text: str | bytes) -> EventMessage:
@@ -45,10 +46,10 @@ def decode(text: str | bytes) -> EventMessage:
     Raises:
         ValueError: *text* was not written by `encode`.
     """
-    fields = loads(text)
-    if not isinstance(fields, list) or len(fields) != 7:
+    parts = loads(text)
+    if not isinstance(parts, list) or len(parts) != 7:
         raise ValueError(f"{text!r:.80} is no event")
-    event = EventMessage(*fields)
+    event = EventMessage(*parts)
     try:
         _check(event)
     except TypeError as error:

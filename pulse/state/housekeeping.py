@@ -49,9 +49,9 @@ async def sweep(
         StoreUnavailableError: the backend did not answer.
     """
     swept = Swept(
-        sessions=await (sessions or get_session_store()).sweep(),
-        connections=await (connections or get_connection_router()).sweep(),
-        widgets=await (widgets or get_widget_store()).sweep(),
+        sessions=await (get_session_store() if sessions is None else sessions).sweep(),
+        connections=await (get_connection_router() if connections is None else connections).sweep(),
+        widgets=await (get_widget_store() if widgets is None else widgets).sweep(),
     )
     await get_server_state().sweep()
     return swept

@@ -44,7 +44,9 @@ local function keep(key, index, member, span)  -- for so many microseconds; '' f
     redis.call('PERSIST', key)
     redis.call('ZADD', index, '+inf', member)
   else
-    local ends = whole(math.ceil((now + span) / 1000))  -- a record does not end before it says so
+    -- A record does not end before it says so; nor at an instant that Redis cannot count to, at which it would
+    -- fail with half of the record written.
+    local ends = whole(math.min(math.ceil((now + span) / 1000), 9e18))
     redis.call('PEXPIREAT', key, ends)
     redis.call('ZADD', index, ends, member)
   end
@@ -138,28 +140,62 @@ end
 return 1
 """)
 
-# KEYS: session; ARGV: member, data, span of a session without a user or '' for that of its creation, and maybe
-# what the data, or else the metadata, must still be; -1 if they are not.
-# The data have a field of their own: what else is in the metadata may be changed at the same time.
-DATA: Final = _script("""
-local session = redis.call('HMGET', KEYS[1], 'index', 'user', 'ttl', 'data', 'metadata')
+_KEEP_DATA: Final = (
+    _COMMON
+    + """
+local function keep_data(key, member, data, span)  -- span of a session without a user; '' for that of its creation
+  local session = redis.call('HMGET', key, 'index', 'user', 'ttl')
+  redis.call('HSET', key, 'data', data)
+  if span == '' then
+    span = session[3]
+  end
+  if session[2] == '' and span ~= '' then
+    redis.call('HSET', key, 'ttl', span, 'since', whole(now), 'span', span)
+    keep(key, session[1], member, span)
+  end
+  return 1
+end
+"""
+)
+
+# KEYS: session; ARGV: member, data, span, and maybe what the data, or else the metadata, must still be; -1 if they are
+# not. The data have a field of their own: what else is in the metadata may be changed at the same time.
+DATA: Final = _script(
+    """
+local session = redis.call('HMGET', KEYS[1], 'index', 'data', 'metadata')
 if not session[1] then
   return 0
 end
-if ARGV[4] and ARGV[4] ~= (session[4] or session[5]) then
+if ARGV[4] and ARGV[4] ~= (session[2] or session[3]) then
   return -1
 end
-redis.call('HSET', KEYS[1], 'data', ARGV[2])
-local span = ARGV[3]
-if span == '' then
-  span = session[3]
+return keep_data(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+""",
+    common=_KEEP_DATA,
+)
+
+# KEYS: session, that which it is to be; ARGV: member, new member, new id, data, span
+MOVE: Final = _script(
+    """
+local index = redis.call('HGET', KEYS[1], 'index')
+if not index then
+  -- Sent twice, perhaps: the first time it was moved, and only the answer was lost.
+  return redis.call('HGET', KEYS[2], 'data') == ARGV[4] and 1 or 0
 end
-if session[2] == '' and span ~= '' then
-  redis.call('HSET', KEYS[1], 'ttl', span, 'since', whole(now), 'span', span)
-  keep(KEYS[1], session[1], ARGV[1], span)
+if KEYS[1] ~= KEYS[2] then
+  drop(KEYS[2], ARGV[2])
+  redis.call('RENAME', KEYS[1], KEYS[2])
+  redis.call('HSET', KEYS[2], 'id', ARGV[3])
+  local ends = redis.call('ZSCORE', index, ARGV[1])
+  if ends then  -- else Redis was full, and has evicted the index
+    redis.call('ZADD', index, ends, ARGV[2])
+    redis.call('ZREM', index, ARGV[1])
+  end
 end
-return 1
-""")
+return keep_data(KEYS[2], ARGV[2], ARGV[4], ARGV[5])
+""",
+    common=_KEEP_DATA,
+)
 
 RECORDS: Final = _script("""
 tidy(KEYS[1])

@@ -265,7 +265,8 @@ class MemorySessionStore(SessionStore):
         with self._lock:
             self._sessions.sweep()
             found = [self._sessions.get(session_id) for session_id in self._user_sessions.get(user_id, ())]
-            return [deepcopy(kept.session) for kept in found if kept is not None]
+            sessions = [deepcopy(kept.session) for kept in found if kept is not None]
+        return sorted(sessions, key=lambda session: session.created_at)
 
     async def keep_data(self, session_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
         return await self.change_data(session_id, lambda _before: data, ttl)
@@ -278,13 +279,24 @@ class MemorySessionStore(SessionStore):
             kept = self._sessions.get(session_id)
             if kept is None:
                 return False
-            session = kept.session
-            session.metadata[SESSION_DATA] = _kept(change(session.metadata.get(SESSION_DATA) or {}))
-            if not session.user_id:
-                kept.ttl = kept.ttl if ttl is None else ttl
-                session.expires_at = _end(self._now(), kept.ttl)
+            data = _kept(change(kept.session.metadata.get(SESSION_DATA) or {}))
+            self._keep_data(kept, data, ttl)
+            if not kept.session.user_id:
                 # Put anew: of those without a user the one that has rested longest makes room.
                 self._put(kept)
+            return True
+
+    async def move_session(self, session_id: str, new_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        check_texts(new_id=new_id)
+        checked_ttl(ttl)
+        own = _kept(data)
+        with self._lock:
+            kept = self._sessions.pop(session_id)
+            if kept is None:
+                return False
+            kept.session.session_id = new_id
+            self._keep_data(kept, own, ttl)
+            self._put(kept)
             return True
 
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
@@ -309,6 +321,13 @@ class MemorySessionStore(SessionStore):
     async def sweep(self) -> int:
         with self._lock:
             return self._sessions.sweep()
+
+    def _keep_data(self, kept: _Kept, data: dict[str, Any], ttl: float | None) -> None:
+        session = kept.session
+        session.metadata[SESSION_DATA] = data
+        if not session.user_id:
+            kept.ttl = kept.ttl if ttl is None else ttl
+            session.expires_at = _end(self._now(), kept.ttl)
 
     def _put(self, kept: _Kept) -> None:
         session = kept.session

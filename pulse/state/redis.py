@@ -22,7 +22,7 @@ from pulse.state.base import (
 )
 from pulse.state.keys import Keys
 from pulse.state.link.redis import RedisLink, text
-from pulse.state.lua import BEAT, COUNT, DATA, DROP, MEMBERS, PUT, RECORDS, REFRESH, RIGHTS, TIDY, UPDATE
+from pulse.state.lua import BEAT, COUNT, DATA, DROP, MEMBERS, MOVE, PUT, RECORDS, REFRESH, RIGHTS, TIDY, UPDATE
 from pulse.state.settings import CONNECTION_TTL, WIDGET_TTL
 from pulse.state.stream import RedisEventBus
 from pulse.state.types import SESSION_DATA, ConnectionInfo, UserSession, WidgetData
@@ -315,6 +315,13 @@ class RedisSessionStore(SessionStore):
             done = await self._link.run(DATA, [key], key, dumps(change(kept)), span, before)
             if done >= 0:
                 return bool(done)
+
+    async def move_session(self, session_id: str, new_id: str, data: dict[str, Any], ttl: float | None = None) -> bool:
+        """See `SessionStore.move_session`."""
+        check_texts(new_id=new_id)
+        span = _microseconds(checked_ttl(ttl))
+        keys = [self._keys.session(session_id), self._keys.session(new_id)]
+        return bool(await self._link.run(MOVE, keys, *keys, new_id, dumps(data), span))
 
     async def check_permission(self, session_id: str, resource_type: str, resource_id: str, permission: str) -> bool:
         """See `SessionStore.check_permission`."""

@@ -7,12 +7,14 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Final
 
+from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.loop import background_loop
 from pulse.state.callbacks import AsyncCallbackFunc, CallbackFunc, get_callback_registry
 from pulse.state.listener import Listener
 from pulse.state.lock import ProcessLock
 from pulse.state.outlet import Outlet
+from pulse.state.own import OwnWidgets
 from pulse.state.settings import CONNECTION_TTL, is_deploy_mode, settings
 from pulse.state.stores import (
     get_connection_router,
@@ -20,6 +22,7 @@ from pulse.state.stores import (
     get_session_store,
     get_widget_store,
     get_worker_id,
+    widget_seconds,
 )
 from pulse.state.types import EventMessage, UserSession, WidgetData
 
@@ -34,12 +37,11 @@ class ServerStateManager:
     it, on the background loop of Pulse, and keeps the connection known by heartbeats.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
         """Nothing is opened: the stores are those of the factories, each time they are used."""
         self._lock = ProcessLock()
         self._pid = os.getpid()
-        self._widgets: dict[str, dict[str, Any]] = {}
-        self._tokens: dict[str, str] = {}
+        self._own = OwnWidgets((clock or SystemClock()).monotonic)
         self._outlets: dict[str, Outlet] = {}
         self._server_loop: asyncio.AbstractEventLoop | None = None
         self._listener: Listener | None = None
@@ -57,14 +59,12 @@ class ServerStateManager:
     @property
     def widgets(self) -> dict[str, dict[str, Any]]:
         """The widgets that this process has registered, each a dict with `html` and `metadata`; a copy."""
-        with self._lock:
-            return {widget_id: dict(widget) for widget_id, widget in self._widgets.items()}
+        return self._own.contents()
 
     @property
     def widget_tokens(self) -> dict[str, str]:
         """Their tokens; a copy."""
-        with self._lock:
-            return dict(self._tokens)
+        return self._own.tokens()
 
     @property
     def connections(self) -> dict[str, Any]:
@@ -100,18 +100,18 @@ class ServerStateManager:
     ) -> None:
         """Keep a widget of this worker, in place of all that was kept under its id.
 
+        It ends when its time to live is over, and so do its callbacks, at the next call of this.
+
         Args:
             widget_id: Any text.
             html: Its content.
             token: What a viewer must present.
             metadata: Title, kind, theme and so on.
         """
+        ttl = widget_seconds()
         await get_widget_store().register(widget_id, html, token, self.worker_id, metadata)
-        with self._lock:
-            self._widgets[widget_id] = {"html": html, "metadata": dict(metadata or {})}
-            self._tokens.pop(widget_id, None)
-            if token is not None:
-                self._tokens[widget_id] = token
+        self._own.put(widget_id, html, token, metadata, ttl)
+        await self._forget_callbacks()
 
     async def get_widget(self, widget_id: str) -> WidgetData | None:
         """The widget, of whatever worker; None if there is none."""
@@ -124,9 +124,8 @@ class ServerStateManager:
     async def update_widget_html(self, widget_id: str, html: str) -> bool:
         """Change the content of a widget; whether there is one."""
         is_there = await get_widget_store().update_html(widget_id, html)
-        with self._lock:
-            if is_there and widget_id in self._widgets:
-                self._widgets[widget_id]["html"] = html
+        if is_there:
+            self._own.update(widget_id, html)
         return is_there
 
     async def widget_exists(self, widget_id: str) -> bool:
@@ -274,26 +273,31 @@ class ServerStateManager:
 
     async def sweep(self) -> int:
         """Forget what this process holds of widgets that are no more; how many those were."""
-        with self._lock:
-            own = list(self._widgets)
-        gone = [widget_id for widget_id in own if not await self.widget_exists(widget_id)]
+        gone = [widget_id for widget_id in self.widgets if not await self.widget_exists(widget_id)]
         for widget_id in gone:
             await self._forget_widget(widget_id)
-        return len(gone)
+        return len(gone) + await self._forget_callbacks()
 
     async def cleanup(self) -> None:
         """Let go of all connections, and forget what is only in this process.
 
         What a shared backend holds stays there. In local mode there is none, and the widgets
         of this process end with it.
+
+        Raises:
+            StoreUnavailableError: the backend did not answer, and forgets the connections by
+                itself, later; nothing of them is left here.
         """
         self.stop()
-        for widget_id in self.connections:
-            await self.unregister_connection(widget_id)
+        self._heed_fork()
+        with self._lock:
+            held, self._outlets = list(self._outlets), {}
         for widget_id in self.widgets:
             if not self.deploy_mode:
                 await get_widget_store().delete(widget_id)
             await self._forget_widget(widget_id)
+        for widget_id in held:
+            await self._withdraw(widget_id)
 
     def stop(self) -> None:
         """Receive nothing more from other workers, until a viewer connects again."""
@@ -325,17 +329,23 @@ class ServerStateManager:
 
     def _heed_fork(self) -> None:
         """In a forked child: connections, and who listens for them, are its parent's."""
-        if self._pid != os.getpid():
-            with self._lock:
+        with self._lock:
+            # Looked at with the lock: a thread that had looked before might forget what another one holds by now.
+            if self._pid != os.getpid():
                 self._outlets = {}
                 self._listener = self._server_loop = None
                 self._pid = os.getpid()
 
     async def _forget_widget(self, widget_id: str) -> None:
         await get_callback_registry().unregister_widget(widget_id)
-        with self._lock:
-            self._widgets.pop(widget_id, None)
-            self._tokens.pop(widget_id, None)
+        self._own.pop(widget_id)
+
+    async def _forget_callbacks(self) -> int:
+        """Forget those of the widgets that have ended by themselves; how many these were."""
+        gone = self._own.gone()
+        for widget_id in gone:
+            await get_callback_registry().unregister_widget(widget_id)
+        return len(gone)
 
     async def _owner(self, widget_id: str, outlet: Outlet | None) -> str | None:
         """The worker that holds the connection; None if nobody knows."""

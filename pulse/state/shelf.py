@@ -95,6 +95,11 @@ class Shelf(Generic[V]):
         self.sweep()
         return iter(self._places)
 
+    def items(self) -> list[tuple[str, V]]:
+        """Keys and values, in the same order."""
+        self.sweep()
+        return [(key, place.value) for key, place in self._places.items()]
+
     def __contains__(self, key: object) -> bool:
         self.sweep()
         return key in self._places

@@ -58,6 +58,11 @@ def get_worker_id() -> str:
     return given_worker_id() or _worker_ids.get(pid) or _worker_ids.setdefault(pid, _new_worker_id(pid))
 
 
+def widget_seconds() -> int | None:
+    """After how many seconds that widget store forgets a widget; None for never."""
+    return settings().widget_ttl or (WIDGET_TTL if get_state_backend() is StateBackend.REDIS else None)
+
+
 def _new_worker_id(pid: int) -> str:
     return f"worker-{pid}-{secrets.token_hex(6)}"
 
@@ -80,7 +85,7 @@ def _make() -> Stores:
         return create_redis_stores(
             chosen.redis_url,
             chosen.redis_prefix,
-            chosen.widget_ttl or WIDGET_TTL,
+            widget_seconds(),
             chosen.connection_ttl or CONNECTION_TTL,
             chosen.session_ttl,
             chosen.redis_pool_size,

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock
 from uuid import uuid4
@@ -157,6 +158,55 @@ def test_the_same_for_users_whose_roles_change_meanwhile(records):
 
     record = asyncio.run(records.get_session("sid"))
     assert (record.roles, record.data) == (["admin"], {"b": 1, "c": 1})
+
+
+def login(environ, start_response):
+    """A page that looks a user up, which takes a while, and renews the session."""
+    session = environ["pulse.session"]
+    session["user"] = "anna"
+    environ["meanwhile"]()
+    session.renew()
+    start_response("200 OK", [])
+    return [b""]
+
+
+def visited(store, sid, app, meanwhile):
+    """What the session holds that the client has behind *app*."""
+    heads = []
+    environ = {"HTTP_COOKIE": f"pulse-session={sid}", "wsgi.url_scheme": "http", "meanwhile": meanwhile}
+    SessionFilter(app, store)(environ, lambda *head: heads.append(head))
+    cookie = dict(heads[0][1])["Set-Cookie"].partition(";")[0]
+    found = {}
+
+    def whole(environ, start_response):
+        found.update(environ["pulse.session"])
+        start_response("200 OK", [])
+        return [b""]
+
+    SessionFilter(whole, store)({"HTTP_COOKIE": cookie}, lambda *head: None)
+    return found
+
+
+@pytest.fixture(params=[*STORES, "live memory"])
+def shared(request):
+    """What merges the changes of requests that overlap."""
+    return (STORAGES | STORES)[request.param](request)
+
+
+def test_a_renewal_loses_nothing_of_the_requests_that_it_overlaps(shared):
+    asyncio.run(shared.save("sid", {"cart": [1], "count": 1}))
+
+    found = visited(shared, "sid", login, lambda: visit(shared, "sid", setting(cart=[1, 2], count=None)))
+
+    assert found == {"cart": [1, 2], "user": "anna"}
+
+
+def test_two_renewals_at_once_both_go_on_with_the_session(shared):
+    asyncio.run(shared.save("sid", {"cart": [1]}))
+
+    found = visited(shared, "sid", login, lambda: visit(shared, "sid", login))
+
+    assert found == {"cart": [1], "user": "anna"}
 
 
 @asynchronous
@@ -367,6 +417,24 @@ async def test_two_that_are_loaded_at_once_keep_what_either_has_changed(storage)
 
 
 @asynchronous
+@pytest.mark.parametrize("kind", ["live memory", "over memory", "over state memory"])
+async def test_a_storage_renames_a_session_with_what_others_have_changed_since_it_was_loaded(request, kind):
+    storage = STORAGES[kind](request)
+    await storage.save("old", {"cart": [1]})
+    session, other = await storage.load("old"), await storage.load("old")
+    other["cart"] = [1, 2]
+    await storage.save("old", other)
+
+    session["user"] = "anna"
+    await storage.rename("old", "new", session)
+    assert (await storage.load("old"), await storage.load("new")) == ({}, {"cart": [1, 2], "user": "anna"})
+
+    session["more"] = True  # behind the headers of its response
+    await storage.save("new", session)
+    assert await storage.load("new") == {"cart": [1, 2], "user": "anna", "more": True}
+
+
+@asynchronous
 async def test_saving_an_empty_dict_ends_a_session(storage):
     await storage.save("key", {"a": 1})
     await storage.save("key", {})
@@ -440,6 +508,81 @@ async def test_what_is_kept_about_somebody_changes_nothing_else(records):
 
 
 @asynchronous
+async def test_a_renewed_session_is_as_old_and_lasts_as_long_as_it_did(records):
+    made = await records.create_session("old", "anna", ["viewer"], ttl=1000, metadata={"device": "phone"})
+    await records.refresh_session("old", 500)
+    before = await records.get_session("old")
+
+    await StateSessionStore(records, ttl=60).rename("old", "new", {"cart": [1]})
+    after = await records.get_session("new")
+    assert after == replace(before, session_id="new", metadata={"device": "phone", "pulse.data": {"cart": [1]}})
+    assert after.created_at == made.created_at
+    assert await records.list_user_sessions("anna") == [after]
+    assert await records.get_session("old") is None
+
+    await records.refresh_session("new")
+    refreshed = await records.get_session("new")
+    assert refreshed.expires_at - refreshed.created_at > 900  # as long as it was created for
+
+
+@asynchronous
+async def test_a_session_without_a_user_rests_anew_when_it_is_renewed(records):
+    store = StateSessionStore(records, ttl=1000)
+    await records.create_session("old", "", ttl=10)
+
+    await store.rename("old", "new", {"cart": [1]})
+
+    renewed = await records.get_session("new")
+    assert 990 < renewed.expires_at - renewed.created_at < 1010
+    assert [session.session_id for session in await records.list_user_sessions("")] == ["new"]
+
+
+@asynchronous
+async def test_a_session_may_be_moved_to_its_own_id_and_to_that_of_another(records):
+    await records.create_session("one", "anna")
+    await records.create_session("other", "bob")
+
+    assert await records.move_session("one", "one", {"a": 1}) is True
+    assert (await records.get_session("one")).data == {"a": 1}
+    assert await records.move_session("one", "other", {"a": 2}) is True
+    assert await records.move_session("one", "other", {"a": 3}) is False
+
+    assert (await records.get_session("other")).user_id == "anna"
+    assert await records.list_user_sessions("bob") == []
+    assert [session.data for session in await records.list_user_sessions("anna")] == [{"a": 2}]
+
+
+@asynchronous
+@pytest.mark.parametrize(
+    ("new_id", "data", "ttl", "error"),
+    [(5, {}, None, TypeError), ("new", {"a": object()}, None, TypeError), ("new", {}, "5", TypeError),
+     ("new", {}, 0, ValueError)],
+)  # fmt: skip
+async def test_what_cannot_be_moved_stays_as_it_is(records, new_id, data, ttl, error):
+    made = await records.create_session("old", "anna")
+
+    with pytest.raises(error):
+        await records.move_session("old", new_id, data, ttl)
+
+    assert await records.list_user_sessions("anna") == [made]
+
+
+@asynchronous
+async def test_a_renewal_undoes_no_change_of_roles(records):
+    for number in range(50):
+        await records.create_session(f"old-{number}", "anna", ["admin"])
+
+        await asyncio.gather(
+            StateSessionStore(records).rename(f"old-{number}", f"new-{number}", {}),
+            records.create_session(f"old-{number}", "anna", []),
+        )
+
+        moved = await records.get_session(f"new-{number}")
+        left = await records.get_session(f"old-{number}")
+        assert (moved.roles, left) == ([], None) or left.roles == []
+
+
+@asynchronous
 async def test_a_save_that_overlaps_others_neither_ends_a_logout_nor_undoes_a_change_of_roles(records):
     store = StateSessionStore(records)
     for number in range(50):
@@ -465,6 +608,7 @@ class OthersStore(MemorySessionStore):
 
     keep_data = state.SessionStore.keep_data
     change_data = state.SessionStore.change_data
+    move_session = state.SessionStore.move_session
 
 
 @asynchronous
@@ -484,6 +628,11 @@ async def test_a_store_of_somebody_elses_keeps_data_too():
     assert stays.expires_at is None
     assert (new.user_id, new.expires_at - new.created_at) == ("", 60)
     assert not await store.replace("unknown", {})
+
+    await store.rename("sid", "moved", {"a": 3})
+    moved = await records.get_session("moved")
+    assert (moved.user_id, moved.roles, moved.metadata["device"], moved.data) == ("anna", ["viewer"], "phone", {"a": 3})
+    assert await records.get_session("sid") is None
 
 
 @asynchronous

@@ -5,7 +5,8 @@ import gc
 import threading
 import time
 import uuid
-from dataclasses import replace
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from functools import wraps
 
 import pytest
@@ -155,6 +156,37 @@ async def test_subscribers_share_no_object(bus):
     (await anext(first)).data["number"] = 50
 
     assert await take(second, 1) == [1]
+
+
+@run
+async def test_the_data_of_an_event_may_hold_a_subclass_of_what_can_be_sent(bus):
+    subscription = bus.subscribe("c")
+
+    await bus.publish("c", replace(event(), data={"by": defaultdict(int, anna=2)}))
+
+    assert (await asyncio.wait_for(anext(subscription), LIMIT)).data == {"by": {"anna": 2}}
+
+
+@run
+async def test_what_an_application_adds_to_its_events_stays_there_and_disturbs_no_subscriber(bus):
+    @dataclass
+    class Noted(EventMessage):
+        note: str = "mine"
+
+    subscription = bus.subscribe("c")
+
+    await bus.publish("c", Noted("click", "w1", {}, "worker-1", "to", 1.0, "id"))
+    await bus.publish("c", event(2))
+
+    received = await asyncio.wait_for(anext(subscription), LIMIT)
+    assert received == EventMessage("click", "w1", {}, "worker-1", "to", 1.0, "id")
+    assert await take(subscription, 1) == [2]
+
+
+@run
+async def test_an_object_in_the_data_of_an_event_is_refused_and_not_turned_into_something_else(bus):
+    with pytest.raises(TypeError, match=r"value\[2\]\['sent'\] is of type EventMessage, which cannot be kept"):
+        await bus.publish("c", replace(event(), data={"sent": event()}))
 
 
 @run

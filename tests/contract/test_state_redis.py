@@ -312,9 +312,31 @@ async def test_nothing_is_left_when_all_was_removed(stores, prefix, server):
 
     await widgets.delete("w")
     await router.unregister_connection("w")
-    await sessions.delete_session("s")
+    await sessions.move_session("s", "moved", {})
+    await sessions.delete_session("moved")
 
     assert server.keys(f"{prefix}*") == []
+
+
+@run
+async def test_a_renewal_that_was_sent_twice_is_one(stores):
+    _, _, _, sessions = stores
+    await sessions.create_session("old", "anna")
+
+    assert await sessions.move_session("old", "new", {"a": 1}) is True
+    assert await sessions.move_session("old", "new", {"a": 1}) is True  # as the client does when it lost the answer
+    assert (await sessions.get_session("new")).user_id == "anna"
+    assert await sessions.move_session("old", "other", {"a": 1}) is False
+
+
+@run
+async def test_a_session_whose_index_was_evicted_is_renewed_all_the_same(stores, prefix, server):
+    _, _, _, sessions = stores
+    await sessions.create_session("old", "anna")
+    server.delete(f"{prefix}:user:anna")
+
+    assert await sessions.move_session("old", "new", {"a": 1}) is True
+    assert (await sessions.get_session("new")).data == {"a": 1}
 
 
 @run

@@ -3,8 +3,10 @@
 import asyncio
 import inspect
 import json
+import os
 import threading
 import uuid
+from collections import UserDict
 from functools import wraps
 from types import SimpleNamespace
 
@@ -16,6 +18,8 @@ from pulse.errors import StoreUnavailableError
 from pulse.loop import background_loop
 from pulse.state import EventMessage, MemoryEventBus, ServerStateManager
 from pulse.state.listener import Listener
+from pulse.state.lock import ProcessLock
+from pulse.testing import ManualClock
 
 LIMIT = 30  # seconds for what should come at once
 
@@ -352,6 +356,44 @@ async def test_cleaning_up_ends_what_is_local_and_leaves_what_is_shared(manager)
 
 
 @run
+async def test_cleaning_up_while_the_backend_is_away_leaves_nothing_here_either(manager, monkeypatch):
+    for name in ("w1", "w2"):
+        await manager.register_widget(name, "x", "t")
+        await manager.register_callback(name, "click", print)
+        await manager.register_connection(name, "socket")
+
+    async def fail(*_given):
+        raise StoreUnavailableError("down")
+
+    monkeypatch.setattr(type(state.get_connection_router()), "get_owner", fail)
+    with pytest.raises(StoreUnavailableError):
+        await manager.cleanup()
+
+    assert (manager.widgets, manager.widget_tokens, manager.connections, manager.event_queues) == ({}, {}, {}, {})
+    assert await state.get_callback_registry().list_widgets() == []
+
+
+def test_a_thread_that_is_slow_to_notice_a_fork_forgets_nothing_of_the_child(monkeypatch):
+    class Slow(ProcessLock):
+        """One that the first thread gets when another one has long been done."""
+
+        is_first = True
+
+        def __enter__(self):
+            if self.is_first:
+                self.is_first = False
+                asyncio.run(manager.register_connection("w1", "socket"))
+            super().__enter__()
+
+    renew()
+    manager = ServerStateManager()
+    manager._lock = Slow()
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in a forked child
+
+    assert manager.connections == {"w1": "socket"}
+
+
+@run
 async def test_a_sweep_forgets_what_this_process_holds_of_widgets_that_are_gone(manager):
     await manager.register_widget("old", "x", "t")
     await manager.register_widget("new", "x")
@@ -361,6 +403,39 @@ async def test_a_sweep_forgets_what_this_process_holds_of_widgets_that_are_gone(
     assert await manager.sweep() == 1
     assert (list(manager.widgets), manager.widget_tokens) == (["new"], {})
     assert await manager.get_callback("old", "click") is None
+
+
+@run
+async def test_a_widget_that_ends_by_itself_is_not_kept_here_either(manager, monkeypatch):
+    monkeypatch.setenv("PULSE_DEPLOY__WIDGET_TTL", "60")
+    clock = ManualClock()
+    manager = ServerStateManager(clock=clock)
+    for name in ("old", "again"):
+        await manager.register_widget(name, "x", "t")
+        await manager.register_callback(name, "click", print)
+    clock.advance(59)
+    await manager.register_widget("again", "y")
+    assert list(manager.widgets) == ["old", "again"]
+
+    clock.advance(2)
+    assert (list(manager.widgets), manager.widget_tokens) == (["again"], {})
+    await manager.register_widget("new", "z")
+    assert await state.get_callback_registry().list_widgets() == ["again"]
+
+    clock.advance(60)
+    assert await manager.sweep() == 2
+    assert (manager.widgets, await state.get_callback_registry().list_widgets()) == ({}, [])
+
+
+@run
+async def test_what_a_process_says_of_its_widgets_is_a_copy(manager):
+    given = {"tags": ["a"]}
+    await manager.register_widget("w1", "x", metadata=given)
+
+    given["tags"].append("b")
+    manager.widgets["w1"]["metadata"]["tags"].append("c")
+
+    assert manager.widgets == {"w1": {"html": "x", "metadata": {"tags": ["a"]}}}
 
 
 def test_the_sweeping_endpoint_answers_with_counts(manager):
@@ -386,6 +461,17 @@ async def test_a_sweep_may_be_given_stores(manager):
     swept = await state.sweep(sessions=SimpleNamespace(sweep=three))
 
     assert (swept.sessions, swept.connections, swept.widgets) == (3, 0, 0)
+
+
+@run
+async def test_a_store_that_is_empty_is_swept_instead_of_that_of_the_environment_too(manager):
+    class Empty(UserDict):
+        async def sweep(self):
+            return 3
+
+    swept = await state.sweep(sessions=Empty(), connections=Empty(), widgets=Empty())
+
+    assert (swept.sessions, swept.connections, swept.widgets) == (3, 3, 3)
 
 
 @pytest.mark.parametrize(

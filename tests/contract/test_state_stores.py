@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import sys
 import threading
 import time
 import uuid
@@ -489,6 +490,30 @@ async def test_the_sessions_of_a_user_are_listed_the_oldest_first(backend):
         await backend.lapse(0.005)
 
     assert [session.session_id for session in await store.list_user_sessions("u1")] == ["b", "a"]
+
+
+@run
+async def test_a_session_may_last_longer_than_anybody_can_count(backend):
+    store = backend.sessions()
+
+    made = await store.create_session("s1", "u1", ttl=sys.maxsize)
+
+    assert made.expires_at == made.created_at + sys.maxsize
+    assert await store.list_user_sessions("u1") == [made]
+    assert await store.refresh_session("s1", sys.maxsize) is True
+    assert await store.validate_session("s1") is True
+
+
+@run
+async def test_using_a_session_does_not_make_it_a_younger_one(backend):
+    store = backend.sessions()
+    for name in ("b", "a"):
+        await store.create_session(name, "")
+        await backend.lapse(0.005)
+
+    await store.keep_data("b", {"seen": True}, 60)
+
+    assert [session.session_id for session in await store.list_user_sessions("")] == ["b", "a"]
 
 
 @run

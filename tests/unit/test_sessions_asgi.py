@@ -252,7 +252,14 @@ def test_the_scope_holds_the_callers_user_session():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    users = MemorySessionStore()
+    class Users(MemorySessionStore):
+        looks = 0
+
+        async def get_session(self, session_id):
+            self.looks += 1
+            return await super().get_session(session_id)
+
+    users = Users()
     asyncio.run(users.create_session("the-key", "anna", ["editor"]))
     browser = Browser(SessionMiddleware(site, StateSessionStore(users)))
     browser.jar.set("pulse-session", "the-key", domain="127.0.0.1")
@@ -261,6 +268,7 @@ def test_the_scope_holds_the_callers_user_session():
 
     assert isinstance(seen[0], UserSession)
     assert (seen[0].session_id, seen[0].user_id, seen[0].roles) == ("the-key", "anna", ["editor"])
+    assert users.looks == 1
 
 
 def test_visitors_are_isolated(make, storage):
@@ -799,6 +807,30 @@ def test_a_websocket_that_is_refused_with_a_response_has_its_session(status, is_
     assert (b"x-own", b"1") in sent[0]["headers"]
     assert (b"set-cookie" in dict(sent[0]["headers"])) is is_kept
     assert len(storage) == is_kept
+
+
+def test_a_websocket_that_is_refused_without_headers_leaves_no_session_that_nobody_is_told_of(caplog):
+    store = InMemorySessionStore()
+    asyncio.run(store.save("known", {"user": "anna"}))
+    asyncio.run(store.save("renewed", {"user": "anna"}))
+
+    async def site(scope, receive, send):
+        session_data(scope)["tries"] = 1
+        if scope["path"] == "/renew":
+            renew_session(scope)
+        await send({"type": "websocket.close"})  # before it is accepted, there is no place for a cookie
+
+    async def send(message):
+        pass
+
+    for path, key in (("/", "unknown"), ("/", "known"), ("/renew", "renewed")):
+        headers = [(b"cookie", f"pulse-session={key}".encode())]
+        asyncio.run(SessionMiddleware(site, store)({"type": "websocket", "path": path, "headers": headers}, None, send))
+
+    assert len(store) == 2
+    assert asyncio.run(store.get("known")) == {"user": "anna", "tries": 1}
+    assert asyncio.run(store.get("renewed")) == {"user": "anna"}
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"] * 2
 
 
 def test_of_a_session_that_is_first_used_behind_the_head_of_an_error_page_nothing_is_kept(storage):

@@ -11,7 +11,7 @@ import webob
 import webtest
 
 from pulse.context import PulseContext
-from pulse.errors import ResponseError
+from pulse.errors import ConfigError, ResponseError
 from pulse.mark import INTERNAL, Mark, acting_for
 from pulse.middleware import PulseMiddleware
 from pulse.model import Trigger
@@ -228,6 +228,25 @@ def test_a_renewed_session_goes_on_under_a_new_id_and_the_old_one_is_worth_nothi
     assert intruder.get("/who", headers={"Cookie": f"pulse-session={before}"}).text == "None"
 
 
+@pytest.mark.parametrize("kind", ["memory", "live memory", "state"])
+def test_a_session_that_was_renewed_may_still_change_behind_the_headers(kind):
+    def app(environ, start_response):
+        session = environ["pulse.session"]
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/login":
+            login(session)
+            yield b"welcome"
+            session["late"] = 1
+        count(session)
+        yield str(dict(session)).encode()
+
+    browser = client(STORES[kind](), app)
+    browser.get("/")
+    browser.get("/login")
+
+    assert browser.get("/").text == "{'count': 3, 'user': 'anna', 'late': 1}"
+
+
 def test_a_login_without_a_session_before_makes_one(store):
     browser = client(store)
 
@@ -270,6 +289,76 @@ def test_clearing_ends_a_session_with_a_user_and_without_data_too():
 
     assert "Max-Age=0" in cookies(ended)[0]
     assert browser.get("/", headers={"Cookie": "pulse-session=known"}).text == " {}"
+
+
+def test_what_is_set_behind_a_clear_begins_a_new_session(store):
+    browser = client(store, leaving)
+    browser.get("/login")
+    before = browser.cookies["pulse-session"]
+
+    answer = browser.get("/logout")
+
+    assert len(cookies(answer)) == 1
+    assert browser.cookies["pulse-session"] != before
+    assert browser.get("/").text == "{'flash': 'goodbye'}"
+    if not isinstance(store, CookieSessionStore):
+        intruder = webtest.TestApp(browser.app)
+        assert intruder.get("/", headers={"Cookie": f"pulse-session={before}"}).text == "{}"
+        assert kept(store) == 1
+
+
+def leaving(environ, start_response):
+    """Pages for a logout that leaves a message for the next page."""
+    session = environ["pulse.session"]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/login":
+        session["user"] = "anna"
+    if environ["PATH_INFO"] == "/logout":
+        session.clear()
+        session["flash"] = "goodbye"
+    return [str(dict(session)).encode()]
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout"])
+def test_clearing_ends_what_was_there_before_and_nothing_else(path):
+    def app(environ, start_response):
+        yield from leaving(environ, start_response)  # the session is settled again when this ends
+
+    store = InMemorySessionStore()
+    browser = client(store, app)
+    browser.get(path)
+    browser.get("/logout")
+
+    assert browser.get("/").text == "{'flash': 'goodbye'}"
+    assert len(store) == 1
+
+
+def test_clearing_ends_a_session_with_a_user_also_when_something_is_set_behind_it():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("known", "anna", ["editor"]))
+    browser = webtest.TestApp(SessionFilter(leaving, StateSessionStore(records)))
+
+    browser.get("/logout", headers={"Cookie": "pulse-session=known"})
+
+    assert asyncio.run(records.get_session("known")) is None
+    assert browser.get("/").text == "{'flash': 'goodbye'}"
+
+
+def test_a_session_that_is_cleared_and_filled_behind_the_headers_ends_and_that_is_said(caplog):
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("known", "anna"))
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"goodbye"
+        environ["pulse.session"].clear()
+        environ["pulse.session"]["flash"] = "goodbye"
+
+    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+    browser.get("/", headers={"Cookie": "pulse-session=known"})
+
+    assert len(records._sessions) == 0
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
 
 def test_changes_deep_inside_are_kept(store):
@@ -455,8 +544,8 @@ def test_a_session_may_change_up_to_the_first_chunk_and_on_the_server_until_the_
     assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
 
 
-def test_what_is_changed_too_late_for_a_cookie_is_said(caplog):
-    list(SessionFilter(iterating, CookieSessionStore(SECRET))({"wsgi.url_scheme": "http"}, lambda *head: None))
+def test_what_is_changed_too_late_for_a_cookie_is_said_once(caplog):
+    client(CookieSessionStore(SECRET), iterating).get("/")
 
     assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
@@ -511,19 +600,31 @@ def test_a_session_that_is_renewed_too_late_for_its_cookie_stays_what_it_was_and
     assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
 
-def test_a_user_is_logged_out_also_behind_the_headers():
+def leaving_late(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"goodbye"
+    environ["pulse.session"].clear()
+
+
+@pytest.mark.parametrize("data", [{}, {"cart": 1}], ids=["without data", "with data"])
+def test_a_user_is_logged_out_also_behind_the_headers(data, caplog):
     records = MemorySessionStore()
-    asyncio.run(records.create_session("known", "anna"))
+    asyncio.run(records.create_session("known", "anna", metadata={"pulse.data": data}))
 
-    def app(environ, start_response):
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        yield b"goodbye"
-        environ["pulse.session"].clear()
-
-    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+    browser = webtest.TestApp(SessionFilter(leaving_late, StateSessionStore(records)))
     browser.get("/", headers={"Cookie": "pulse-session=known"})
 
     assert asyncio.run(records.get_session("known")) is None
+    assert caplog.records == []
+
+
+def test_a_session_in_a_cookie_that_is_cleared_too_late_to_be_forgotten_is_said(caplog):
+    store = CookieSessionStore(SECRET)
+    cookie = f"pulse-session={store.encode('known', {'user': 'anna'})}"
+
+    client(store, leaving_late).get("/", headers={"Cookie": cookie})
+
+    assert [record.pulse_event for record in caplog.records] == ["session_too_late"]
 
 
 def test_chunks_are_passed_on_one_by_one():
@@ -844,6 +945,27 @@ def test_an_asynchronous_generator_has_its_session_and_may_yield_awaitables():
     assert asyncio.run(store.get(sid)) == {"early": 1, "late": 1}
 
 
+@pytest.mark.parametrize("is_asynchronous", [True, False])
+def test_a_list_may_hold_what_is_to_be_awaited_and_changes_the_session(is_asynchronous):
+    def answered(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+
+        async def chunk():
+            return str(count(environ["pulse.session"])).encode()
+
+        return [chunk(), b" visits"]
+
+    async def app(environ, start_response):
+        return answered(environ, start_response)
+
+    store = InMemorySessionStore()
+    asyncio.run(store.save("known", {"count": 1}))
+    browser = webtest.TestApp(as_wsgi(SessionFilter(app if is_asynchronous else answered, store)))
+
+    assert browser.get("/", headers={"Cookie": "pulse-session=known"}).text == "2 visits"
+    assert asyncio.run(store.get("known")) == {"count": 2}
+
+
 def test_a_body_that_is_its_own_iterator_is_closed_once():
     class Body:
         closed = 0
@@ -1144,6 +1266,26 @@ def test_what_is_no_store_is_refused(wrong):
         SessionFilter(site, wrong)
 
 
+def test_an_option_of_a_store_that_was_made_before_is_refused():
+    with pytest.raises(ConfigError) as refused:
+        SessionFilter(site, InMemorySessionStore(), ttl="1h", secret=SECRET, key="a.b")
+
+    assert [fault.key for fault in refused.value.faults] == ["secret", "ttl"]
+    assert "want it where the store is made" in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_options_that_were_read_before_stand_alone():
+    read = SessionFilter(site, "memory:", key="a.b").options
+
+    assert SessionFilter(site, InMemorySessionStore(), options=read).options is read
+    assert isinstance(SessionFilter(site, options=read).store, InMemorySessionStore)
+    with pytest.raises(TypeError, match="options and key: want one or the other"):
+        SessionFilter(site, options=read, key="c.d")
+    with pytest.raises(TypeError, match="options and store"):
+        SessionFilter(site, "cookie:", options=read)
+
+
 def test_sessions_in_the_memory_of_one_of_several_processes_are_warned_of_once(caplog):
     browser = client(InMemorySessionStore())
     many = {"wsgi.multiprocess": True}
@@ -1171,6 +1313,83 @@ def test_a_session_knows_its_user_where_the_store_does():
 
     assert found.get("/", headers={"Cookie": "pulse-session=sid"}).text == "sid anna ['editor'] {'seen': True}"
     assert nobody.get("/").text.endswith(" [] {'seen': True}")
+
+
+class CountingRecords(MemorySessionStore):
+    """Records that know how often they were looked up."""
+
+    looks = 0
+
+    async def get_session(self, session_id):
+        self.looks += 1
+        return await super().get_session(session_id)
+
+
+def whose(environ, start_response):
+    session = environ["pulse.session"]
+    start_response("200 OK", [])
+    return [f"{session.user_id} {session.roles} {session.metadata} {dict(session)}".encode()]
+
+
+async def whose_asynchronously(environ, start_response):
+    return whose(environ, start_response)
+
+
+@pytest.mark.parametrize("app", [whose, whose_asynchronously])
+def test_a_session_and_its_user_are_looked_up_together(app):
+    records = CountingRecords()
+    asyncio.run(records.create_session("sid", "anna", ["editor"], metadata={"tenant": 1, "pulse.data": {"a": 1}}))
+    browser = webtest.TestApp(as_wsgi(SessionFilter(app, StateSessionStore(records))))
+
+    answer = browser.get("/", headers={"Cookie": "pulse-session=sid"})
+
+    assert answer.text == "anna ['editor'] {'tenant': 1} {'a': 1}"
+    assert records.looks == 1
+
+
+def test_what_a_subclass_makes_of_the_data_of_a_session_counts():
+    class Shouting(StateSessionStore):
+        async def get(self, sid):
+            data = await super().get(sid)
+            return data and {name.upper(): value for name, value in data.items()}
+
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna", metadata={"pulse.data": {"a": 1}}))
+    browser = webtest.TestApp(SessionFilter(whose, Shouting(records)))
+
+    assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "anna [] {} {'A': 1}"
+    assert browser.get("/").text == " [] {} {}"
+
+
+def test_who_changes_what_a_session_says_of_its_user_changes_nothing():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna", ["viewer"], metadata={"teams": [1]}))
+
+    def app(environ, start_response):
+        session = environ["pulse.session"]
+        session.roles.append("admin")
+        session.metadata["teams"].append(2)
+        return whose(environ, start_response)
+
+    browser = webtest.TestApp(SessionFilter(app, StateSessionStore(records)))
+
+    assert browser.get("/", headers={"Cookie": "pulse-session=sid"}).text == "anna ['viewer'] {'teams': [1]} {}"
+
+
+def test_a_session_that_was_ended_is_nobodys():
+    records = MemorySessionStore()
+    asyncio.run(records.create_session("sid", "anna"))
+    seen = []
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        environ["pulse.session"].clear()
+        yield b"goodbye"
+        seen.append(environ["pulse.session"].user_id)
+
+    webtest.TestApp(SessionFilter(app, StateSessionStore(records))).get("/", headers={"Cookie": "pulse-session=sid"})
+
+    assert seen == [""]
 
 
 # The clean-up

@@ -24,6 +24,7 @@ from pulse.state import (
 )
 from pulse.state.memory import create_memory_stores
 from pulse.state.redis import RedisConnectionRouter, RedisEventBus, RedisSessionStore, RedisWidgetStore
+from pulse.state.stores import widget_seconds
 
 FACTORIES = {
     "get_widget_store": MemoryWidgetStore,
@@ -145,6 +146,14 @@ def test_memory_stores_heed_the_times_of_the_environment(say):
     say("SESSION_TTL", "7")
 
     assert state.get_session_store()._ttl == 7
+
+
+def test_a_widget_is_remembered_for_as_long_as_its_store_does(say):
+    assert widget_seconds() is None
+    say("STATE_BACKEND", "redis")
+    assert widget_seconds() == 86_400
+    say("WIDGET_TTL", "60")
+    assert widget_seconds() == 60
 
 
 def test_the_worker_id_is_stable_and_can_be_given(say):
