@@ -19,7 +19,7 @@ which the guard answers outsiders.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote, urlencode
 
@@ -311,9 +311,10 @@ class StatusApp:
 
     def _problem(self, call: _Call, status: int, problem: str) -> Response:
         title = {403: "Refused", 404: "Not found", 503: "Not now"}.get(status, "That did not work")
-        return self._printer.page(
-            call.request, "problem.html", self._frame(call), status=status, title=title, problem=problem
-        )
+        # What was pressed has an address that nobody can get: the script would press once more by loading it.
+        is_polled = status == 503 and call.request.method == "GET"
+        frame = replace(self._frame(call), is_polled=is_polled)
+        return self._printer.page(call.request, "problem.html", frame, status=status, title=title, problem=problem)
 
     # What they press
 

@@ -13,6 +13,7 @@ from status_window import BEARER, BROWSER, NOON, TOKEN, BrokenStore, Window
 from webob import Request
 
 from pulse.config import read_config, read_paste_config
+from pulse.errors import ClosedError
 from pulse.model import Outcome, Pause, Progress, Run, Task, Trigger
 from pulse.runstores.memory import MemoryRunStore
 from pulse.standing import State
@@ -390,7 +391,35 @@ def test_without_the_store_a_page_says_so():
 
     assert page.status_code == program.status_code == 503
     assert "The run store does not answer" in page.text
+    assert 'data-live="yes"' in page.text  # it finds out by itself when the store is back
     assert "The run store does not answer" in program.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [("/tasks/cleanup/pause", {"for": "soon"}), ("/tasks/cleanup/run", {}), ("/logout", {"proof": ""})],
+)
+def test_what_was_refused_is_not_asked_for_again_by_its_own_page(path, form):
+    window = full()
+    browser, proof = window.log_in()
+    window.controls.start_run = closed
+
+    answer = window.ask(path, "POST", headers=browser, form={"proof": proof, **form})
+
+    # Loading such a page anew would press once more.
+    assert answer.status_code in (400, 403, 503)
+    assert 'data-live="yes"' not in answer.text
+
+
+def closed(*_args, **_more):
+    raise ClosedError("close() was called")
+
+
+def test_a_page_that_is_not_there_does_not_ask_for_itself_for_ever():
+    page = full().see("/tasks/nothing")
+
+    assert page.status_code == 404
+    assert 'data-live="yes"' not in page.text
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH"])
