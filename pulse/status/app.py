@@ -177,6 +177,8 @@ class StatusApp:
         base = _mount(request) + self.path.rstrip("/")
         if names in (("health",), ("live",)) and request.method in ("GET", "HEAD"):
             return answer({"status": "ok"}) if names == ("live",) else self._answer_health(request)
+        if names == ("login",) and request.method == "POST" and self._access.has_login:
+            return self._log_in(request, base)  # also of somebody whom another form has logged in meanwhile
         visitor = self._access.visitor(request)
         if visitor is None:
             return self._answer_stranger(request, base, names)
@@ -184,7 +186,7 @@ class StatusApp:
             return _see_other(f"{base}/")
         call = _Call(request, base, names, visitor)
         response = self._answer_visitor(call)
-        if visitor.is_renewed:
+        if visitor.is_renewed and "Set-Cookie" not in response.headers:  # or it would undo a log-out
             self._access.give_cookie(response, request, visitor, base)
         return response
 
@@ -194,8 +196,6 @@ class StatusApp:
         """The form for the token where a browser wants a page, if there is a token; else nothing."""
         if names == ("login",) and request.method == "GET" and "code" in request.GET:
             return self._log_in_once(request, base)
-        if names == ("login",) and request.method == "POST":
-            return self._log_in(request, base) if self._access.has_login else None
         if not self._access.has_login or request.method not in ("GET", "HEAD"):
             return None
         if names == ("login",):
