@@ -87,8 +87,9 @@ class Pages:
             if (not chosen or is_in(states[task.name], chosen)) and (not query or fits(task, query))
         ]
         shown, pager = _paged(found, request, TASKS, f"{frame.base}/")
-        records = self._store.brief([task.name for task in shown], self._depth(TASKS, picture.BARS))
-        rows = [row_of(task, self._survey, records[task.name], moment) for task in shown]
+        depth = self._depth(TASKS, picture.BARS)
+        records = self._store.brief([task.name for task in shown], depth)
+        rows = [row_of(task, self._survey, records[task.name], moment, depth) for task in shown]
         counts = {state: sum(one is state for one in states.values()) for state in State}
         return self._printer.page(
             request,
@@ -108,8 +109,9 @@ class Pages:
         """One task."""
         moment = self._survey.moment()
         schedule, zone = self._schedules[task.name], task.zone
-        records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
-        row = row_of(task, self._survey, records, moment)
+        depth = self._depth(1, DEEPEST)
+        records = self._store.brief([task.name], depth)[task.name]
+        row = row_of(task, self._survey, records, moment, depth)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
         shown, pager = _paged(runs, request, RUNS_OF_TASK, f"{frame.base}/tasks/{task.name}")
         at = request.GET.get("at", "")

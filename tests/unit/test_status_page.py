@@ -438,6 +438,31 @@ def test_many_tasks_and_runs_make_no_long_page():
         assert len(window.see(path).body) < 200_000
 
 
+def failures_shown(window, path):
+    """How often the pill of a task says that it has failed."""
+    return re.search('p-failing">failing(?: \N{MULTIPLICATION SIGN}([0-9]+[+]?))?</span>', window.see(path).text)[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "listed", "alone"), [(1, None, None), (29, "29", "29"), (30, "30+", "30"), (31, "30+", "31")]
+)
+def test_a_page_says_how_often_a_task_failed_and_whether_it_has_looked_at_all_of_it(count, listed, alone):
+    window = Window()
+    window.record(due=NOON - timedelta(hours=count), id="run-of-old")
+    for number in reversed(range(count)):
+        window.record(due=NOON - timedelta(hours=number), id=f"run-{number}", outcome=Outcome.FAILED)
+
+    assert (failures_shown(window, "/"), failures_shown(window, "/tasks/cleanup")) == (listed, alone)
+
+
+def test_of_large_bodies_few_records_are_read_which_is_said_of_failures_too():
+    window = Window(config={"capture": 1_000_000})
+    for number in reversed(range(7)):
+        window.record(due=NOON - timedelta(hours=number), id=f"run-{number}", outcome=Outcome.FAILED)
+
+    assert (failures_shown(window, "/"), failures_shown(window, "/tasks/cleanup")) == ("5+", "7")
+
+
 def test_a_task_of_many_instants_is_drawn_as_a_band():
     window = Window({"often": {"interval": "0.1s"}})
 
