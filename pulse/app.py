@@ -135,7 +135,7 @@ class _Page:
         # Not HTML: what a page was told by a visitor must not become a part of its mark-up.
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
         start_response("200 OK", headers)
-        return [body]
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
 def _wsgi(page: Callable[..., Any]) -> WsgiApp:

@@ -148,6 +148,16 @@ def test_a_page_may_be_a_function_of_the_request():
     assert browser.get("/wsgi").text == "1"
 
 
+def test_a_page_that_is_asked_for_its_head_has_no_body():
+    app = App()
+    app.route("/hello")(lambda request: "hello")
+    browser = webtest.TestApp(app)
+
+    answer = browser.head("/hello")
+
+    assert (answer.status_code, answer.content_length, answer.body) == (200, 5, b"")
+
+
 def test_a_page_goes_before_the_wrapped_application():
     app = App(counter)
     app.route("/own")(lambda request: "own")
