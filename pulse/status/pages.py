@@ -265,7 +265,7 @@ class Pages:
                 cards.append(
                     Card(value=f"{counts[state]:,}", word=state.value, href=href, mood=mood, is_chosen=is_chosen)
                 )
-        mood = "" if moment.alive or not self._config.enabled else "bad"
+        mood = "bad" if self._survey.misses_ringing(moment) else ""
         workers = "worker" if len(moment.alive) == 1 else "workers"
         today = "runs today" if str(self._config.timezone) == "UTC" else "runs today (UTC)"
         cards.append(Card(value=f"{self._store.ran(moment.now.date()):,}", word=today, href=f"{frame.base}/runs"))

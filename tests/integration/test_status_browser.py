@@ -271,6 +271,18 @@ def test_on_a_phone_nothing_has_to_be_scrolled_sideways(page, middleware):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+@pytest.mark.parametrize("width", [360, 800])
+def test_why_runs_failed_is_read_without_a_screen_for_each(page, middleware, width):
+    middleware.run_now("broken")
+    page.set_viewport_size({"width": width, "height": 740})
+    page.goto(page.url.partition("/_pulse/")[0] + "/_pulse/runs?task=broken")
+    reason = page.locator("#runs td.reason").first
+
+    reason.evaluate("cell => { cell.textContent = 'answered 500: could not connect to the server '.repeat(3) }")
+
+    assert reason.bounding_box()["height"] < 200
+
+
 def test_a_wrong_token_opens_nothing(chromium, address):
     context = chromium.new_context()
     try:

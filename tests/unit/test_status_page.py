@@ -469,6 +469,16 @@ def test_a_task_of_many_instants_is_drawn_as_a_band():
     assert 'class="band"' in window.see("/").text
 
 
+@pytest.mark.parametrize(
+    ("tasks", "is_bad"), [({}, False), ({"t": {"enabled": False}}, False), ({"t": {"interval": "1h"}}, True)]
+)
+def test_that_no_process_rings_is_bad_where_one_has_to(tasks, is_bad):
+    window = Window(tasks)
+
+    assert ('class="card is-bad" href="/_pulse/workers"' in window.see().text) == is_bad
+    assert (window.ask("/health").status_code == 503) == is_bad
+
+
 def test_a_window_without_tasks_says_how_to_make_one():
     assert "There are no tasks" in Window({}).see("/").text
 
