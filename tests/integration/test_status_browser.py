@@ -242,6 +242,26 @@ def test_a_menu_that_somebody_has_open_is_left_alone(page, middleware):
     assert feed.locator("details[open]").count() == 0
 
 
+def test_a_page_without_an_answer_says_that_it_is_of_old_until_there_is_one(chromium, address, cookies):
+    context = chromium.new_context(storage_state=cookies)
+    context.set_default_timeout(PATIENCE)
+    try:
+        page = context.new_page()
+        page.add_init_script(HASTY)
+        page.goto(address)
+        shown = page.locator("main.stale")
+        for refuse in (lambda route: route.abort(), lambda route: route.fulfill(status=503)):
+            page.route("**/*part=live*", refuse)
+            shown.wait_for()
+            said = page.locator("main").evaluate("main => getComputedStyle(main, '::before').content")
+            page.unroute("**/*part=live*")
+            shown.wait_for(state="detached")
+
+            assert "does not answer" in said
+    finally:
+        context.close()
+
+
 def test_nothing_new_is_answered_with_304(page):
     with page.expect_response(lambda answer: "part=live" in answer.url and answer.status == 304):
         hurry(page)
@@ -269,6 +289,20 @@ def test_on_a_phone_nothing_has_to_be_scrolled_sideways(page, middleware):
     for path in ("", "tasks/cleanup", f"tasks/broken/runs/{run.id}", "runs", "workers", "configuration", "audit"):
         page.goto(page.url.partition("/_pulse/")[0] + f"/_pulse/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024, 1100, 1280])
+def test_all_buttons_and_menus_of_the_tasks_are_in_the_window(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    feed = row(page, "feed")
+    feed.locator(".name a").evaluate("link => { link.textContent = 'nightly_billing_reconciliation_of_all_customers' }")
+
+    feed.get_by_label("Pause feed").click()
+
+    for one in (feed.get_by_role("button", name="Run feed now"), feed.locator("details[open] form")):
+        box = one.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("width", [360, 800])
