@@ -1128,6 +1128,107 @@ def test_a_call_by_hand_of_an_awaitable_application_is_internal_while_it_is_awai
     assert not is_internal(environ)
 
 
+class AsyncResponse:
+    """The same as `Response`, for `async for`."""
+
+    def __init__(self, *chunks):
+        self.chunks = iter(chunks)
+        self.closed = 0
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        for chunk in self.chunks:
+            return chunk()
+        raise StopAsyncIteration
+
+    async def aclose(self):
+        self.closed += 1
+
+
+async def read(answer):
+    """The pieces of an answer, whatever has to be awaited of it, each before the next one is asked for."""
+    body = await settled(answer)
+    if hasattr(body, "__aiter__"):
+        return [await settled(piece) async for piece in body]
+    return [await settled(piece) for piece in body]
+
+
+async def settled(value):
+    return await value if inspect.isawaitable(value) else value
+
+
+def pieces_by_hand(inside):
+    """Bodies of two pieces, each of which is made by *inside*."""
+
+    async def piece():
+        return inside()
+
+    async def steps():
+        yield inside()
+        yield inside()
+
+    return {
+        "asynchronous": lambda: AsyncResponse(inside, inside),
+        "generator": steps,
+        "awaitable pieces": lambda: [piece(), piece()],
+        "asynchronous, of awaitable pieces": lambda: AsyncResponse(piece, piece),
+        "synchronous, of awaitable pieces": lambda: Response(piece, piece),
+        "synchronous": lambda: Response(inside, inside),
+    }
+
+
+@pytest.mark.parametrize("kind", pieces_by_hand(None))
+@pytest.mark.parametrize("is_awaited", [False, True], ids=["at once", "awaited"])
+def test_a_call_by_hand_is_internal_until_an_asynchronous_response_ends(kind, is_awaited):
+    inside = internal_only(lambda: b"x")
+    body = pieces_by_hand(inside)[kind]
+
+    async def endpoint(_environ, _start_response):
+        return body()
+
+    environ, answer = begin_by_hand(endpoint if is_awaited else lambda *_: body())
+
+    assert is_internal(environ)
+    assert finish(read(answer)) == [b"x", b"x"]
+    with pytest.raises(NotInternalError):
+        inside()
+    assert not is_internal(environ)
+
+
+def test_closing_the_asynchronous_response_of_a_call_by_hand_ends_it_once():
+    response = AsyncResponse(lambda: b"x", lambda: b"y")
+    environ, body = begin_by_hand(lambda *_: response)
+    assert finish(anext(body)) == b"x"
+
+    finish(body.aclose())
+    finish(body.aclose())
+
+    assert response.closed == 1
+    assert not is_internal(environ)
+
+
+def test_an_error_in_an_asynchronous_call_by_hand_ends_it():
+    async def endpoint(_environ, _start_response):
+        return 1 / 0
+
+    for app, step in ((endpoint, lambda answer: answer), (lambda *_: AsyncResponse(lambda: 1 / 0), anext)):
+        environ, answer = begin_by_hand(app)
+
+        with pytest.raises(ZeroDivisionError):
+            finish(step(answer))
+
+        assert not is_internal(environ)
+
+
+def test_what_is_no_response_is_left_to_the_server_to_complain_of():
+    environ, answer = begin_by_hand(lambda *_: None)
+
+    assert answer is None
+    assert not is_internal(environ)
+
+
 def test_a_call_by_hand_keeps_the_rules_of_wsgi():
     guard = guard_of(token=TOKEN)
 
