@@ -84,7 +84,8 @@ class App(PulseMiddleware):
             raise ConfigError([Fault(key="route", shown=shown(path), problem=problem)])
 
         def place(page: P) -> P:
-            self._pages.by_path[path] = _wsgi(page)
+            # As an environ has it: each byte of its UTF-8 is a character (PEP 3333).
+            self._pages.by_path[path.encode().decode("latin-1")] = _wsgi(page)
             return page
 
         return place

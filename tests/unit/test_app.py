@@ -158,6 +158,15 @@ def test_a_page_that_is_asked_for_its_head_has_no_body():
     assert (answer.status_code, answer.content_length, answer.body) == (200, 5, b"")
 
 
+def test_a_page_may_have_a_path_in_any_script():
+    app = App(task={"tidy": {"action": "/aufräumen", "interval": "1h"}}, start="manual", store="memory:")
+    app.route("/aufräumen")(lambda request: request.path)
+
+    assert webtest.TestApp(app).get("/aufr%C3%A4umen").text == "/aufräumen"
+    assert app.run_now("tidy").body.decode() == "/aufräumen"
+    app.close()
+
+
 def test_a_page_goes_before_the_wrapped_application():
     app = App(counter)
     app.route("/own")(lambda request: "own")
