@@ -250,8 +250,8 @@ class StatusApp:
         except StoreUnavailableError as error:
             log.warning("%s", error, extra={"pulse_event": "status_without_store"})
             status, problem = 503, NO_STORE
-        except ClosedError:
-            status, problem = 503, "This process is ending: try again."
+        except ClosedError as error:
+            status, problem = 503, f"This process starts nothing now ({error}): try again."
         response = fault(status, problem) if is_program else self._problem(call, status, problem)
         if status == 405:
             response.headers["Allow"] = "GET, HEAD, POST"
