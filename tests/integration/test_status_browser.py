@@ -2,7 +2,7 @@
 
 import os
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from servers import wait_until
@@ -161,6 +161,19 @@ def test_a_task_that_is_paused_shows_it_and_can_be_resumed(page, middleware):
     assert pause.until is not None
     assert pause.until > datetime.now(UTC)
     assert middleware.run_store.pauses() == {}
+
+
+def test_a_pause_until_a_time_lasts_until_then_though_the_list_above_it_was_left_alone(page, middleware):
+    until = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(days=2)
+    feed = row(page, "feed")
+
+    feed.get_by_label("Pause feed").click()
+    feed.get_by_role("textbox", name="Until").fill(f"{until:%Y-%m-%dT%H:%M}")
+    feed.get_by_role("button", name="Pause feed").click()
+    is_said(page, "feed is paused.")
+
+    assert middleware.run_store.pauses()["feed"].until == until
+    middleware.resume("feed")
 
 
 def test_markup_that_tasks_and_endpoints_write_stays_text(page, middleware):
