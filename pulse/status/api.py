@@ -11,7 +11,7 @@
     POST api/tasks/<name>/run          {"force": false}
     POST api/tasks/<name>/retry        {"run": "<id>"}: another attempt of a run that failed
     POST api/tasks/<name>/cancel       {"run": "<id>", "note": "why"}, or {} for all that are under way
-    POST api/tasks/<name>/pause        {"for": "1h", "until": "2027-01-31T08:00", "note": "why"}, or {} for ever
+    POST api/tasks/<name>/pause        {"for": "1h", "note": "why"}, {"until": "2027-01-31T08:00"}, or {} for ever
     POST api/tasks/<name>/resume       {}
     POST api/tasks/<name>/clear        {"sure": true}: forget its records; its totals stay
 
