@@ -293,7 +293,7 @@ class _Lifespan:
 
 
 # The headers that the guard wants to know, as an environ has them.
-_KNOWN: Final = SCRUBBED | MOVERS | {"HTTP_AUTHORIZATION"}
+_KNOWN: Final = SCRUBBED | MOVERS | {"HTTP_AUTHORIZATION", "HTTP_HOST"}
 _KEYS: Final = {
     key.removeprefix("HTTP_").replace("_", "-").lower().encode("ascii"): key
     for key in _KNOWN

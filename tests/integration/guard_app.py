@@ -38,6 +38,11 @@ def resolved(path):
     return "/" + "/".join(kept)
 
 
+def address(environ):
+    """What `request.url` is in most frameworks (PEP 3333, URL Reconstruction)."""
+    return f"http://{environ.get('HTTP_HOST', '')}{environ.get('SCRIPT_NAME', '')}{environ['PATH_INFO']}"
+
+
 def unmarked(path):
     """As most databases compare what is looked up in them."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", path) if not unicodedata.combining(letter))
@@ -80,6 +85,7 @@ ROUTERS = {
     "raw, decoded": lambda environ: unquote(raw_target(environ)),
     "raw, decoded and resolved": lambda environ: resolved(unquote(raw_target(environ))),
     "raw, below the script name": lambda environ: raw_target(environ).removeprefix(environ.get("SCRIPT_NAME", "")),
+    "path of the whole address": lambda environ: urlsplit(address(environ)).path,
     "rewritten": lambda environ: environ.get("HTTP_X_ORIGINAL_URL", environ.get("HTTP_X_REWRITE_URL", "")),
     "virtual host": lambda environ: environ.get("HTTP_X_VHM_ROOT", "") + environ["PATH_INFO"],
     "prefixed": without_prefix,

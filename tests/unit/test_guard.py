@@ -499,7 +499,27 @@ def test_an_empty_header_does_not_name_the_root():
     assert admits("/public", "/", HTTP_X_SCRIPT_NAME="")
 
 
-@pytest.mark.parametrize("header", ["HTTP_REFERER", "HTTP_HOST", "QUERY_STRING", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR"])
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("example.org/sessions", "/cleanup"),
+        ("example.org:80/Sessions/", "/cleanup"),
+        ("example.org/sessions/cleanup?", "/public"),
+        ("example.org/sessions%2Fcleanup#", "/public"),
+        ("/sessions/cleanup", "/public"),
+        ("example.org/x/..", "/sessions/cleanup"),
+    ],
+)
+def test_a_host_with_a_path_that_makes_an_address_of_a_guarded_one_is_refused(host, path):
+    assert not admits(path, HTTP_HOST=host)
+
+
+@pytest.mark.parametrize("host", ["example.org/app", "example.org/", "[::1]:80", ""])
+def test_a_host_that_names_no_guarded_path_is_admitted(host):
+    assert admits("/public/sessions/cleanup", HTTP_HOST=host)
+
+
+@pytest.mark.parametrize("header", ["HTTP_REFERER", "QUERY_STRING", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR"])
 def test_what_moves_no_path_may_name_a_guarded_one(header):
     assert admits("/public", **{header: PATH})
 
