@@ -84,7 +84,8 @@ class App(PulseMiddleware):
             raise ConfigError([Fault(key="route", shown=shown(path), problem=problem)])
 
         def place(page: P) -> P:
-            self._pages.by_path[path] = _wsgi(page)
+            # As an environ has it: each byte of its UTF-8 is a character (PEP 3333).
+            self._pages.by_path[path.encode().decode("latin-1")] = _wsgi(page)
             return page
 
         return place
@@ -135,7 +136,7 @@ class _Page:
         # Not HTML: what a page was told by a visitor must not become a part of its mark-up.
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
         start_response("200 OK", headers)
-        return [body]
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
 
 
 def _wsgi(page: Callable[..., Any]) -> WsgiApp:

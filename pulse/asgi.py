@@ -206,7 +206,7 @@ class _Engine(PulseMiddleware):
         window = self._open_window()
         if not window.answers(environ):
             return None
-        if self._window_door is None:
+        if self._window_door is None or self._window_door.app is not window:  # in a forked child there is a new one
             self._window_door = as_asgi(window, threads=WINDOW_THREADS)
         return cast("AsgiApp", self._window_door)
 
@@ -293,7 +293,7 @@ class _Lifespan:
 
 
 # The headers that the guard wants to know, as an environ has them.
-_KNOWN: Final = SCRUBBED | MOVERS | {"HTTP_AUTHORIZATION"}
+_KNOWN: Final = SCRUBBED | MOVERS | {"HTTP_AUTHORIZATION", "HTTP_HOST"}
 _KEYS: Final = {
     key.removeprefix("HTTP_").replace("_", "-").lower().encode("ascii"): key
     for key in _KNOWN

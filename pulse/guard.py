@@ -94,9 +94,9 @@ class Guard:
         if not self._judges:
             return environ.keys().isdisjoint(SCRUBBED) or self._admits_suspect(environ)
         # One pass over the keys of the request is quicker than a look-up of each name in SCRUBBED and MOVERS.
-        if not _has_no_suspect(environ):
-            return self._admits_suspect(environ)
         get = environ.get
+        if not _has_no_suspect(environ) or "/" in get("HTTP_HOST", ""):
+            return self._admits_suspect(environ)
         question: _Question = (path := get("PATH_INFO") or "")
         script, target, raw = get("SCRIPT_NAME"), get("REQUEST_URI"), get("RAW_URI")
         if script or (target and target != path) or (raw and raw != path):
@@ -240,7 +240,9 @@ def _length(question: _Question) -> int:
 
 def _moves(environ: Environ) -> set[str]:
     """The paths that headers name."""
-    moves = set()
+    # Servers take any host; whoever makes an address of it, and reads the path in that, finds its slash in front.
+    _, slash, rest = environ.get("HTTP_HOST", "").partition("/")
+    moves = {slash + rest.partition("?")[0]}
     for name in MOVERS & environ.keys():
         value = str(environ[name])
         # A repeated header arrives as one, with commas; who reads it takes all, the first or the last.

@@ -121,9 +121,13 @@ class Hand:
         if engine is not None:
             engine.workers.run_apart(fire)  # what goes wrong is its log's, and its record's
         elif self._alone.acquire(blocking=False):
-            threading.Thread(target=self._run_alone, args=(fire,), name="pulse-alone", daemon=True).start()
+            try:
+                threading.Thread(target=self._run_alone, args=(fire,), name="pulse-alone", daemon=True).start()
+            except RuntimeError:  # the machine has no thread left: the next one may have
+                self._alone.release()
+                raise
         else:
-            raise ClosedError(f"{ALONE} calls by hand are under way in this process, which does not ring")
+            raise ClosedError(f"{ALONE} calls by hand are under way in it, and it does not ring")
         log.info("task=%s run=%s is called by %r", fire.task, fire.run_id, by, extra={"pulse_event": "called_by_hand"})
         return fire.run_id
 

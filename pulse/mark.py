@@ -7,7 +7,7 @@ defence that also closes redirects inside the application and routers nobody has
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from datetime import datetime
@@ -224,42 +224,60 @@ class _MarkedSteps(Generator[Any, Any, Any]):
 
 def run_by_hand(mark: Mark, app: WsgiApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """The response of *app* to a call by hand: internal until it is exhausted or closed."""
-    body: Any = None
     try:
         with _marked(mark):
-            body = app(environ, start_response)
-            if inspect.isawaitable(body):
-                body = _await_by_hand(mark, body)
-            elif not isinstance(body, list | tuple):  # nothing is left to run, and servers ask for its length
-                body = _ByHand(mark, body)
-    finally:
-        mark.live = inspect.isawaitable(body) or isinstance(body, _ByHand)
-    return cast("Iterable[bytes]", body)
+            return cast("Iterable[bytes]", _held(mark, app(environ, start_response)))
+    except BaseException:
+        mark.live = False
+        raise
+
+
+def _held(mark: Mark, answer: Any) -> Any:
+    """*answer*: what of it is still to be run will be run under *mark*, which dies behind that."""
+    if inspect.isawaitable(answer):
+        return _await_by_hand(mark, answer)
+    is_whole = isinstance(answer, list | tuple | bytes | str) and not any(map(inspect.isawaitable, answer))
+    if not is_whole and hasattr(answer, "__iter__"):
+        return _ByHand(mark, answer)
+    if hasattr(answer, "__aiter__"):
+        return _ByHandOnLoop(mark, answer)
+    mark.live = False
+    return answer  # a list as it is: servers ask for its length
 
 
 async def _await_by_hand(mark: Mark, response: Awaitable[Any]) -> Any:
-    with acting_for(mark):
-        return await response
+    try:
+        with _marked(mark):
+            return _held(mark, await response)
+    except BaseException:
+        mark.live = False
+        raise
+
+
+async def _await_piece(mark: Mark, piece: Awaitable[Any]) -> Any:
+    with _marked(mark):
+        return await piece
 
 
 class _ByHand:
     """The response to a call by hand: its body is made under *mark*, which dies with it."""
 
-    def __init__(self, mark: Mark, response: Iterable[bytes]) -> None:
+    def __init__(self, mark: Mark, response: Iterable[Any]) -> None:
         self._mark = mark
-        self._chunks = iter(response)
+        self._pieces = iter(response)
         self._close = getattr(response, "close", None)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> Any:
         try:
             with _marked(self._mark):
-                return next(self._chunks)
+                piece = next(self._pieces)
         except BaseException:  # its end, or an error that is the server's to deal with
             self._mark.live = False
             raise
+        return _await_piece(self._mark, piece) if inspect.isawaitable(piece) else piece
 
     def close(self) -> None:
         """End the run; the response is closed once, however often this is called."""
@@ -268,5 +286,38 @@ class _ByHand:
             if close is not None:
                 with _marked(self._mark):
                     close()
+        finally:
+            self._mark.live = False
+
+
+class _ByHandOnLoop:
+    """The same for a body that is read by `async for`."""
+
+    def __init__(self, mark: Mark, response: AsyncIterable[Any]) -> None:
+        self._mark = mark
+        self._pieces = aiter(response)
+        self._close: Callable[[], Any] | None = getattr(response, "aclose", None) or getattr(response, "close", None)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            with _marked(self._mark):
+                piece = await anext(self._pieces)
+        except BaseException:  # as above
+            self._mark.live = False
+            raise
+        return _await_piece(self._mark, piece) if inspect.isawaitable(piece) else piece
+
+    async def aclose(self) -> None:
+        """As `_ByHand.close`."""
+        close, self._close = self._close, None
+        try:
+            if close is not None:
+                with _marked(self._mark):
+                    ended = close()
+                    if inspect.isawaitable(ended):
+                        await ended
         finally:
             self._mark.live = False

@@ -30,6 +30,7 @@ _INVISIBLE: Final = re.compile(  # controls, surrogates, and what Unicode says t
 # For `re.IGNORECASE`, and so for Django's `(?i)`, both letters i of Turkish are an i; for `casefold` neither is.
 # A dot of its own is that of the dotted one; those above other letters are part of them here.
 _DOTS: Final = str.maketrans({"\u0131": "i", "\u0307": None})
+_STROKES: Final = str.maketrans("ØĐŁĦŦøđłħŧ", "ODLHTodlht")  # marks that Unicode takes for a part of the letter
 _ADDRESS: Final = re.compile(r"https?:/(/[\w.:@\[\]-]*)(/.*|$)", re.IGNORECASE | re.ASCII | re.DOTALL)
 _PARAMETERS: Final = re.compile("[;?#][^/]*")
 _ENDS: Final = (
@@ -152,7 +153,7 @@ def _names_of(path: str) -> Iterator[tuple[str, ...]]:
     *_, decoded = _decodings(path.encode())
     texts = {decoded.decode("latin-1")}  # what is no UTF-8 is compared in this reading only
     with suppress(UnicodeDecodeError):
-        texts.add(decoded.decode())
+        texts |= {decoded.decode(), _unmarked(decoded.decode())}
     for text in texts:
         yield tuple(_plain(name) for name in _segments(_folded(text)) if name)
 
@@ -187,7 +188,8 @@ def _readings(path: bytes) -> Iterator[str]:
         raise _UnreadableError
     for decoded in _decodings(path):
         bare = decoded.translate(None, _CONTROLS)  # one between the bytes of a letter hides it
-        texts = {decoded.decode("utf-8", "ignore"), bare.decode("utf-8", "ignore"), decoded.decode("latin-1")}
+        texts = {decoded.decode("utf-8", "ignore"), bare.decode("utf-8", "ignore")}
+        texts |= {decoded.decode("latin-1"), *map(_unmarked, texts)}
         for text in texts | {text.replace("\\", "/") for text in texts}:
             yield _folded(text)
             if not text.isprintable():  # letters that no font has, and blanks other than the common one
@@ -219,12 +221,22 @@ def _decodings(path: bytes) -> Iterator[bytes]:
 
 
 def _decoded(path: bytes) -> bytes:
-    return _OVERLONG.sub(_shortest, unquote_to_bytes(path) if b"%" in path else path)
+    decoded = unquote_to_bytes(path) if b"%" in path else path
+    # One after the other: to some what is overlong is no letter at all, and is left out.
+    return _OVERLONG.sub(_shortest, path) if decoded == path else decoded
 
 
 def _shortest(overlong: re.Match[bytes]) -> bytes:
     *_, high, low = overlong[0]
     return bytes([(high & 0x01) << 6 | low & 0x3F])
+
+
+def _unmarked(text: str) -> str:
+    """*text* without the marks of its letters: what looks up a name in a database finds the same, in most of them."""
+    if text.isascii():
+        return text
+    letters = unicodedata.normalize("NFKD", text).translate(_STROKES)
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
 def _folded(text: str) -> str:

@@ -1,16 +1,17 @@
 """How a task is doing, at a glance: its state in a word, its last run, and what is under way."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from pulse.clock import Clock
 from pulse.commands.instant import by_second, rough
 from pulse.commands.record import progress_words, rough_seconds
 from pulse.commands.stored import Stored
-from pulse.model import Config, Outcome, Pause, Run, Task
+from pulse.model import Outcome, Pause, Run, Task
 from pulse.schedule import schedule_of
-from pulse.standing import State, failures, next_due, state_by
+from pulse.standing import State, failures, next_due
+from pulse.status.survey import Moment, Survey
 
 RECENT: Final = 20  # records of a task that are looked at
 
@@ -65,56 +66,29 @@ class Glance:
         return ", ".join(rough(now - run.started) for run in self.running if run.started) or "-"
 
 
-def glances(one: Stored, now: datetime) -> list[Glance]:
-    """Every task of the filter *one*.
+def glances(one: Stored, clock: Clock) -> list[Glance]:
+    """Every task of the filter *one*; its state is that of the status page, which asks the same questions.
 
     Raises:
         StoreUnavailableError: the store does not answer.
     """
-    store = one.store
-    pauses, running = store.pauses(), store.running()
-    return [
-        glance(
-            one.config,
-            task,
-            now,
-            history=store.history(task.name, RECENT),
-            pauses=pauses,
-            running=[run for run in running if run.task == task.name],
-        )
-        for task in one.config.tasks.values()
-    ]
+    tasks = one.config.tasks
+    survey = Survey(one.config, {name: schedule_of(task) for name, task in tasks.items()}, one.store, clock)
+    moment = survey.moment()
+    return [_glance(task, survey, moment) for task in tasks.values()]
 
 
-def glance(
-    config: Config,
-    task: Task,
-    now: datetime,
-    *,
-    history: Sequence[Run],
-    pauses: Mapping[str, Pause],
-    running: Sequence[Run],
-) -> Glance:
-    """What *history* (newest first), *pauses* and *running* say of *task*."""
-    pause = pauses.get(task.name)
-    pause = pause if pause and pause.holds(now) else None
-    schedule, is_enabled = schedule_of(task), config.enabled and task.enabled
-    if running:
-        state = State.RUNNING
-    elif not is_enabled:
-        state = State.DISABLED
-    elif pause:
-        state = State.PAUSED
-    elif not history:
-        state = State.NEW
-    else:
-        state = state_by(history, task, schedule, now)
+def _glance(task: Task, survey: Survey, moment: Moment) -> Glance:
+    history = survey.store.history(task.name, RECENT)
+    # Of a history that was cleared the totals stay: who ran in time is not late.
+    survey.note(task.name, history, None if history else survey.store.totals(task.name).last_success)
+    pause = moment.pauses.get(task.name)
     return Glance(
         task=task,
-        state=state,
+        state=survey.state(task, moment) or State.NEW,
         last=next((run for run in history if run.started), None),
-        running=tuple(running),
+        running=tuple(moment.running(task.name)),
         failures=failures(history),
         pause=pause,
-        due=next_due(schedule, pause, now) if is_enabled else None,
+        due=next_due(survey.schedules[task.name], pause, moment.now) if survey.rings_for(task) else None,
     )

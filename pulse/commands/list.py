@@ -95,7 +95,7 @@ def _look(source: Source, clock: Clock) -> _Seen:
             if one.is_private:
                 continue
             try:
-                found.append((one, {each.task.name: each for each in glances(one, one.now(clock))}))
+                found.append((one, {each.task.name: each for each in glances(one, clock)}))
             except StoreUnavailableError as error:
                 complaints.append(f"states and last runs are not known: {error}")
     finally:

@@ -111,7 +111,7 @@ def _look(filters: Sequence[Stored], clock: Clock) -> _View:
     for one in filters:
         try:
             now = one.now(clock)
-            rows += [(one, glance) for glance in glances(one, now)]
+            rows += [(one, glance) for glance in glances(one, clock)]
         except StoreUnavailableError as error:
             problem = str(error)
     return _View(now=now, rows=tuple(rows), problem=problem)

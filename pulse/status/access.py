@@ -25,7 +25,8 @@ from webob import Request, Response
 from pulse.clock import Clock
 from pulse.gateway import Environ
 from pulse.guesses import Guesses, given_token
-from pulse.sessions.header import CookieForm
+from pulse.request import PORTS
+from pulse.sessions.header import CookieForm, cookie_values
 from pulse.status.login import read_code
 
 Authenticate = Callable[[Environ], str | None]
@@ -134,7 +135,7 @@ class Access:
     def visitor(self, request: Request) -> Visitor | None:
         """Who makes *request*; None for a stranger."""
         if self._authenticate is not None and (name := self._authenticate(request.environ)):
-            session = request.cookies.get(COOKIE, "")
+            session = _cookie_of(request)
             made = session or secrets.token_urlsafe(24)
             said = _one_line(str(name), USER_LENGTH) or BY_USER
             return Visitor(name=said, session=made, is_user=True, is_renewed=not session)
@@ -144,7 +145,7 @@ class Access:
         given = given_token(request.environ)
         if given is not None:
             return self._program(given.strip(), token)
-        cookie = request.cookies.get(COOKIE, "")
+        cookie = _cookie_of(request)
         return self._logged_in(cookie, token, is_by_code=False) or self._came_by_code(cookie)
 
     def may_try(self, request: Request) -> bool:
@@ -256,15 +257,24 @@ def is_same_origin(request: Request) -> bool:
     origin = request.headers.get("Origin")
     if origin is None:
         return True
-    hosts = {request.host.lower(), request.headers.get("X-Forwarded-Host", "").lower()} - {""}
-    return _host_of(origin) in hosts
+    # Of several proxies each adds the host that it was asked for.
+    hosts = f"{request.host},{request.headers.get('X-Forwarded-Host', '')}".lower().split(",")
+    return not _hosts_of(origin).isdisjoint(host.strip() for host in hosts)
 
 
-def _host_of(origin: str) -> str:
+def _hosts_of(origin: str) -> set[str]:
+    """The host of *origin* as proxies tell it: a browser leaves out the port that its scheme has."""
     try:
-        return urlsplit(origin).netloc.lower()
+        scheme, host, *_ = urlsplit(origin.lower())
     except ValueError:
-        return ""
+        return set()
+    return {host, f"{host}:{PORTS.get(scheme, '')}"} if host else set()
+
+
+def _cookie_of(request: Request) -> str:
+    """The cookie of this page; empty for none. Of several the first: browsers begin with the longest path."""
+    # By WebOb's own way one odd cookie of another application is an error of the whole request.
+    return next(cookie_values(request.headers.get("Cookie", ""), COOKIE), "")
 
 
 def _one_line(name: str, length: int) -> str:

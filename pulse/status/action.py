@@ -50,7 +50,7 @@ class Actions:
         Raises:
             ValueError: what was said is of no use; the message says what is wanted.
             UnknownRunError: that run is not kept.
-            ClosedError: the process is ending.
+            ClosedError: the process starts nothing now.
             StoreUnavailableError: the run store does not answer.
         """
         done, words, details = getattr(self, f"_{action}")(task, said, by)

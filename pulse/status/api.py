@@ -11,7 +11,7 @@
     POST api/tasks/<name>/run          {"force": false}
     POST api/tasks/<name>/retry        {"run": "<id>"}: another attempt of a run that failed
     POST api/tasks/<name>/cancel       {"run": "<id>", "note": "why"}, or {} for all that are under way
-    POST api/tasks/<name>/pause        {"for": "1h", "until": "2027-01-31T08:00", "note": "why"}, or {} for ever
+    POST api/tasks/<name>/pause        {"for": "1h", "note": "why"}, {"until": "2027-01-31T08:00"}, or {} for ever
     POST api/tasks/<name>/resume       {}
     POST api/tasks/<name>/clear        {"sure": true}: forget its records; its totals stay
 
@@ -41,6 +41,7 @@ from pulse.status.words import text_of
 from pulse.zone import iso_utc
 
 MOST_RUNS: Final = 1000
+FAILURES_COUNTED: Final = 30  # of those that a task has had one after the other
 STATES: Final = tuple(state.value for state in State)
 
 
@@ -104,10 +105,11 @@ class Api:
 
     def _task(self, task: Task) -> Response:
         moment = self._survey.moment()
-        self._survey.note(task.name, self._store.brief([task.name], 30)[task.name])
+        records = self._store.brief([task.name], FAILURES_COUNTED)[task.name]
+        self._survey.note(task.name, records)
         totals = self._store.totals(task.name)
         said = self._brief(task, moment)
-        said["consecutive_failures"] = failures(self._survey.records(task.name))
+        said["consecutive_failures"] = failures(records)
         said["totals"] = {outcome.value: count for outcome, count in totals.counts.items()}
         said["last_finished"], said["last_success"] = iso_utc(totals.last_finished), iso_utc(totals.last_success)
         said["mean_duration"], said["mean_lateness"] = totals.mean_duration, totals.mean_lateness

@@ -19,7 +19,7 @@ which the guard answers outsiders.
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote, urlencode
 
@@ -177,6 +177,8 @@ class StatusApp:
         base = _mount(request) + self.path.rstrip("/")
         if names in (("health",), ("live",)) and request.method in ("GET", "HEAD"):
             return answer({"status": "ok"}) if names == ("live",) else self._answer_health(request)
+        if names == ("login",) and request.method == "POST" and self._access.has_login:
+            return self._log_in(request, base)  # also of somebody whom another form has logged in meanwhile
         visitor = self._access.visitor(request)
         if visitor is None:
             return self._answer_stranger(request, base, names)
@@ -184,7 +186,7 @@ class StatusApp:
             return _see_other(f"{base}/")
         call = _Call(request, base, names, visitor)
         response = self._answer_visitor(call)
-        if visitor.is_renewed:
+        if visitor.is_renewed and "Set-Cookie" not in response.headers:  # or it would undo a log-out
             self._access.give_cookie(response, request, visitor, base)
         return response
 
@@ -194,8 +196,6 @@ class StatusApp:
         """The form for the token where a browser wants a page, if there is a token; else nothing."""
         if names == ("login",) and request.method == "GET" and "code" in request.GET:
             return self._log_in_once(request, base)
-        if names == ("login",) and request.method == "POST":
-            return self._log_in(request, base) if self._access.has_login else None
         if not self._access.has_login or request.method not in ("GET", "HEAD"):
             return None
         if names == ("login",):
@@ -250,8 +250,8 @@ class StatusApp:
         except StoreUnavailableError as error:
             log.warning("%s", error, extra={"pulse_event": "status_without_store"})
             status, problem = 503, NO_STORE
-        except ClosedError:
-            status, problem = 503, "This process is ending: try again."
+        except ClosedError as error:
+            status, problem = 503, f"This process starts nothing now ({error}): try again."
         response = fault(status, problem) if is_program else self._problem(call, status, problem)
         if status == 405:
             response.headers["Allow"] = "GET, HEAD, POST"
@@ -311,9 +311,10 @@ class StatusApp:
 
     def _problem(self, call: _Call, status: int, problem: str) -> Response:
         title = {403: "Refused", 404: "Not found", 503: "Not now"}.get(status, "That did not work")
-        return self._printer.page(
-            call.request, "problem.html", self._frame(call), status=status, title=title, problem=problem
-        )
+        # What was pressed has an address that nobody can get: the script would press once more by loading it.
+        is_polled = status == 503 and call.request.method == "GET"
+        frame = replace(self._frame(call), is_polled=is_polled)
+        return self._printer.page(call.request, "problem.html", frame, status=status, title=title, problem=problem)
 
     # What they press
 

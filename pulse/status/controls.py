@@ -31,8 +31,8 @@ class Ringing:
 class Controls(Protocol):
     """What a visitor of the window can have done; all of it returns at once.
 
-    Each raises `UnknownTaskError` for a task that is not there, `ClosedError` after the
-    end of the process was announced, and `StoreUnavailableError`.
+    Each raises `UnknownTaskError` for a task that is not there, `StoreUnavailableError`, and
+    `ClosedError` after the end of the process was announced, or if it has enough to do.
     """
 
     def start_run(self, name: str, *, force: bool, by: str) -> str:

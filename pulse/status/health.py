@@ -86,7 +86,7 @@ def _heartbeat_age(moment: Moment) -> float | None:
 
 
 def _heartbeat(survey: Survey, moment: Moment) -> Sequence[Fault]:
-    if moment.alive or not any(survey.rings_for(task) for task in survey.config.tasks.values()):
+    if not survey.misses_ringing(moment):
         return []
     seen = max((one.seen for one in moment.gone), default=None)
     return [Fault(reason="no process rings", details={"last_heard_of": iso_utc(seen)})]

@@ -87,8 +87,9 @@ class Pages:
             if (not chosen or is_in(states[task.name], chosen)) and (not query or fits(task, query))
         ]
         shown, pager = _paged(found, request, TASKS, f"{frame.base}/")
-        records = self._store.brief([task.name for task in shown], self._depth(TASKS, picture.BARS))
-        rows = [row_of(task, self._survey, records[task.name], moment) for task in shown]
+        depth = self._depth(TASKS, picture.BARS)
+        records = self._store.brief([task.name for task in shown], depth)
+        rows = [row_of(task, self._survey, records[task.name], moment, depth) for task in shown]
         counts = {state: sum(one is state for one in states.values()) for state in State}
         return self._printer.page(
             request,
@@ -108,8 +109,9 @@ class Pages:
         """One task."""
         moment = self._survey.moment()
         schedule, zone = self._schedules[task.name], task.zone
-        records = self._store.brief([task.name], self._depth(1, DEEPEST))[task.name]
-        row = row_of(task, self._survey, records, moment)
+        depth = self._depth(1, DEEPEST)
+        records = self._store.brief([task.name], depth)[task.name]
+        row = row_of(task, self._survey, records, moment, depth)
         runs = [*reversed(moment.held.get(task.name, ())), *row.records]
         shown, pager = _paged(runs, request, RUNS_OF_TASK, f"{frame.base}/tasks/{task.name}")
         at = request.GET.get("at", "")
@@ -263,7 +265,7 @@ class Pages:
                 cards.append(
                     Card(value=f"{counts[state]:,}", word=state.value, href=href, mood=mood, is_chosen=is_chosen)
                 )
-        mood = "" if moment.alive or not self._config.enabled else "bad"
+        mood = "bad" if self._survey.misses_ringing(moment) else ""
         workers = "worker" if len(moment.alive) == 1 else "workers"
         today = "runs today" if str(self._config.timezone) == "UTC" else "runs today (UTC)"
         cards.append(Card(value=f"{self._store.ran(moment.now.date()):,}", word=today, href=f"{frame.base}/runs"))

@@ -206,6 +206,10 @@ class Survey:
         """Whether *task* is to run by itself, as far as the configuration goes."""
         return self.config.enabled and task.enabled
 
+    def misses_ringing(self, moment: Moment) -> bool:
+        """Whether no process rings though some task is to run by itself."""
+        return not moment.alive and any(map(self.rings_for, self.config.tasks.values()))
+
     # What is plain to see
 
     def _plain_state(self, task: Task, moment: Moment) -> State | None:

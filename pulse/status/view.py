@@ -96,8 +96,8 @@ class Worker:
     differs: bool
 
 
-def row_of(task: Task, survey: Survey, records: Sequence[Run], moment: Moment) -> Row:
-    """The task by its newest *records*, which *survey* is told of, too."""
+def row_of(task: Task, survey: Survey, records: Sequence[Run], moment: Moment, depth: int) -> Row:
+    """The task by its newest *records*, at most *depth* of them, which *survey* is told of, too."""
     survey.note(task.name, records)
     schedule = survey.schedules[task.name]
     running = moment.running(task.name)
@@ -110,7 +110,7 @@ def row_of(task: Task, survey: Survey, records: Sequence[Run], moment: Moment) -
         records=records,
         running=running,
         state=state.value,
-        state_words=_state_words(state, records, running, pause, task.zone, moment.now),
+        state_words=_state_words(state, task, moment, failures(records), depth),
         schedule=schedule.describe(),
         zone=task.zone,
         bars=picture.bars([*reversed(running), *records]),
@@ -223,16 +223,14 @@ def facts_of(run: Run, zone: ZoneInfo, now: datetime) -> Iterator[tuple[str, str
     return ((word, value) for word, value in facts.items() if value)
 
 
-def _state_words(
-    state: State, records: Sequence[Run], running: Sequence[Run], pause: Pause | None, zone: ZoneInfo, now: datetime
-) -> str:
+def _state_words(state: State, task: Task, moment: Moment, failed: int, depth: int) -> str:
+    """*state*, and what there is to know about it; if all of *depth* records have failed, older ones may have too."""
+    pause, running = moment.pauses.get(task.name), moment.running(task.name)
     match state:
-        case State.FAILING:
-            count = failures(records)
-            more = "+" if count == picture.BARS else ""
-            return f"failing \N{MULTIPLICATION SIGN}{count}{more}" if count > 1 else "failing"
+        case State.FAILING if failed > 1:
+            return f"failing \N{MULTIPLICATION SIGN}{failed}{'+' if failed == depth else ''}"
         case State.PAUSED if pause and pause.until:
-            return f"paused \N{RIGHTWARDS ARROW} {clock(pause.until, zone, now)}"
+            return f"paused \N{RIGHTWARDS ARROW} {clock(pause.until, task.zone, moment.now)}"
         case State.RUNNING if len(running) > 1:
             return f"running \N{MULTIPLICATION SIGN}{len(running)}"
     return str(state.value)

@@ -38,6 +38,16 @@ def resolved(path):
     return "/" + "/".join(kept)
 
 
+def address(environ):
+    """What `request.url` is in most frameworks (PEP 3333, URL Reconstruction)."""
+    return f"http://{environ.get('HTTP_HOST', '')}{environ.get('SCRIPT_NAME', '')}{environ['PATH_INFO']}"
+
+
+def unmarked(path):
+    """As most databases compare what is looked up in them."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", path) if not unicodedata.combining(letter))
+
+
 def without_prefix(environ):
     """As the widespread middleware for `X-Script-Name` does it."""
     script = environ.get("HTTP_X_SCRIPT_NAME", environ.get("HTTP_X_FORWARDED_PREFIX", ""))
@@ -63,6 +73,8 @@ ROUTERS = {
     "backslashes": lambda environ: environ["PATH_INFO"].replace("\\", "/"),
     "letters that are printed": lambda environ: "".join(filter(str.isprintable, text(environ["PATH_INFO"]))),
     "compatible letters": lambda environ: unicodedata.normalize("NFKC", text(environ["PATH_INFO"])),
+    "letters without marks": lambda environ: unmarked(text(environ["PATH_INFO"])),
+    "decoded again, without what is no text": lambda environ: unquote(text(environ["PATH_INFO"]), errors="ignore"),
     "letters that are seen": lambda environ: re.sub("[\0-\x1f\u00ad\u200b\ufeff]", "", text(environ["PATH_INFO"])),
     "up to a NUL": lambda environ: environ["PATH_INFO"].partition("\0")[0],
     "without blanks": lambda environ: environ["PATH_INFO"].strip(),
@@ -73,6 +85,7 @@ ROUTERS = {
     "raw, decoded": lambda environ: unquote(raw_target(environ)),
     "raw, decoded and resolved": lambda environ: resolved(unquote(raw_target(environ))),
     "raw, below the script name": lambda environ: raw_target(environ).removeprefix(environ.get("SCRIPT_NAME", "")),
+    "path of the whole address": lambda environ: urlsplit(address(environ)).path,
     "rewritten": lambda environ: environ.get("HTTP_X_ORIGINAL_URL", environ.get("HTTP_X_REWRITE_URL", "")),
     "virtual host": lambda environ: environ.get("HTTP_X_VHM_ROOT", "") + environ["PATH_INFO"],
     "prefixed": without_prefix,

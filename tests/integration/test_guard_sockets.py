@@ -67,6 +67,8 @@ SPELLINGS = [
     b"/sessions/clean%C2%A0up",
     b"/sessions/clean%ffup",
     b"/sessions/clean\xffup",
+    b"/sessions/cl%C3%A9anup",
+    b"/sessions/clea%25c1%25a3nup",
     b"/sessions%c0%afcleanup",
     b"/sessions\xc0\xafcleanup",
     b"/sessions/@@cleanup",
@@ -102,12 +104,15 @@ NEIGHBOURS = [
     b"/public%2Fsessions%2Fcleanup",
     b"/cleanup",
     b"/b%C3%BCcher/%E2%82%AC",
+    b"/s%C3%A9ssions",
     b"/static/../img/x.png",
     b"http://example.org/sessions/login",
     b"/" + b"x/" * 1000,
 ]
 
 HEADERS = [
+    (b"/cleanup", b"Host: example.org/sessions"),
+    (b"/x", b"Host: example.org/sessions/cleanup?"),
     (b"/x", b"X-Original-URL: /sessions/cleanup"),
     (b"/x", b"X-Rewrite-URL: /SESSIONS/%63leanup?x"),
     (b"/x", b"X-Original-URL: http://example.org/sessions/cleanup"),
@@ -204,7 +209,7 @@ def test_without_the_guard_every_router_is_reached():
     ran = set()
 
     with program("-m", "guard_app", "unguarded") as server:
-        for target, header in [*((target, b"") for target in SPELLINGS[1:]), *HEADERS[:9]]:
+        for target, header in [*((target, b"") for target in SPELLINGS[1:]), *HEADERS[:11]]:
             _, body = ask(server.port, target, header)
             ran |= set(body.decode().removeprefix("ran: ").split("|"))
 
@@ -225,7 +230,7 @@ PIECES = [
     *("/", "//", "sessions", "cleanup", "Cleanup", "..", ".", "\\", ";", "?", "#", ":", "@@", ".json", " ", "\0", "\n"),
     *("%2e", "%2f", "%252f", "%5c", "%73essions", "clean%2575p", "%00", "%3b", "%", "\xff", "\xe2\x80\x8b", "http:"),
     *("/sessions/cleanup", "/sessions", "/cleanup", "x", "//example.org", "\xef\xbc\x8f", "\xef\xbd\x93essions"),
-    *("sess\xc4\xb1ons", "SESS\xc4\xb0ONS", "\xc2\xa0"),
+    *("sess\xc4\xb1ons", "SESS\xc4\xb0ONS", "\xc2\xa0", "cl\xc3\xa9anup", "%c1%a3"),
 ]
 
 

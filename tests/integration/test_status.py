@@ -1,12 +1,15 @@
 """The status page as the middleware mounts it: who gets in, and what is pressed there."""
 
 import json
+import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import webtest
 from servers import wait_until
 
+from pulse.hand import ALONE
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
 from pulse.status.login import code_key, make_code
@@ -57,6 +60,44 @@ def test_the_token_opens_it_and_runs_a_task(mount):
 
     wait_until(lambda: middleware.run_store.history("cleanup"))
     assert middleware.run_store.history("cleanup")[0].outcome is Outcome.SUCCESS
+
+
+def test_a_process_that_does_not_ring_makes_a_few_calls_by_hand_at_once_and_says_why_no_more(mount):
+    release = threading.Event()
+
+    def slow(environ, start_response):
+        release.wait(30)
+        return site(environ, start_response)
+
+    app = mount(app=slow, store="memory:")
+    press = partial(app.post_json, "/_pulse/api/tasks/cleanup/run", {"force": True}, headers=BEARER)
+    for _ in range(ALONE):
+        press(status=202)
+
+    refused = press(status=503)
+
+    assert "8 calls by hand are under way" in refused.json["error"]
+    release.set()
+    wait_until(lambda: len(app.app.run_store.history("cleanup")) == ALONE)
+    wait_until(lambda: press(status=[202, 503]).status_code == 202)
+
+
+def test_a_call_by_hand_for_which_there_is_no_thread_leaves_its_place_to_the_next(mount, monkeypatch):
+    app = mount(store="memory:")
+    hand = app.app._hand
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(ALONE):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                hand.start_run("cleanup", force=True, by="mara")
+
+    hand.start_run("cleanup", force=True, by="mara")
+
+    wait_until(lambda: app.app.run_store.history("cleanup"))
+
+
+def no_thread(_thread):
+    raise RuntimeError("can't start new thread")  # as Python says it
 
 
 @pytest.mark.parametrize("is_ringing", [False, True])

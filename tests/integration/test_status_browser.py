@@ -2,7 +2,7 @@
 
 import os
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from servers import wait_until
@@ -163,6 +163,19 @@ def test_a_task_that_is_paused_shows_it_and_can_be_resumed(page, middleware):
     assert middleware.run_store.pauses() == {}
 
 
+def test_a_pause_until_a_time_lasts_until_then_though_the_list_above_it_was_left_alone(page, middleware):
+    until = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(days=2)
+    feed = row(page, "feed")
+
+    feed.get_by_label("Pause feed").click()
+    feed.get_by_role("textbox", name="Until").fill(f"{until:%Y-%m-%dT%H:%M}")
+    feed.get_by_role("button", name="Pause feed").click()
+    is_said(page, "feed is paused.")
+
+    assert middleware.run_store.pauses()["feed"].until == until
+    middleware.resume("feed")
+
+
 def test_markup_that_tasks_and_endpoints_write_stays_text(page, middleware):
     page.get_by_role("button", name="Run broken now").click()
     is_said(page, "broken was started.")
@@ -242,6 +255,26 @@ def test_a_menu_that_somebody_has_open_is_left_alone(page, middleware):
     assert feed.locator("details[open]").count() == 0
 
 
+def test_a_page_without_an_answer_says_that_it_is_of_old_until_there_is_one(chromium, address, cookies):
+    context = chromium.new_context(storage_state=cookies)
+    context.set_default_timeout(PATIENCE)
+    try:
+        page = context.new_page()
+        page.add_init_script(HASTY)
+        page.goto(address)
+        shown = page.locator("main.stale")
+        for refuse in (lambda route: route.abort(), lambda route: route.fulfill(status=503)):
+            page.route("**/*part=live*", refuse)
+            shown.wait_for()
+            said = page.locator("main").evaluate("main => getComputedStyle(main, '::before').content")
+            page.unroute("**/*part=live*")
+            shown.wait_for(state="detached")
+
+            assert "does not answer" in said
+    finally:
+        context.close()
+
+
 def test_nothing_new_is_answered_with_304(page):
     with page.expect_response(lambda answer: "part=live" in answer.url and answer.status == 304):
         hurry(page)
@@ -269,6 +302,32 @@ def test_on_a_phone_nothing_has_to_be_scrolled_sideways(page, middleware):
     for path in ("", "tasks/cleanup", f"tasks/broken/runs/{run.id}", "runs", "workers", "configuration", "audit"):
         page.goto(page.url.partition("/_pulse/")[0] + f"/_pulse/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024, 1100, 1280])
+def test_all_buttons_and_menus_of_the_tasks_are_in_the_window(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    feed = row(page, "feed")
+    feed.locator(".name a").evaluate("link => { link.textContent = 'nightly_billing_reconciliation_of_all_customers' }")
+
+    feed.get_by_label("Pause feed").click()
+
+    for one in (feed.get_by_role("button", name="Run feed now"), feed.locator("details[open] form")):
+        box = one.bounding_box()
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 800])
+def test_why_runs_failed_is_read_without_a_screen_for_each(page, middleware, width):
+    middleware.run_now("broken")
+    page.set_viewport_size({"width": width, "height": 740})
+    page.goto(page.url.partition("/_pulse/")[0] + "/_pulse/runs?task=broken")
+    reason = page.locator("#runs td.reason").first
+
+    reason.evaluate("cell => { cell.textContent = 'answered 500: could not connect to the server '.repeat(3) }")
+
+    assert reason.bounding_box()["height"] < 200
 
 
 def test_a_wrong_token_opens_nothing(chromium, address):

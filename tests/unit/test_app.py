@@ -148,6 +148,25 @@ def test_a_page_may_be_a_function_of_the_request():
     assert browser.get("/wsgi").text == "1"
 
 
+def test_a_page_that_is_asked_for_its_head_has_no_body():
+    app = App()
+    app.route("/hello")(lambda request: "hello")
+    browser = webtest.TestApp(app)
+
+    answer = browser.head("/hello")
+
+    assert (answer.status_code, answer.content_length, answer.body) == (200, 5, b"")
+
+
+def test_a_page_may_have_a_path_in_any_script():
+    app = App(task={"tidy": {"action": "/aufräumen", "interval": "1h"}}, start="manual", store="memory:")
+    app.route("/aufräumen")(lambda request: request.path)
+
+    assert webtest.TestApp(app).get("/aufr%C3%A4umen").text == "/aufräumen"
+    assert app.run_now("tidy").body.decode() == "/aufräumen"
+    app.close()
+
+
 def test_a_page_goes_before_the_wrapped_application():
     app = App(counter)
     app.route("/own")(lambda request: "own")

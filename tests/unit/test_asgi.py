@@ -627,6 +627,18 @@ def test_tasks_are_paused_and_resumed_by_either_name(seen):
         pulse.pause("cleanupp")
 
 
+def test_a_forked_child_shows_a_status_page_of_its_own(seen):
+    pulse = pulse_of(seen, status="/_pulse", token=TOKEN)
+    scope = scope_of("/_pulse/live")
+    of_parent = pulse.pulse.window_for(scope).app
+
+    pulse.pulse._forget()  # its locks may be held by threads that are not there
+
+    of_child = pulse.pulse.window_for(scope).app
+    assert of_child is not of_parent
+    assert pulse.pulse.window_for(scope).app is of_child
+
+
 def test_run_now_on_the_loop_of_the_runs_says_what_to_use_instead(seen):
     pulse = pulse_of(seen)
 

@@ -114,8 +114,8 @@ class Book:
                 Fire(task=task, due=due), outcome=outcome, reason=reason, now=due + SECOND, passed=lambda _: None
             )
 
-    def rings(self, owner="web1:4711", seen=NOW - SECOND, digest="0123456789abcdef"):
-        one = Instance(owner=owner, started=NOON, seen=seen, digest=digest, server="gunicorn", version="1")
+    def rings(self, owner="web1:4711", seen=NOW - SECOND, digest="0123456789abcdef", started=NOON):
+        one = Instance(owner=owner, started=started, seen=seen, digest=digest, server="gunicorn", version="1")
         self.store.beat(one, {}, timedelta(seconds=30))
 
 
@@ -629,6 +629,27 @@ def test_a_task_that_was_missed_is_late(pulse, write_tasks, book):
 def test_a_task_whose_history_was_cleared_is_new_as_it_is_on_the_status_page(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     book.ran("a", NOON, Outcome.FAILED, 500)
+    book.store.clear("a")
+
+    assert state_in(pulse) == "new"
+
+
+@pytest.mark.parametrize(
+    ("begun", "state"), [(NOON - 10 * MINUTE, "late"), (NOON - 2 * MINUTE, "new")], ids=["before", "just now"]
+)
+def test_a_task_without_a_record_is_late_if_it_was_due_since_a_process_rings_for_it(
+    pulse, write_tasks, book, begun, state
+):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.rings(started=begun, digest=digest_of(source_of("development.ini").configs()[0][1]))
+
+    assert state_in(pulse) == state
+
+
+def test_a_task_that_ran_before_its_history_was_cleared_is_not_late(pulse, write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.rings(started=NOON - 60 * MINUTE, digest=digest_of(source_of("development.ini").configs()[0][1]))
+    book.ran("a", NOON - 5 * MINUTE)
     book.store.clear("a")
 
     assert state_in(pulse) == "new"

@@ -171,6 +171,12 @@ def finish(coroutine):
         "/sessions/%C0%A5%36%33leanup",
         "/sessions/clean%ffup",
         "/sessions/cleanup%ff",
+        "/sessions/clea%c1%a3nup",
+        "/sessions/clea%25e0%2580%25afnup",
+        "/sessions/cl\u00e9anup",
+        "/s\u00eassions/cle\u00e0nup",
+        "/sessions/clean\u0338up",
+        "/sessions/c\u0142eanup;v=1",
         "/sessions/@@cleanup",
         "/sessions/@@cleanup/x",
         "/@@sessions/@@ cleanup",
@@ -257,6 +263,9 @@ def test_a_path_that_is_no_latin1_text_is_judged_all_the_same():
         "/static/../img/logo.png",
         "/.well-known/acme-challenge/x",
         "/bücher/übersicht",
+        "/séssions",
+        "/会议/sessions/cleanup",
+        "/sessions/cleanup会",
         "/100%",
         "/%zz/%",
         "/a%20b/c+d",
@@ -298,6 +307,10 @@ def test_neighbours_of_a_guarded_path_stay_open(path):
         ("/İzmir/sıfırla", "/i\u0307zmir/s\u0131f\u0131rla"),
         ("/aufr%C3%A4umen", "/AUFRÄUMEN"),
         ("/aufr%E4umen", "/aufr%E4umen"),
+        ("/aufräumen", "/aufraumen"),
+        ("/aufräumen", "/aufrâumen"),
+        ("/jobs/søg", "/jobs/sog"),
+        ("/Łódź/jobs", "/lodz/jobs"),
         ("/run", "/run/x"),
         ("/run", "/run.json"),
         ("/a/b/c/d", "/a/b/./c//d"),
@@ -486,7 +499,27 @@ def test_an_empty_header_does_not_name_the_root():
     assert admits("/public", "/", HTTP_X_SCRIPT_NAME="")
 
 
-@pytest.mark.parametrize("header", ["HTTP_REFERER", "HTTP_HOST", "QUERY_STRING", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR"])
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [
+        ("example.org/sessions", "/cleanup"),
+        ("example.org:80/Sessions/", "/cleanup"),
+        ("example.org/sessions/cleanup?", "/public"),
+        ("example.org/sessions%2Fcleanup#", "/public"),
+        ("/sessions/cleanup", "/public"),
+        ("example.org/x/..", "/sessions/cleanup"),
+    ],
+)
+def test_a_host_with_a_path_that_makes_an_address_of_a_guarded_one_is_refused(host, path):
+    assert not admits(path, HTTP_HOST=host)
+
+
+@pytest.mark.parametrize("host", ["example.org/app", "example.org/", "[::1]:80", ""])
+def test_a_host_that_names_no_guarded_path_is_admitted(host):
+    assert admits("/public/sessions/cleanup", HTTP_HOST=host)
+
+
+@pytest.mark.parametrize("header", ["HTTP_REFERER", "QUERY_STRING", "HTTP_COOKIE", "HTTP_X_FORWARDED_FOR"])
 def test_what_moves_no_path_may_name_a_guarded_one(header):
     assert admits("/public", **{header: PATH})
 
@@ -1112,6 +1145,107 @@ def test_a_call_by_hand_of_an_awaitable_application_is_internal_while_it_is_awai
 
     assert is_internal(environ)
     assert finish(coroutine) == b"awaited"
+    assert not is_internal(environ)
+
+
+class AsyncResponse:
+    """The same as `Response`, for `async for`."""
+
+    def __init__(self, *chunks):
+        self.chunks = iter(chunks)
+        self.closed = 0
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        for chunk in self.chunks:
+            return chunk()
+        raise StopAsyncIteration
+
+    async def aclose(self):
+        self.closed += 1
+
+
+async def read(answer):
+    """The pieces of an answer, whatever has to be awaited of it, each before the next one is asked for."""
+    body = await settled(answer)
+    if hasattr(body, "__aiter__"):
+        return [await settled(piece) async for piece in body]
+    return [await settled(piece) for piece in body]
+
+
+async def settled(value):
+    return await value if inspect.isawaitable(value) else value
+
+
+def pieces_by_hand(inside):
+    """Bodies of two pieces, each of which is made by *inside*."""
+
+    async def piece():
+        return inside()
+
+    async def steps():
+        yield inside()
+        yield inside()
+
+    return {
+        "asynchronous": lambda: AsyncResponse(inside, inside),
+        "generator": steps,
+        "awaitable pieces": lambda: [piece(), piece()],
+        "asynchronous, of awaitable pieces": lambda: AsyncResponse(piece, piece),
+        "synchronous, of awaitable pieces": lambda: Response(piece, piece),
+        "synchronous": lambda: Response(inside, inside),
+    }
+
+
+@pytest.mark.parametrize("kind", pieces_by_hand(None))
+@pytest.mark.parametrize("is_awaited", [False, True], ids=["at once", "awaited"])
+def test_a_call_by_hand_is_internal_until_an_asynchronous_response_ends(kind, is_awaited):
+    inside = internal_only(lambda: b"x")
+    body = pieces_by_hand(inside)[kind]
+
+    async def endpoint(_environ, _start_response):
+        return body()
+
+    environ, answer = begin_by_hand(endpoint if is_awaited else lambda *_: body())
+
+    assert is_internal(environ)
+    assert finish(read(answer)) == [b"x", b"x"]
+    with pytest.raises(NotInternalError):
+        inside()
+    assert not is_internal(environ)
+
+
+def test_closing_the_asynchronous_response_of_a_call_by_hand_ends_it_once():
+    response = AsyncResponse(lambda: b"x", lambda: b"y")
+    environ, body = begin_by_hand(lambda *_: response)
+    assert finish(anext(body)) == b"x"
+
+    finish(body.aclose())
+    finish(body.aclose())
+
+    assert response.closed == 1
+    assert not is_internal(environ)
+
+
+def test_an_error_in_an_asynchronous_call_by_hand_ends_it():
+    async def endpoint(_environ, _start_response):
+        return 1 / 0
+
+    for app, step in ((endpoint, lambda answer: answer), (lambda *_: AsyncResponse(lambda: 1 / 0), anext)):
+        environ, answer = begin_by_hand(app)
+
+        with pytest.raises(ZeroDivisionError):
+            finish(step(answer))
+
+        assert not is_internal(environ)
+
+
+def test_what_is_no_response_is_left_to_the_server_to_complain_of():
+    environ, answer = begin_by_hand(lambda *_: None)
+
+    assert answer is None
     assert not is_internal(environ)
 
 

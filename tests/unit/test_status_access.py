@@ -217,6 +217,47 @@ def test_whoever_logs_out_has_no_cookie_any_more():
     assert "max-age=0" in answer.headers["Set-Cookie"].lower()
 
 
+def test_whoever_logs_out_late_is_not_logged_in_anew_by_the_same_answer():
+    window = Window()
+    browser, proof = window.log_in()
+    window.clock.advance(timedelta(minutes=20))
+
+    answer = window.ask("/logout", "POST", headers=browser, form={"proof": proof})
+
+    (cookie,) = answer.headers.getall("Set-Cookie")
+    assert "max-age=0" in cookie.lower()
+
+
+@pytest.mark.parametrize("other", ["x=\xff", 'x="\\377"', "\xff\xfe", "=;;;", "pulse_status=\xff"])
+def test_an_odd_cookie_of_another_application_keeps_nobody_out(other):
+    window = Window()
+    browser, _ = window.log_in()
+
+    for headers, status in ((browser, 200), ({"Cookie": "y=1"}, 404)):
+        cookie = f"{other}; {headers['Cookie']}"
+        assert window.ask("/runs", headers={**headers, "Cookie": cookie}).status_code == status
+        assert window.ask("/live", headers={"Cookie": cookie}).status_code == 200
+        assert window.ask("/health", headers={"Cookie": cookie}).status_code == 503
+
+
+def test_of_two_cookies_the_one_of_the_longer_path_counts_which_comes_first():
+    window = Window()
+    browser, _ = window.log_in()
+
+    assert window.ask("/runs", headers={**browser, "Cookie": f"{browser['Cookie']}; pulse_status=x"}).status_code == 200
+
+
+def test_a_form_that_was_left_open_logs_in_whoever_is_logged_in_by_another_one():
+    window = Window()
+    browser, _ = window.log_in()
+
+    answer = window.ask("/login", "POST", headers=browser, form={"token": TOKEN, "name": "joe", "back": "runs"})
+
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/_pulse/runs")
+    cookie = answer.headers["Set-Cookie"].partition(";")[0]
+    assert "Log out joe" in window.ask("/", headers={**BROWSER, "Cookie": cookie}).text
+
+
 def test_too_many_wrong_tokens_have_to_wait_and_the_right_one_with_them():
     window = Window()
     for _ in range(FAILURES):
@@ -302,6 +343,29 @@ def test_what_the_own_page_sends_is_done(headers):
 
     assert answer.status_code == 303
     assert window.controls.pressed == [("run", "cleanup", False, "mara")]
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "forwarded", "status"),
+    [
+        ("https://shop.example", "shop.example:443", "", 303),
+        ("http://shop.example", "shop.example:80", "", 303),
+        ("https://shop.example:8443", "shop.example:8443", "", 303),
+        ("https://shop.example", "inner", "shop.example:443", 303),
+        ("https://shop.example", "inner", "shop.example, middle.example", 303),
+        ("https://shop.example", "inner", "middle.example,Shop.Example", 303),
+        ("https://shop.example", "shop.example:8443", "", 403),
+        ("https://shop.example:8443", "shop.example", "", 403),
+        ("http://shop.example", "shop.example:443", "", 403),
+        ("https://evil.example", "inner", "shop.example, middle.example", 403),
+        ("null", "inner", ",", 403),
+        ("", "inner", ", ,", 403),
+    ],
+)
+def test_proxies_may_say_the_port_of_the_scheme_and_their_names_one_after_the_other(origin, host, forwarded, status):
+    headers = {"Origin": origin, "Host": host, "X-Forwarded-Host": forwarded}
+
+    assert Window().ask("/login", "POST", headers=headers, form={"token": TOKEN}).status_code == status
 
 
 def test_the_proof_of_another_session_is_none():

@@ -844,6 +844,15 @@ def mean_of(window):
     return said["mean_duration"], said["mean_lateness"]
 
 
+@pytest.mark.parametrize("count", [1, 12, 29, 30])
+def test_the_api_counts_the_failures_of_a_task_as_the_page_does(window, count):
+    window.record(due=NOON - count * HOUR, id="run-of-old")
+    for number in reversed(range(count)):
+        window.record(due=NOON - number * HOUR, id=f"run-{number}", outcome=Outcome.FAILED)
+
+    assert window.ask("/api/tasks/cleanup", headers=BEARER).json["consecutive_failures"] == count
+
+
 def test_openmetrics_is_spoken_where_it_is_wanted(window):
     answer = window.ask("/metrics", headers={**BEARER, "Accept": "application/openmetrics-text;version=1.0.0"})
 

@@ -13,6 +13,7 @@ from status_window import BEARER, BROWSER, NOON, TOKEN, BrokenStore, Window
 from webob import Request
 
 from pulse.config import read_config, read_paste_config
+from pulse.errors import ClosedError
 from pulse.model import Outcome, Pause, Progress, Run, Task, Trigger
 from pulse.runstores.memory import MemoryRunStore
 from pulse.standing import State
@@ -390,7 +391,35 @@ def test_without_the_store_a_page_says_so():
 
     assert page.status_code == program.status_code == 503
     assert "The run store does not answer" in page.text
+    assert 'data-live="yes"' in page.text  # it finds out by itself when the store is back
     assert "The run store does not answer" in program.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [("/tasks/cleanup/pause", {"for": "soon"}), ("/tasks/cleanup/run", {}), ("/logout", {"proof": ""})],
+)
+def test_what_was_refused_is_not_asked_for_again_by_its_own_page(path, form):
+    window = full()
+    browser, proof = window.log_in()
+    window.controls.start_run = closed
+
+    answer = window.ask(path, "POST", headers=browser, form={"proof": proof, **form})
+
+    # Loading such a page anew would press once more.
+    assert answer.status_code in (400, 403, 503)
+    assert 'data-live="yes"' not in answer.text
+
+
+def closed(*_args, **_more):
+    raise ClosedError("close() was called")
+
+
+def test_a_page_that_is_not_there_does_not_ask_for_itself_for_ever():
+    page = full().see("/tasks/nothing")
+
+    assert page.status_code == 404
+    assert 'data-live="yes"' not in page.text
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH"])
@@ -409,10 +438,45 @@ def test_many_tasks_and_runs_make_no_long_page():
         assert len(window.see(path).body) < 200_000
 
 
+def failures_shown(window, path):
+    """How often the pill of a task says that it has failed."""
+    return re.search('p-failing">failing(?: \N{MULTIPLICATION SIGN}([0-9]+[+]?))?</span>', window.see(path).text)[1]
+
+
+@pytest.mark.parametrize(
+    ("count", "listed", "alone"), [(1, None, None), (29, "29", "29"), (30, "30+", "30"), (31, "30+", "31")]
+)
+def test_a_page_says_how_often_a_task_failed_and_whether_it_has_looked_at_all_of_it(count, listed, alone):
+    window = Window()
+    window.record(due=NOON - timedelta(hours=count), id="run-of-old")
+    for number in reversed(range(count)):
+        window.record(due=NOON - timedelta(hours=number), id=f"run-{number}", outcome=Outcome.FAILED)
+
+    assert (failures_shown(window, "/"), failures_shown(window, "/tasks/cleanup")) == (listed, alone)
+
+
+def test_of_large_bodies_few_records_are_read_which_is_said_of_failures_too():
+    window = Window(config={"capture": 1_000_000})
+    for number in reversed(range(7)):
+        window.record(due=NOON - timedelta(hours=number), id=f"run-{number}", outcome=Outcome.FAILED)
+
+    assert (failures_shown(window, "/"), failures_shown(window, "/tasks/cleanup")) == ("5+", "7")
+
+
 def test_a_task_of_many_instants_is_drawn_as_a_band():
     window = Window({"often": {"interval": "0.1s"}})
 
     assert 'class="band"' in window.see("/").text
+
+
+@pytest.mark.parametrize(
+    ("tasks", "is_bad"), [({}, False), ({"t": {"enabled": False}}, False), ({"t": {"interval": "1h"}}, True)]
+)
+def test_that_no_process_rings_is_bad_where_one_has_to(tasks, is_bad):
+    window = Window(tasks)
+
+    assert ('class="card is-bad" href="/_pulse/workers"' in window.see().text) == is_bad
+    assert (window.ask("/health").status_code == 503) == is_bad
 
 
 def test_a_window_without_tasks_says_how_to_make_one():

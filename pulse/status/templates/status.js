@@ -88,6 +88,10 @@
     const open = event.key === "Escape" && document.querySelector("details.menu[open]");
     if (open) { open.open = false; open.querySelector("summary").focus(); }
   });
+  // Whoever gives a time means it, whatever is chosen in the list above it.
+  document.addEventListener("input", (event) => {
+    if (event.target.name === "until") event.target.form.elements.for.value = "until";
+  });
   document.addEventListener("click", (event) => {
     for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
