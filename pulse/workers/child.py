@@ -4,6 +4,7 @@ It loads the application, and then answers one request after another over the co
 that its parent gave it. It never rings, and it dies with its parent, whatever it is doing.
 """
 
+import fcntl
 import os
 import pickle
 import runpy
@@ -12,6 +13,8 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
+from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
 from typing import Final
@@ -102,8 +105,7 @@ class _Stop:
         self._stopper = stopper
 
     def now(self, _signal: int, _frame: FrameType | None) -> None:
-        ready, _, _ = select.select([self._stopper], [], [], 0)
-        if not ready:
+        if not _is_closed_elsewhere(self._stopper, 0):
             return
         self.is_asked = True
         if self.control is not None:
@@ -150,21 +152,33 @@ def _load(application: Application) -> tuple[WsgiApp, object]:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """End this process when the other end of *lifeline* is closed, or the parent is another.
+    """End this process and all that it started when the other end of *lifeline* is closed, or the parent is another.
 
-    A daemon thread: an endpoint that hangs must not keep the process alive. The second
-    look is for a parent whose forked children hold the other end open.
+    The system does it, by a signal: an endpoint may hold the interpreter in a loop that is
+    not Python's, and no thread would ever run. The thread is for other systems, and for a
+    parent whose forked children hold the other end open. A daemon: an endpoint that hangs
+    must not keep the process alive.
     """
-    parent = os.getppid()
+    parent, group = os.getppid(), os.getpgrp()  # of its own: see `processes`
+    if sys.platform == "linux":
+        with suppress(OSError):  # what only looks like Linux, say a sandbox, may refuse
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, -group)
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            ready, _, _ = select.select([lifeline], [], [], LOOK)
-            if ready:
-                break
-        os._exit(1)
+        while os.getppid() == parent and not _is_closed_elsewhere(lifeline, LOOK):
+            pass
+        os.killpg(group, signal.SIGKILL)
 
     threading.Thread(target=watch, name="pulse-lifeline", daemon=True).start()
+
+
+def _is_closed_elsewhere(descriptor: int, seconds: float) -> bool:
+    """Whether the other end of a pipe was closed, or is within *seconds*; nothing is ever written to it."""
+    ear = select.poll()  # `select` refuses descriptors above 1023, of which a busy server has many
+    ear.register(descriptor, select.POLLIN)
+    return bool(ear.poll(seconds * 1000))
 
 
 if __name__ == "__main__":

@@ -243,25 +243,24 @@ class _Child:
         self.connection, theirs = Pipe()
         self._ear = select.poll()  # kept: `Connection.poll` makes one each time, which costs more than the look
         self._ear.register(self.connection, select.POLLIN)
-        their_lifeline, self._lifeline = os.pipe()
-        their_stopper, self._stopper = os.pipe()
+        # No plain descriptors: if there are none left for one of them, the others close with what is dropped here.
+        their_lifeline, self._lifeline = Pipe(duplex=False)
+        their_stopper, self._stopper = Pipe(duplex=False)
+        passed = [theirs.fileno(), their_lifeline.fileno(), their_stopper.fileno()]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [_python(), "-m", "pulse.workers.child", *map(str, (theirs.fileno(), their_lifeline, their_stopper))],
+                # Nothing that lies in the current directory is to pass for a module of Python's.
+                [_python(), "-P", "-m", "pulse.workers.child", *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(), their_lifeline, their_stopper),
+                pass_fds=passed,
                 env=_environment(),
                 start_new_session=True,  # so that it can be killed with all that it started
             )
-        except BaseException:
-            self._let_go()
-            raise
         finally:
-            theirs.close()
-            os.close(their_lifeline)
-            os.close(their_stopper)
+            for end in (theirs, their_lifeline, their_stopper):
+                end.close()
         self._is_ready = False
         with suppress(OSError):  # it died at once: `problem` will say so
             self.connection.send_bytes(startup)
@@ -317,8 +316,7 @@ class _Child:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, with the sign that it is from here."""
-        os.close(self._stopper)
-        self._stopper = -1
+        self._stopper.close()
         self.signal(signal.SIGTERM)
 
     @property
@@ -339,14 +337,8 @@ class _Child:
         """End it at once, with all that it started; idempotent."""
         self.signal(signal.SIGKILL)
         self._process.wait()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self.connection.close()
-        held, self._lifeline, self._stopper = (self._lifeline, self._stopper), -1, -1
-        for descriptor in held:
-            if descriptor >= 0:
-                os.close(descriptor)
+        for end in (self.connection, self._lifeline, self._stopper):
+            end.close()
 
     def ending(self) -> str:
         """How it ended, in words; it is killed if it only closed its pipe."""

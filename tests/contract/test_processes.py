@@ -1,11 +1,16 @@
 """What is particular to processes: they can be killed, crash alone, and die with their parent."""
 
+import gc
+import json
+import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +25,7 @@ from pulse.errors import ConfigError
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
 from pulse.sessions import CookieSessionStore
-from pulse.workers.processes import _copy_output, application_for_children
+from pulse.workers.processes import _Child, _copy_output, application_for_children
 
 
 @pytest.fixture
@@ -93,6 +98,51 @@ def test_a_signal_from_a_service_manager_leaves_the_run_to_the_parent(make):
     wait_until(lambda: bench.outcomes("slow"))
     assert bench.outcomes("slow") == [Outcome.SUCCESS]
     assert pid_of(bench) == child
+
+
+@contextmanager
+def descriptors(count: int) -> Iterator[list[int]]:
+    """This process has so many more of them open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(limits[0], 2 * count), limits[1]), limits[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
+    try:
+        yield held
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_server_with_a_thousand_connections_has_children_like_any_other(make, caplog):
+    caplog.set_level("INFO")
+    with descriptors(1100):
+        bench = make(workers=1, timeout=60)
+        child = pid_of(bench)
+        bench.submit("slow")
+        wait_until(lambda: bench.workers.busy == 1)
+
+        os.kill(child, signal.SIGTERM)
+
+        wait_until(lambda: bench.outcomes("slow"))
+    assert bench.outcomes("slow") == [Outcome.SUCCESS]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("free", range(1, 9))
+def test_a_child_for_which_there_are_too_few_descriptors_takes_none(free):
+    with descriptors(50) as held:
+        before, last = len(os.listdir("/proc/self/fd")), max(held)  # noqa: PTH208
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for _ in range(free):
+            os.close(held.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            _Child(b"")
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        gc.collect()
+
+        assert len(os.listdir("/proc/self/fd")) <= before - free  # noqa: PTH208
 
 
 def test_children_that_end_leave_no_descriptor_open(make):
@@ -222,7 +272,7 @@ from bench import Bench, wait_until
 bench = Bench("processing", workers=2, timeout=600)
 bench.submit("where")
 wait_until(lambda: bench.outcomes("where"))
-bench.submit("hangs")
+bench.submit({task!r})
 wait_until(lambda: bench.workers.busy == 1)
 print(bench.records[0].body.split()[0].decode(), flush=True)
 time.sleep(600)
@@ -230,13 +280,26 @@ time.sleep(600)
 
 
 def test_children_die_with_their_parent_also_when_it_is_killed(make):
-    with subprocess.Popen([sys.executable, "-c", PARENT.format(path=sys.path)], stdout=subprocess.PIPE) as parent:
+    script = PARENT.format(path=sys.path, task="hangs")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
         assert is_alive(child)
 
         parent.send_signal(signal.SIGKILL)
 
         wait_until(lambda: not is_alive(child))
+
+
+def test_a_child_that_holds_the_interpreter_dies_with_its_parent_and_so_does_what_it_has_started(make, tmp_path):
+    script = PARENT.format(path=sys.path, task="holds_the_interpreter")
+    started = tmp_path / "release.pid"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        wait_until(lambda: started.exists() and started.read_text())
+
+        parent.send_signal(signal.SIGKILL)
+
+        wait_until(lambda: not (is_alive(child) or is_alive(int(started.read_text()))))
 
 
 def test_an_application_that_does_not_load_fails_its_runs_and_says_why(make, monkeypatch, tmp_path):
