@@ -34,6 +34,8 @@ TELL_EVERY: Final = 0.25  # seconds from one word about the progress of a run to
 
 def main(connection: Connection, lifeline: int, stopper: int) -> int:
     """Answer requests until the connection ends; the exit code of the process."""
+    for descriptor in (connection.fileno(), lifeline, stopper):
+        os.set_inheritable(descriptor, False)  # what an endpoint starts is not to hold them open
     _die_with_parent(lifeline)
     stop = _Stop(stopper)
     signal.signal(signal.SIGTERM, stop.now)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from pulse.clock import Clock
 from pulse.control import Control
@@ -206,7 +206,7 @@ class Children:
         seconds = task.timeout.total_seconds() + PATIENCE if task.timeout else float("inf")
         while True:
             left = seconds - (self._clock.monotonic() - started)
-            if child.has_said(min(LOOK, left)) and (reply := child.receive(run, control)):
+            if reply := child.answer(min(LOOK, left), run, control):
                 return reply
             if control.is_set():
                 return Outcome.CANCELLED
@@ -228,8 +228,9 @@ class Children:
         """What *child* still answers within *seconds*; None if it does not."""
         end = self._clock.monotonic() + seconds
         with suppress(Exception):  # what it can still say is welcome, and no more than that
-            while child.has_said(end - self._clock.monotonic()):
-                if reply := child.receive(run, Control()):
+            while True:
+                left = end - self._clock.monotonic()
+                if (reply := child.answer(min(LOOK, left), run, Control())) or left <= 0:
                     return reply
         return None
 
@@ -283,14 +284,14 @@ class _Child:
         if self._is_ready:
             return ""
         try:
-            if not self.has_said(LOOK):
-                if control.is_set():
-                    return "it was cancelled while its process was loading the application"
-                is_late = clock.monotonic() > end
-                return f"the application was not loaded in its process after {LOAD_LIMIT:g} s" if is_late else None
-            ready: Ready = receive(self.connection)
+            ready: Ready | None = self._said(LOOK)
         except (EOFError, OSError):
             return f"the application could not be loaded: {self.ending()}"
+        if ready is None:
+            if control.is_set():
+                return "it was cancelled while its process was loading the application"
+            is_late = clock.monotonic() > end
+            return f"the application was not loaded in its process after {LOAD_LIMIT:g} s" if is_late else None
         self._is_ready = not ready.problem
         return ready.problem
 
@@ -298,21 +299,31 @@ class _Child:
         """Whether there is something to receive, now or within *seconds*."""
         return bool(self._ear.poll(max(0.0, seconds) * 1000))
 
-    def receive(self, run: Run, control: Control) -> Reply | None:
-        """Its answer to the request of *run*; None if it was only a word about its progress.
+    def answer(self, seconds: float, run: Run, control: Control) -> Reply | None:
+        """Its answer to the request of *run* if it comes within *seconds*; a word about its progress is for *control*.
 
         Raises:
             EOFError, OSError: it died.
             ValueError: that is the answer of another run.
             Exception: that is no answer at all.
         """
-        said: Answer | Told = receive(self.connection)
+        said: Answer | Told | None = self._said(seconds)
+        if said is None:
+            return None
         if (said.run_id, said.attempt) != (run.id, run.attempt):
             raise ValueError("an answer of another run")
         if isinstance(said, Told):
             control.progress = said.progress
             return None
         return said.reply
+
+    def _said(self, seconds: float) -> Any:
+        if self.has_said(seconds):
+            return receive(self.connection)
+        # What it has forked may live on, and hold its end of the pipe open.
+        if not self.is_alive() and not self.has_said(0):
+            raise EOFError
+        return None
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM, with the sign that it is from here."""

@@ -65,6 +65,7 @@ def test_a_run_happens_in_another_process_that_is_kept_for_the_next(make):
     [
         ("dies", "its process ended with exit code 7"),
         ("crashes", "its process was killed by SIGSEGV"),
+        ("forks_and_dies", "its process ended with exit code 7"),
         ("closes_its_pipes", "its process "),  # closed the pipe and was killed, or ended for want of its lifeline
     ],
 )
@@ -311,6 +312,18 @@ def test_an_application_that_does_not_load_fails_its_runs_and_says_why(make, mon
 
     assert run.outcome is Outcome.FAILED
     assert "no_such_module_anywhere" in run.reason
+
+
+def test_an_application_that_leaves_a_fork_behind_and_dies_while_it_loads_keeps_no_run_waiting(
+    make, monkeypatch, tmp_path
+):
+    (tmp_path / "forking_site.py").write_text("from endpoints import forks_and_dies\nforks_and_dies(None, None)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bench = make(workers=1, options={"application": "forking_site:app"})
+
+    run = bench.run("ok")
+
+    assert run.reason == "the application could not be loaded: its process ended with exit code 7"
 
 
 GATED = """
