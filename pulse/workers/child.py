@@ -37,6 +37,8 @@ def main(connection: Connection, lifeline: int, stopper: int) -> int:
     for descriptor in (connection.fileno(), lifeline, stopper):
         os.set_inheritable(descriptor, False)  # what an endpoint starts is not to hold them open
     _die_with_parent(lifeline)
+    assert isinstance(sys.stdout, TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # a pipe's would come late, or never, and under another run's name
     stop = _Stop(stopper)
     signal.signal(signal.SIGTERM, stop.now)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains
@@ -116,7 +118,10 @@ class _Stop:
 
 
 def _loaded(startup: Startup) -> tuple[Application, Dispatcher]:
-    sys.path[:] = startup.sys_path
+    sys.path[:], sys.argv[:] = startup.sys_path, startup.argv
+    os.environ.pop("PYTHONPATH", None)
+    if startup.python_path is not None:
+        os.environ["PYTHONPATH"] = startup.python_path
     if startup.module or startup.script:
         _load_script(startup)
     application: Application = pickle.loads(startup.body)  # noqa: S301 - from the parent that made this process

@@ -71,7 +71,14 @@ class Children:
     def __init__(self, application: bytes, *, clock: Clock) -> None:
         """Wire the pool; nothing is started. *application*: of `application_for_children`."""
         script = _started_script() if _is_of_script(application) else {}
-        self._startup = pickle.dumps(Startup(sys_path=tuple(sys.path), body=application, **script))
+        startup = Startup(
+            sys_path=tuple(sys.path),
+            argv=tuple(sys.argv),
+            python_path=os.environ.get("PYTHONPATH"),
+            body=application,
+            **script,
+        )
+        self._startup = pickle.dumps(startup)
         self._clock = clock
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
@@ -414,9 +421,9 @@ def _copy_output(child: _Child) -> None:
             text, run = line.decode("utf-8", "backslashreplace").rstrip(), child.run
             facts = {"pulse_event": "child_output", "pulse_task": run and run.task, "pulse_run": run and run.id}
             if run is None:  # while it loads the application, or ends
-                log.info("a child says: %s", text, extra=facts)
+                say(log, logging.INFO, "a child says: %s", text, extra=facts)
             else:
-                log.info("task=%s run=%s says: %s", run.task, run.id, text, extra=facts)
+                say(log, logging.INFO, "task=%s run=%s says: %s", run.task, run.id, text, extra=facts)
 
 
 def _python() -> str:

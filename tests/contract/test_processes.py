@@ -249,6 +249,54 @@ def test_what_a_child_writes_reaches_the_log_with_its_run(make, caplog):
     assert f"task=speaks run={run.id} says: to stdout" in said()
 
 
+def test_what_an_endpoint_prints_is_not_lost_with_its_process(make, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    bench = make(workers=1, timeout=60)
+
+    run = bench.run("has_last_words")
+
+    said = f"task=has_last_words run={run.id} says: farewell"
+    wait_until(lambda: said in [record.getMessage() for record in caplog.records])
+
+
+def test_a_log_that_cannot_be_written_ends_no_thread_that_reads_what_a_child_writes(monkeypatch):
+    written: list[str] = []
+
+    class Broken(logging.Handler):
+        def emit(self, record):
+            written.append(record.getMessage())
+            raise ValueError("I/O operation on closed file")
+
+    logger = logging.getLogger("pulse.workers.processes")
+    monkeypatch.setattr(logger, "handlers", [Broken()])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "propagate", False)
+
+    _copy_output(SimpleNamespace(run=None, output=BytesIO(b"one\ntwo\n")))
+
+    assert written == ["a child says: one", "a child says: two"]
+
+
+@pytest.mark.parametrize("path", [None, "/a:/b"])
+def test_a_child_is_told_what_its_parent_was_started_with_and_hands_on_nothing_of_its_own(make, monkeypatch, path):
+    if path is None:
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    run = make(workers=1, timeout=60).run("looks_around")
+
+    assert json.loads(run.body) == [[], path, sys.argv]
+
+
+def test_a_child_finds_the_library_whatever_lies_in_the_current_directory(make, monkeypatch, tmp_path):
+    (tmp_path / "logging.py").write_text("raise ImportError('of the application')")
+    monkeypatch.chdir(tmp_path)
+
+    assert make(workers=1, timeout=60).run("ok").outcome is Outcome.SUCCESS
+
+
 def test_what_a_child_writes_while_it_runs_nothing_is_said_of_no_task(caplog):
     caplog.set_level("INFO")
 
@@ -267,7 +315,7 @@ def test_closing_ends_the_children(make):
 
 
 PARENT = """
-import sys, time
+import os, sys, time
 sys.path[:0] = {path!r}
 from bench import Bench, wait_until
 bench = Bench("processing", workers=2, timeout=600)
@@ -275,27 +323,34 @@ bench.submit("where")
 wait_until(lambda: bench.outcomes("where"))
 bench.submit({task!r})
 wait_until(lambda: bench.workers.busy == 1)
-print(bench.records[0].body.split()[0].decode(), flush=True)
+fork = {forks} and os.fork()
+if fork or not {forks}:
+    print(bench.records[0].body.split()[0].decode(), fork, flush=True)
 time.sleep(600)
 """
 
 
-def test_children_die_with_their_parent_also_when_it_is_killed(make):
-    script = PARENT.format(path=sys.path, task="hangs")
+@pytest.mark.parametrize("forks", [False, True])
+def test_children_die_with_their_parent_also_when_it_is_killed(make, forks):
+    script = PARENT.format(path=sys.path, task="hangs", forks=forks)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
-        child = int(parent.stdout.readline())
-        assert is_alive(child)
+        child, fork = parent.stdout.readline().split()
+        assert is_alive(int(child))
 
         parent.send_signal(signal.SIGKILL)
 
-        wait_until(lambda: not is_alive(child))
+        try:
+            wait_until(lambda: not is_alive(int(child)))
+        finally:
+            if forks:  # it has held open what its parent had
+                os.kill(int(fork), signal.SIGKILL)
 
 
 def test_a_child_that_holds_the_interpreter_dies_with_its_parent_and_so_does_what_it_has_started(make, tmp_path):
-    script = PARENT.format(path=sys.path, task="holds_the_interpreter")
+    script = PARENT.format(path=sys.path, task="holds_the_interpreter", forks=False)
     started = tmp_path / "release.pid"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
-        child = int(parent.stdout.readline())
+        child = int(parent.stdout.readline().split()[0])
         wait_until(lambda: started.exists() and started.read_text())
 
         parent.send_signal(signal.SIGKILL)
