@@ -26,6 +26,7 @@ class Flight:
     task: "asyncio.Task[Reply] | None" = None
     began: float = 0.0  # seconds of the loop
     is_late: bool = False
+    is_asked: bool = False  # to stop, by its cancellation
     is_over: bool = False  # its place was given to another one; the lock of `AioWorkers` guards this
 
     @property

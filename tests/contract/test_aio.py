@@ -60,6 +60,14 @@ class Site:
             await asyncio.sleep(60)
         await asyncio.sleep(60)
 
+    async def tidies(self, environ):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            self.closed.append("tidies")
+
     async def raises(self, environ):
         raise ValueError("bad day")
 
@@ -87,7 +95,7 @@ def serve(site):
     made: list[PulseMiddleware] = []
 
     def make(app=None, tasks=(), **options) -> PulseMiddleware:
-        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "lingers", "raises", "streams"), HOUR)
+        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "lingers", "tidies", "raises", "streams"), HOUR)
         made.append(PulseMiddleware(app or site, task=names, **{"mode": "asyncio", "start": "manual", **options}))
         made[-1].start()
         return made[-1]
@@ -282,6 +290,37 @@ def test_a_run_is_cancelled_by_whoever_asks_the_store_for_it(serve):
 
     assert found[0].outcome is Outcome.CANCELLED
     assert found[0].reason.endswith("by ada")
+
+
+def test_a_run_that_is_asked_to_stop_is_left_to_tidy_up(serve, site, monkeypatch):
+    monkeypatch.setattr("pulse.workers.aio.LOOK", 0.01)
+    monkeypatch.setattr("pulse.workers.aio.REPORT", 0.01)
+    monkeypatch.setattr("pulse.upkeep.LASTING", 0)
+    middleware = serve()
+    found = begin(middleware, "tidies")
+    wait_until(middleware.run_store.running)
+
+    middleware.run_store.ask_to_stop(middleware.run_store.running()[0].id, "by ada")
+    wait_until(lambda: found)
+
+    assert found[0].outcome is Outcome.CANCELLED
+    assert site.closed == ["tidies"]
+
+
+def test_a_run_that_comes_back_while_it_is_given_up_is_not_counted_as_left_behind(serve, site, caplog):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+    workers = middleware._engine.workers
+
+    def come_back(_) -> None:
+        site.release.set()
+        wait_until(lambda: not (site.under_way or workers._flights or workers._abandoned))
+
+    promise = workers.run_apart(Fire(task="stubborn", due=middleware._clock.now()))
+    promise.add_done_callback(come_back)  # in the thread that gives it up
+
+    wait_until(lambda: "task_abandoned" in [getattr(line, "pulse_event", "") for line in caplog.records])
+    assert promise.result().outcome is Outcome.TIMEOUT
+    assert workers.abandoned == 0
 
 
 def test_closing_lets_runs_end_and_then_cancels_them(site, serve):
