@@ -4,6 +4,7 @@ The whole discipline of WSGI (PEP 3333) is kept towards the application: the res
 iterated to its end and closed, whatever it is.
 """
 
+import asyncio
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,6 +174,7 @@ class Exchange(_Capture):
         try:
             while (piece := await pieces.next()) is not END:
                 self._take(piece)
+                await asyncio.sleep(0)  # pieces that are all there would keep every other run waiting
         finally:
             await pieces.close()
 
@@ -183,6 +185,7 @@ class Exchange(_Capture):
             for piece in body:
                 was_awaited = was_awaited or hasattr(piece, "__await__")
                 self._take(await _settled_piece(piece))
+                await asyncio.sleep(0)  # as above
         finally:
             await close(body)
         return was_awaited

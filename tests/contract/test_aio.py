@@ -82,6 +82,13 @@ class Site:
 
         return body()
 
+    async def gushes(self, environ):
+        async def body():
+            while not self.release.is_set():
+                yield b"tick "
+
+        return body()
+
 
 @pytest.fixture
 def site() -> Iterator[Site]:
@@ -95,7 +102,9 @@ def serve(site):
     made: list[PulseMiddleware] = []
 
     def make(app=None, tasks=(), **options) -> PulseMiddleware:
-        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "lingers", "tidies", "raises", "streams"), HOUR)
+        names = dict.fromkeys(
+            tasks or ("ok", "waits", "stubborn", "lingers", "tidies", "raises", "streams", "gushes"), HOUR
+        )
         made.append(PulseMiddleware(app or site, task=names, **{"mode": "asyncio", "start": "manual", **options}))
         made[-1].start()
         return made[-1]
@@ -214,6 +223,20 @@ def test_a_store_that_breaks_ends_no_thread_and_keeps_no_place(serve, monkeypatc
 
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
     wait_until(lambda: workers._room._value in (1, 2, 3))  # but for what the threads hold that claim
+
+
+def test_a_response_that_never_waits_keeps_no_other_run_waiting(site, serve):
+    middleware = serve()
+    found = begin(middleware, "gushes")
+    wait_until(lambda: middleware._engine.workers._runner.lasting(0))  # begun, and not only claimed
+
+    other = begin(middleware, "ok")
+
+    wait_until(lambda: other)
+    assert not found
+    site.release.set()
+    wait_until(lambda: found)
+    assert found[0].outcome is other[0].outcome is Outcome.SUCCESS
 
 
 @pytest.mark.parametrize("name", ["waits", "streams"])
