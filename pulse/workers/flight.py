@@ -48,19 +48,26 @@ class Flight:
         """What became of it, when it has ended; *now*: seconds of the loop."""
         assert self.task is not None
         if self.task.cancelled():
-            return self._cancelled(self.task.cancelling(), now - self.began)
+            return self._cancelled(now - self.began)
         error = self.task.exception()
         if error is None:
-            return self.task.result()
+            return self._answered(self.task.result())
         # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
         facts = {"pulse_event": "run_broke", "pulse_task": self.run.task, "pulse_run": self.run.id}
         say(log, logging.ERROR, "task=%s broke", self.run.task, extra=facts, exc_info=error)
         reason = f"a fault of Pulse: {type(error).__name__}"
         return Reply(outcome=Outcome.FAILED, reason=reason, duration=now - self.began)
 
-    def _cancelled(self, requests: int, duration: float) -> Reply:
+    def _answered(self, reply: Reply) -> Reply:
+        """*reply*, but for an error that is only what the endpoint, or its framework, has made of its cancellation."""
+        if reply.outcome is not Outcome.FAILED or not (self.is_late or self.is_asked):
+            return reply
+        ended = self._cancelled(reply.duration)
+        return reply._replace(outcome=ended.outcome, reason=f"{ended.reason}: {reply.reason}")
+
+    def _cancelled(self, duration: float) -> Reply:
         timeout = self.active.task.timeout
-        if timeout and self.is_late and requests == 1:  # nobody else wanted it
+        if timeout and self.is_late and not self.is_asked:
             reason = f"cancelled after {timeout.total_seconds():g} s, before it had sent all of its response"
             return Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=duration)
         reason = "cancelled before it had sent all of its response"

@@ -82,6 +82,12 @@ class Site:
 
         return body()
 
+    async def converts(self, environ):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RuntimeError("no response returned") from None
+
     async def gushes(self, environ):
         async def body():
             while not self.release.is_set():
@@ -103,7 +109,7 @@ def serve(site):
 
     def make(app=None, tasks=(), **options) -> PulseMiddleware:
         names = dict.fromkeys(
-            tasks or ("ok", "waits", "stubborn", "lingers", "tidies", "raises", "streams", "gushes"), HOUR
+            tasks or ("ok", "waits", "stubborn", "lingers", "tidies", "raises", "streams", "gushes", "converts"), HOUR
         )
         made.append(PulseMiddleware(app or site, task=names, **{"mode": "asyncio", "start": "manual", **options}))
         made[-1].start()
@@ -249,6 +255,17 @@ def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
     if name == "streams":
         assert site.closed == ["streams"]
+
+
+def test_a_run_that_makes_an_error_of_its_cancellation_has_timed_out_all_the_same(serve):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+
+    run = middleware.run_now("converts")
+
+    assert (run.outcome, run.status) == (Outcome.TIMEOUT, 200)
+    assert run.reason.startswith("cancelled after 0.2 s")
+    assert run.reason.endswith("RuntimeError: no response returned")
+    assert b"no response returned" in run.errors
 
 
 def test_each_run_has_the_whole_of_a_time_limit_that_many_have(site, serve):
@@ -400,6 +417,19 @@ def test_a_run_that_the_loop_does_not_take_is_recorded_and_others_are_run(site, 
     }
     assert runs["ok2"].reason == "it could not be begun: no more tasks"
     wait_until(lambda: not middleware._engine.workers.busy)
+
+
+def test_a_run_that_makes_an_error_of_being_cancelled_by_hand_was_cancelled_all_the_same(serve, monkeypatch):
+    monkeypatch.setattr("pulse.upkeep.LASTING", 0)
+    middleware = serve()
+    found = begin(middleware, "converts")
+    wait_until(middleware.run_store.running)
+
+    middleware.run_store.ask_to_stop(middleware.run_store.running()[0].id, "by ada")
+    wait_until(lambda: found)
+
+    assert found[0].outcome is Outcome.CANCELLED
+    assert found[0].reason.endswith("RuntimeError: no response returned: by ada")
 
 
 @pytest.mark.parametrize("step", ["claim", "finish"])
