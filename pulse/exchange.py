@@ -26,6 +26,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None,
 
 REASON_LENGTH: Final = 500  # characters; an exception may hold a whole document
 NOT_NOW: Final = frozenset({409, 423})  # the endpoint is there, and has a reason to do nothing
+CUT: Final = "cancelled before it had sent all of its response"
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}( .*)?")
 _NOTHING: Final[Mapping[str, str]] = {}
 _TELLING: Final = frozenset({"allow", "location", "retry-after", "x-pulse-result"})
@@ -269,7 +270,7 @@ class Exchange(_Capture):
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise RunStopped(Outcome.CANCELLED, "cancelled before it had sent all of its response")
+            raise RunStopped(Outcome.CANCELLED, CUT)
 
     def _awaited(self, chunk: Any) -> object:
         return awaited(chunk, check=self._check) if hasattr(chunk, "__await__") else chunk

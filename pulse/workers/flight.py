@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import takewhile
 
 from pulse.dispatch import Reply
+from pulse.exchange import CUT
 from pulse.model import Outcome, Run
 from pulse.underway import Active
 from pulse.workers.base import say
@@ -47,8 +48,8 @@ class Flight:
     def reply(self, now: float) -> Reply:
         """What became of it, when it has ended; *now*: seconds of the loop."""
         assert self.task is not None
-        if self.task.cancelled():
-            return self._cancelled(now - self.began)
+        if self.task.cancelled():  # before it had begun
+            return self._answered(Reply(outcome=Outcome.CANCELLED, reason=CUT, duration=now - self.began))
         error = self.task.exception()
         if error is None:
             return self._answered(self.task.result())
@@ -59,19 +60,16 @@ class Flight:
         return Reply(outcome=Outcome.FAILED, reason=reason, duration=now - self.began)
 
     def _answered(self, reply: Reply) -> Reply:
-        """*reply*, but for an error that is only what the endpoint, or its framework, has made of its cancellation."""
-        if reply.outcome is not Outcome.FAILED or not (self.is_late or self.is_asked):
+        """*reply*; behind a cancellation an error is only what the endpoint, or its framework, has made of that."""
+        if reply.outcome not in {Outcome.FAILED, Outcome.CANCELLED} or not (self.is_late or self.is_asked):
             return reply
-        ended = self._cancelled(reply.duration)
-        return reply._replace(outcome=ended.outcome, reason=f"{ended.reason}: {reply.reason}")
-
-    def _cancelled(self, duration: float) -> Reply:
-        timeout = self.active.task.timeout
-        if timeout and self.is_late and not self.is_asked:
+        outcome, reason, timeout = Outcome.CANCELLED, CUT, self.active.task.timeout
+        if timeout and not self.is_asked:
+            outcome = Outcome.TIMEOUT
             reason = f"cancelled after {timeout.total_seconds():g} s, before it had sent all of its response"
-            return Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=duration)
-        reason = "cancelled before it had sent all of its response"
-        return Reply(outcome=Outcome.CANCELLED, reason=reason, duration=duration)
+        if reply.outcome is Outcome.FAILED:
+            reason += f": {reply.reason}"
+        return reply._replace(outcome=outcome, reason=reason)
 
 
 class TimeLimit:

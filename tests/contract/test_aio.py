@@ -45,6 +45,7 @@ class Site:
         return [b"ok ", threading.current_thread().name.encode()]
 
     async def waits(self, environ):
+        logging.getLogger("site").warning("waits for the other side")
         while not self.release.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.01)
         return [b"at last"]
@@ -255,6 +256,9 @@ def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
     if name == "streams":
         assert site.closed == ["streams"]
+    else:
+        assert (run.status, run.request) == (200, "GET /pulse/waits")
+        assert run.log.endswith(b"WARNING site waits for the other side")
 
 
 def test_a_run_that_makes_an_error_of_its_cancellation_has_timed_out_all_the_same(serve):
