@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import TextIOWrapper
 from multiprocessing.connection import Connection
@@ -40,8 +41,7 @@ def main(connection: Connection, lifeline: int, stopper: int) -> int:
     assert isinstance(sys.stdout, TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)  # a pipe's would come late, or never, and under another run's name
     stop = _Stop(stopper)
-    signal.signal(signal.SIGTERM, stop.now)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains
+    _handle({signal.SIGTERM: stop.now, signal.SIGINT: _leave_to_parent, signal.SIGQUIT: _leave_to_parent})
     try:
         application, dispatch = _loaded(receive(connection))
     # The parent tells: whatever keeps an application from loading is a fault of its runs.
@@ -115,6 +115,29 @@ class _Stop:
         if self.control is not None:
             self.control.set()
         raise SystemExit("stopped by Pulse")
+
+
+def _leave_to_parent(_signal: int, _frame: FrameType | None) -> None:
+    """It drains, and decides. Not SIG_IGN: what an endpoint starts would ignore the signal, too."""
+
+
+def _handle(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> None:
+    """Handle signals in this process, and not in what an endpoint forks: a pool of its own is ended by SIGTERM."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def hold() -> None:  # what comes at once: Python forgets in a fork what it has not handled yet
+        signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+
+    def let_come() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+
+    def give_back() -> None:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) == handler:  # not one of the application's
+                signal.signal(number, before[number])
+        let_come()
+
+    os.register_at_fork(before=hold, after_in_parent=let_come, after_in_child=give_back)
 
 
 def _loaded(startup: Startup) -> tuple[Application, Dispatcher]:

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 from pulse import is_internal
@@ -175,6 +176,23 @@ def looks_around(environ, start_response):
     return [json.dumps([handed_on, os.environ.get("PYTHONPATH"), sys.argv]).encode()]
 
 
+def interrupts_a_program(environ, start_response):
+    """As whoever starts one may do to end it."""
+    done = subprocess.run(["sh", "-c", "kill -INT $$"], check=False)
+    start_response("200 OK", [])
+    return [str(done.returncode).encode()]
+
+
+def ends_a_fork(environ, start_response):
+    """As a pool of processes ends those that it has made."""
+    process = get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(20)
+    start_response("200 OK", [])
+    return [str(process.exitcode).encode()]
+
+
 def fills_memory(environ, start_response):
     import resource  # noqa: PLC0415 - POSIX only
 
@@ -221,7 +239,7 @@ ENDPOINTS = {
     f"/pulse/{endpoint.__name__}": endpoint
     for endpoint in (
         ok, sees, where, logs, raises, exits, answers_500, hangs, tells, slow, endless, polite, huge, clears, threads, no_answer, speaks,
-        dies, has_last_words, forks_and_dies, holds_the_interpreter, looks_around, crashes, closes_its_pipes, ignores_term, spawns, fills_memory, forks, spoils_the_pipe, closes_stderr, says_a_surrogate,
+        dies, interrupts_a_program, ends_a_fork, has_last_words, forks_and_dies, holds_the_interpreter, looks_around, crashes, closes_its_pipes, ignores_term, spawns, fills_memory, forks, spoils_the_pipe, closes_stderr, says_a_surrogate,
     )
 }  # fmt: skip
 

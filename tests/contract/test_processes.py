@@ -88,17 +88,26 @@ def test_an_endpoint_that_spoils_the_pipe_fails_alone(make):
     assert (run.outcome, run.body) == (Outcome.SUCCESS, b"ok ok")
 
 
-def test_a_signal_from_a_service_manager_leaves_the_run_to_the_parent(make):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_from_a_service_manager_leaves_the_run_to_the_parent(make, number):
     bench = make(workers=1, timeout=60)
     child = pid_of(bench)
     bench.submit("slow")
     wait_until(lambda: bench.workers.busy == 1)
 
-    os.kill(child, signal.SIGTERM)
+    os.kill(child, number)
 
     wait_until(lambda: bench.outcomes("slow"))
     assert bench.outcomes("slow") == [Outcome.SUCCESS]
     assert pid_of(bench) == child
+
+
+def test_what_an_endpoint_starts_can_be_interrupted(make):
+    assert make(workers=1, timeout=60).run("interrupts_a_program").body == b"-2"
+
+
+def test_what_an_endpoint_has_forked_can_be_ended(make):
+    assert make(workers=1, timeout=60).run("ends_a_fork").body == b"-15"
 
 
 @contextmanager
