@@ -16,7 +16,7 @@ from pulse.loop import background_loop
 from pulse.middleware import PulseMiddleware
 from pulse.model import Fire, Outcome
 from pulse.workers.handful import HANDFUL
-from pulse.wsgi import WsgiHandler
+from pulse.wsgi import WsgiHandler, as_wsgi
 
 HOUR = {"interval": 3600}
 
@@ -466,9 +466,26 @@ def test_a_synchronous_application_is_refused_with_the_mode_that_fits(serve):
     assert "want mode = threading" in run.reason
 
 
-def test_a_handler_that_says_that_it_is_synchronous_ends_the_start():
+@pytest.mark.parametrize("app", [WsgiHandler(async_=False), as_wsgi(WsgiHandler())])
+def test_a_handler_that_says_that_it_is_synchronous_ends_the_start(app):
     with pytest.raises(ConfigError, match=r"pulse\.config\.mode = 'asyncio'.*want threading or processing"):
-        PulseMiddleware(WsgiHandler(async_=False), task={"ok": HOUR}, mode="asyncio")
+        PulseMiddleware(app, task={"ok": HOUR}, mode="asyncio")
+
+
+def test_a_handler_that_something_synchronous_calls_on_the_loop_fails_alone(serve):
+    def body(environ, start_response):
+        start_response("200 OK", [])
+        return iter([asyncio.sleep(0, b"later")])
+
+    def layer(environ, start_response):
+        return as_wsgi(body)(environ, start_response)
+
+    middleware = serve(layer)
+
+    runs = [middleware.run_now("ok") for _ in range(2)]
+
+    assert {run.outcome for run in runs} == {Outcome.FAILED}
+    assert "want the handler itself, without as_wsgi" in runs[1].reason
 
 
 @pytest.mark.parametrize(("is_async", "mode"), [(True, "asyncio"), (False, "threading")])
