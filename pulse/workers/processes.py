@@ -2,8 +2,9 @@
 
 Each thread of the pool minds the child that runs its fire: it claims, sends the request
 over a pipe, waits, and finishes. A child that is overdue is asked to stop (TERM), and then
-killed with all that it started; its successor is loading by then. Children are made by
-`subprocess` and not by `multiprocessing`, whose spawn never answers under uWSGI.
+killed with all that it started; then its successor loads, whether or not there is more to
+run. Children are made by `subprocess` and not by `multiprocessing`, whose spawn never
+answers under uWSGI.
 """
 
 import logging
