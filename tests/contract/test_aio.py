@@ -590,6 +590,25 @@ else:
 """
 
 
+HUNG = """
+import asyncio, threading
+from pulse import PulseMiddleware
+
+async def site(environ, start_response):
+    await asyncio.to_thread(threading.Event().wait)
+
+app = PulseMiddleware(site, task={"hung": {"interval": 3600, "timeout": 0.1, "kill_grace": 0}}, mode="MODE",
+    store="memory:", start="manual", shutdown_timeout=0)
+app.run_now("hung")
+"""
+
+
+@pytest.mark.parametrize("mode", ["asyncio", "threading"])
+def test_what_an_endpoint_calls_in_a_thread_does_not_keep_the_process_from_ending(mode):
+    with program("-c", HUNG.replace("MODE", mode)) as server:
+        assert server.wait() == 0
+
+
 @pytest.mark.parametrize("when", ["overdue", "under_way"])
 def test_what_swallows_each_cancellation_does_not_keep_the_process_from_ending(when):
     with program("-c", STUBBORN, when) as server:
