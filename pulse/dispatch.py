@@ -16,7 +16,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.context import RunContext, activate, restore
 from pulse.control import Control
 from pulse.evidence import headers_shown, listen, reset_current, set_current
-from pulse.exchange import Exchange, RunStopped, brief, encodable
+from pulse.exchange import CUT, Exchange, RunStopped, brief, encodable
 from pulse.gateway import Environ, WsgiApp
 from pulse.mark import INTERNAL, Mark, begin_acting, end_acting
 from pulse.model import Config, Outcome, Run, Task
@@ -124,10 +124,8 @@ class Dispatcher:
     async def perform(self, task: Task, run: Run, control: Control) -> Reply:
         """The same on an event loop: whatever the application awaits is awaited here.
 
-        To be run as a task of its own: what it enters, it never leaves.
-
-        Raises:
-            asyncio.CancelledError: it was cancelled; the response is closed before.
+        To be run as a task of its own: what it enters, it never leaves. When it is cancelled the
+        response is closed, and what it has said until then is in the reply.
         """
         exchange, environ, mark = self._prepare(task, run, control)
         activate(RunContext(self._middleware, environ, self._context, run))
@@ -140,7 +138,7 @@ class Dispatcher:
                 body = await body
             await exchange.read(readable(body), is_asynchronous=is_asynchronous(answer))
         except asyncio.CancelledError:
-            raise
+            raised = RunStopped(Outcome.CANCELLED, CUT)
         except BaseException as error:  # noqa: BLE001 - as above
             raised = error
         finally:

@@ -4,6 +4,7 @@ The whole discipline of WSGI (PEP 3333) is kept towards the application: the res
 iterated to its end and closed, whatever it is.
 """
 
+import asyncio
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None,
 
 REASON_LENGTH: Final = 500  # characters; an exception may hold a whole document
 NOT_NOW: Final = frozenset({409, 423})  # the endpoint is there, and has a reason to do nothing
+CUT: Final = "cancelled before it had sent all of its response"
 _STATUS: Final = re.compile(r"[1-5][0-9]{2}( .*)?")
 _NOTHING: Final[Mapping[str, str]] = {}
 _TELLING: Final = frozenset({"allow", "location", "retry-after", "x-pulse-result"})
@@ -173,6 +175,7 @@ class Exchange(_Capture):
         try:
             while (piece := await pieces.next()) is not END:
                 self._take(piece)
+                await asyncio.sleep(0)  # pieces that are all there would keep every other run waiting
         finally:
             await pieces.close()
 
@@ -183,6 +186,7 @@ class Exchange(_Capture):
             for piece in body:
                 was_awaited = was_awaited or hasattr(piece, "__await__")
                 self._take(await _settled_piece(piece))
+                await asyncio.sleep(0)  # as above
         finally:
             await close(body)
         return was_awaited
@@ -266,7 +270,7 @@ class Exchange(_Capture):
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
-            raise RunStopped(Outcome.CANCELLED, "cancelled before it had sent all of its response")
+            raise RunStopped(Outcome.CANCELLED, CUT)
 
     def _awaited(self, chunk: Any) -> object:
         return awaited(chunk, check=self._check) if hasattr(chunk, "__await__") else chunk

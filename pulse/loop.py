@@ -9,17 +9,21 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import CancelledError
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 from weakref import WeakSet
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 LAST_WORD: Final = 0.2  # seconds that a cancelled coroutine has to clean up before its caller goes on
 CANCELS: Final = 10  # within `CLOSING`
 CLOSING: Final = 2.0  # seconds that all of them have when the process ends
 JOINING: Final = 1.0  # that the loop has on top to end itself
+THREADS: Final = 32  # for what coroutines call in threads (`asyncio.to_thread`); as many as Python would make at most
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +193,7 @@ class _Background:
         with self._lock:
             if self.loop is None:
                 loop = asyncio.new_event_loop()
+                loop.set_default_executor(_DaemonPool())
                 thread = threading.Thread(target=self._serve, args=(loop,), name="pulse-loop", daemon=True)
                 try:
                     thread.start()
@@ -227,6 +232,51 @@ class _Background:
             # asyncio lets these through, after it has given them to whoever awaits the coroutine.
             return True
         return self.loop is loop  # not if it was `close` that has stopped it
+
+
+class _DaemonPool(ThreadPoolExecutor):
+    """What coroutines call in threads: one that hangs keeps no process from ending, as those of the library would.
+
+    Of that it has only the name, without which asyncio would not take it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(THREADS)
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._made = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call *fn* in a thread; to be called on the loop."""
+        if not self._idle.acquire(blocking=False) and self._made < THREADS:
+            threading.Thread(target=self._work, name="pulse-call", daemon=True).start()
+            self._made += 1
+        future: Future[T] = Future()
+        self._calls.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - the library's
+        """Its threads end when they have nothing to do any more; nobody waits for that."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            _keep(*call)
+            del call  # what it has brought is not to be kept until the next one comes
+            self._idle.release()
+        self._calls.put(None)  # for the next thread
+
+
+def _keep(future: Future[T], call: Callable[[], T]) -> None:
+    """Give *future* what *call* brings, unless it was cancelled before."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 - it is the awaiting coroutine's
+        future.set_exception(error)
+    finally:
+        del future  # or its error and this frame keep each other alive
 
 
 def give_up(task: "asyncio.Task[Any]") -> None:

@@ -304,10 +304,15 @@ class AioWorkers(Workers):
         self._free(flight)
 
     def _free(self, flight: Flight) -> None:
-        """Give the place of *flight* to another one; once."""
+        """It has landed, and is recorded."""
         with self._work:
             self._flights.discard(flight)
             self._abandoned.discard(flight)
+        self._give_place(flight)
+
+    def _give_place(self, flight: Flight) -> None:
+        """Give the place of *flight* to another one; once."""
+        with self._work:
             was_over, flight.is_over = flight.is_over, True
         if not was_over and flight.promise is None:
             self._room.release()
@@ -354,10 +359,11 @@ class AioWorkers(Workers):
             self._clock.wait(threading.Event(), HOLD)
 
     def _cancel_asked(self) -> None:
-        """Cancel, where they await, the runs that are asked to stop and take no notice of it."""
-        with self._work:
-            asked = [flight for flight in self._flights if flight.active.control.reason and flight.task]
+        """Cancel, where they await, the runs that are asked to stop."""
+        with self._work:  # each once, or what it awaits to tidy up would be cancelled, too
+            asked = [one for one in self._flights if one.active.control.reason and one.task and not one.is_asked]
         for flight in asked:
+            flight.is_asked = True
             with suppress(RuntimeError):  # the loop was closed at the end of the process
                 self._loop.call_soon_threadsafe(flight.task.cancel)  # type: ignore[union-attr]
 
@@ -366,13 +372,13 @@ class AioWorkers(Workers):
         records = {run.id: run for run in given_up}
         if not records:
             return
-        with self._work:
+        with self._work:  # in one step: what lands from now on is not behind any more
             stuck = [flight for flight in self._flights if flight.run.id in records]
+            self._flights.difference_update(stuck)
+            self._abandoned.update(stuck)
         for flight in stuck:
             keep_promise(flight.promise, records[flight.run.id])
-            self._free(flight)
-            with self._work:
-                self._abandoned.add(flight)
+            self._give_place(flight)
             if flight.task is not None:
                 give_up(flight.task)
             facts = {"pulse_event": "task_abandoned", "pulse_task": flight.run.task, "pulse_run": flight.run.id}

@@ -4,6 +4,7 @@ It loads the application, and then answers one request after another over the co
 that its parent gave it. It never rings, and it dies with its parent, whatever it is doing.
 """
 
+import fcntl
 import os
 import pickle
 import runpy
@@ -12,6 +13,9 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from io import TextIOWrapper
 from multiprocessing.connection import Connection
 from types import FrameType, ModuleType
 from typing import Final
@@ -31,10 +35,13 @@ TELL_EVERY: Final = 0.25  # seconds from one word about the progress of a run to
 
 def main(connection: Connection, lifeline: int, stopper: int) -> int:
     """Answer requests until the connection ends; the exit code of the process."""
+    for descriptor in (connection.fileno(), lifeline, stopper):
+        os.set_inheritable(descriptor, False)  # what an endpoint starts is not to hold them open
     _die_with_parent(lifeline)
+    assert isinstance(sys.stdout, TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # a pipe's would come late, or never, and under another run's name
     stop = _Stop(stopper)
-    signal.signal(signal.SIGTERM, stop.now)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains
+    _handle({signal.SIGTERM: stop.now, signal.SIGINT: _leave_to_parent, signal.SIGQUIT: _leave_to_parent})
     try:
         application, dispatch = _loaded(receive(connection))
     # The parent tells: whatever keeps an application from loading is a fault of its runs.
@@ -102,8 +109,7 @@ class _Stop:
         self._stopper = stopper
 
     def now(self, _signal: int, _frame: FrameType | None) -> None:
-        ready, _, _ = select.select([self._stopper], [], [], 0)
-        if not ready:
+        if not _is_closed_elsewhere(self._stopper, 0):
             return
         self.is_asked = True
         if self.control is not None:
@@ -111,8 +117,34 @@ class _Stop:
         raise SystemExit("stopped by Pulse")
 
 
+def _leave_to_parent(_signal: int, _frame: FrameType | None) -> None:
+    """It drains, and decides. Not SIG_IGN: what an endpoint starts would ignore the signal, too."""
+
+
+def _handle(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> None:
+    """Handle signals in this process, and not in what an endpoint forks: a pool of its own is ended by SIGTERM."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def hold() -> None:  # what comes at once: Python forgets in a fork what it has not handled yet
+        signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+
+    def let_come() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+
+    def give_back() -> None:
+        for number, handler in handlers.items():
+            if signal.getsignal(number) == handler:  # not one of the application's
+                signal.signal(number, before[number])
+        let_come()
+
+    os.register_at_fork(before=hold, after_in_parent=let_come, after_in_child=give_back)
+
+
 def _loaded(startup: Startup) -> tuple[Application, Dispatcher]:
-    sys.path[:] = startup.sys_path
+    sys.path[:], sys.argv[:] = startup.sys_path, startup.argv
+    os.environ.pop("PYTHONPATH", None)
+    if startup.python_path is not None:
+        os.environ["PYTHONPATH"] = startup.python_path
     if startup.module or startup.script:
         _load_script(startup)
     application: Application = pickle.loads(startup.body)  # noqa: S301 - from the parent that made this process
@@ -150,21 +182,33 @@ def _load(application: Application) -> tuple[WsgiApp, object]:
 
 
 def _die_with_parent(lifeline: int) -> None:
-    """End this process when the other end of *lifeline* is closed, or the parent is another.
+    """End this process and all that it started when the other end of *lifeline* is closed, or the parent is another.
 
-    A daemon thread: an endpoint that hangs must not keep the process alive. The second
-    look is for a parent whose forked children hold the other end open.
+    The system does it, by a signal: an endpoint may hold the interpreter in a loop that is
+    not Python's, and no thread would ever run. The thread is for other systems, and for a
+    parent whose forked children hold the other end open. A daemon: an endpoint that hangs
+    must not keep the process alive.
     """
-    parent = os.getppid()
+    parent, group = os.getppid(), os.getpgrp()  # of its own: see `processes`
+    if sys.platform == "linux":
+        with suppress(OSError):  # what only looks like Linux, say a sandbox, may refuse
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, -group)
+            fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            ready, _, _ = select.select([lifeline], [], [], LOOK)
-            if ready:
-                break
-        os._exit(1)
+        while os.getppid() == parent and not _is_closed_elsewhere(lifeline, LOOK):
+            pass
+        os.killpg(group, signal.SIGKILL)
 
     threading.Thread(target=watch, name="pulse-lifeline", daemon=True).start()
+
+
+def _is_closed_elsewhere(descriptor: int, seconds: float) -> bool:
+    """Whether the other end of a pipe was closed, or is within *seconds*; nothing is ever written to it."""
+    ear = select.poll()  # `select` refuses descriptors above 1023, of which a busy server has many
+    ear.register(descriptor, select.POLLIN)
+    return bool(ear.poll(seconds * 1000))
 
 
 if __name__ == "__main__":

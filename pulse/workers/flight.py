@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import takewhile
 
 from pulse.dispatch import Reply
+from pulse.exchange import CUT
 from pulse.model import Outcome, Run
 from pulse.underway import Active
 from pulse.workers.base import say
@@ -26,6 +27,7 @@ class Flight:
     task: "asyncio.Task[Reply] | None" = None
     began: float = 0.0  # seconds of the loop
     is_late: bool = False
+    is_asked: bool = False  # to stop, by its cancellation
     is_over: bool = False  # its place was given to another one; the lock of `AioWorkers` guards this
 
     @property
@@ -46,24 +48,28 @@ class Flight:
     def reply(self, now: float) -> Reply:
         """What became of it, when it has ended; *now*: seconds of the loop."""
         assert self.task is not None
-        if self.task.cancelled():
-            return self._cancelled(self.task.cancelling(), now - self.began)
+        if self.task.cancelled():  # before it had begun
+            return self._answered(Reply(outcome=Outcome.CANCELLED, reason=CUT, duration=now - self.began))
         error = self.task.exception()
         if error is None:
-            return self.task.result()
+            return self._answered(self.task.result())
         # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
         facts = {"pulse_event": "run_broke", "pulse_task": self.run.task, "pulse_run": self.run.id}
         say(log, logging.ERROR, "task=%s broke", self.run.task, extra=facts, exc_info=error)
         reason = f"a fault of Pulse: {type(error).__name__}"
         return Reply(outcome=Outcome.FAILED, reason=reason, duration=now - self.began)
 
-    def _cancelled(self, requests: int, duration: float) -> Reply:
-        timeout = self.active.task.timeout
-        if timeout and self.is_late and requests == 1:  # nobody else wanted it
+    def _answered(self, reply: Reply) -> Reply:
+        """*reply*; behind a cancellation an error is only what the endpoint, or its framework, has made of that."""
+        if reply.outcome not in {Outcome.FAILED, Outcome.CANCELLED} or not (self.is_late or self.is_asked):
+            return reply
+        outcome, reason, timeout = Outcome.CANCELLED, CUT, self.active.task.timeout
+        if timeout and not self.is_asked:
+            outcome = Outcome.TIMEOUT
             reason = f"cancelled after {timeout.total_seconds():g} s, before it had sent all of its response"
-            return Reply(outcome=Outcome.TIMEOUT, reason=reason, duration=duration)
-        reason = "cancelled before it had sent all of its response"
-        return Reply(outcome=Outcome.CANCELLED, reason=reason, duration=duration)
+        if reply.outcome is Outcome.FAILED:
+            reason += f": {reply.reason}"
+        return reply._replace(outcome=outcome, reason=reason)
 
 
 class TimeLimit:

@@ -2,8 +2,9 @@
 
 Each thread of the pool minds the child that runs its fire: it claims, sends the request
 over a pipe, waits, and finishes. A child that is overdue is asked to stop (TERM), and then
-killed with all that it started; its successor is loading by then. Children are made by
-`subprocess` and not by `multiprocessing`, whose spawn never answers under uWSGI.
+killed with all that it started; then its successor loads, whether or not there is more to
+run. Children are made by `subprocess` and not by `multiprocessing`, whose spawn never
+answers under uWSGI.
 """
 
 import logging
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from pulse.clock import Clock
 from pulse.control import Control
@@ -71,7 +72,14 @@ class Children:
     def __init__(self, application: bytes, *, clock: Clock) -> None:
         """Wire the pool; nothing is started. *application*: of `application_for_children`."""
         script = _started_script() if _is_of_script(application) else {}
-        self._startup = pickle.dumps(Startup(sys_path=tuple(sys.path), body=application, **script))
+        startup = Startup(
+            sys_path=tuple(sys.path),
+            argv=tuple(sys.argv),
+            python_path=os.environ.get("PYTHONPATH"),
+            body=application,
+            **script,
+        )
+        self._startup = pickle.dumps(startup)
         self._clock = clock
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
@@ -206,7 +214,7 @@ class Children:
         seconds = task.timeout.total_seconds() + PATIENCE if task.timeout else float("inf")
         while True:
             left = seconds - (self._clock.monotonic() - started)
-            if child.has_said(min(LOOK, left)) and (reply := child.receive(run, control)):
+            if reply := child.answer(min(LOOK, left), run, control):
                 return reply
             if control.is_set():
                 return Outcome.CANCELLED
@@ -228,8 +236,9 @@ class Children:
         """What *child* still answers within *seconds*; None if it does not."""
         end = self._clock.monotonic() + seconds
         with suppress(Exception):  # what it can still say is welcome, and no more than that
-            while child.has_said(end - self._clock.monotonic()):
-                if reply := child.receive(run, Control()):
+            while True:
+                left = end - self._clock.monotonic()
+                if (reply := child.answer(min(LOOK, left), run, Control())) or left <= 0:
                     return reply
         return None
 
@@ -243,25 +252,24 @@ class _Child:
         self.connection, theirs = Pipe()
         self._ear = select.poll()  # kept: `Connection.poll` makes one each time, which costs more than the look
         self._ear.register(self.connection, select.POLLIN)
-        their_lifeline, self._lifeline = os.pipe()
-        their_stopper, self._stopper = os.pipe()
+        # No plain descriptors: if there are none left for one of them, the others close with what is dropped here.
+        their_lifeline, self._lifeline = Pipe(duplex=False)
+        their_stopper, self._stopper = Pipe(duplex=False)
+        passed = [theirs.fileno(), their_lifeline.fileno(), their_stopper.fileno()]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [_python(), "-m", "pulse.workers.child", *map(str, (theirs.fileno(), their_lifeline, their_stopper))],
+                # Nothing that lies in the current directory is to pass for a module of Python's.
+                [_python(), "-P", "-m", "pulse.workers.child", *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(), their_lifeline, their_stopper),
+                pass_fds=passed,
                 env=_environment(),
                 start_new_session=True,  # so that it can be killed with all that it started
             )
-        except BaseException:
-            self._let_go()
-            raise
         finally:
-            theirs.close()
-            os.close(their_lifeline)
-            os.close(their_stopper)
+            for end in (theirs, their_lifeline, their_stopper):
+                end.close()
         self._is_ready = False
         with suppress(OSError):  # it died at once: `problem` will say so
             self.connection.send_bytes(startup)
@@ -284,14 +292,14 @@ class _Child:
         if self._is_ready:
             return ""
         try:
-            if not self.has_said(LOOK):
-                if control.is_set():
-                    return "it was cancelled while its process was loading the application"
-                is_late = clock.monotonic() > end
-                return f"the application was not loaded in its process after {LOAD_LIMIT:g} s" if is_late else None
-            ready: Ready = receive(self.connection)
+            ready: Ready | None = self._said(LOOK)
         except (EOFError, OSError):
             return f"the application could not be loaded: {self.ending()}"
+        if ready is None:
+            if control.is_set():
+                return "it was cancelled while its process was loading the application"
+            is_late = clock.monotonic() > end
+            return f"the application was not loaded in its process after {LOAD_LIMIT:g} s" if is_late else None
         self._is_ready = not ready.problem
         return ready.problem
 
@@ -299,15 +307,17 @@ class _Child:
         """Whether there is something to receive, now or within *seconds*."""
         return bool(self._ear.poll(max(0.0, seconds) * 1000))
 
-    def receive(self, run: Run, control: Control) -> Reply | None:
-        """Its answer to the request of *run*; None if it was only a word about its progress.
+    def answer(self, seconds: float, run: Run, control: Control) -> Reply | None:
+        """Its answer to the request of *run* if it comes within *seconds*; a word about its progress is for *control*.
 
         Raises:
             EOFError, OSError: it died.
             ValueError: that is the answer of another run.
             Exception: that is no answer at all.
         """
-        said: Answer | Told = receive(self.connection)
+        said: Answer | Told | None = self._said(seconds)
+        if said is None:
+            return None
         if (said.run_id, said.attempt) != (run.id, run.attempt):
             raise ValueError("an answer of another run")
         if isinstance(said, Told):
@@ -315,10 +325,17 @@ class _Child:
             return None
         return said.reply
 
+    def _said(self, seconds: float) -> Any:
+        if self.has_said(seconds):
+            return receive(self.connection)
+        # What it has forked may live on, and hold its end of the pipe open.
+        if not self.is_alive() and not self.has_said(0):
+            raise EOFError
+        return None
+
     def ask_to_stop(self) -> None:
         """Send SIGTERM, with the sign that it is from here."""
-        os.close(self._stopper)
-        self._stopper = -1
+        self._stopper.close()
         self.signal(signal.SIGTERM)
 
     @property
@@ -339,14 +356,8 @@ class _Child:
         """End it at once, with all that it started; idempotent."""
         self.signal(signal.SIGKILL)
         self._process.wait()
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self.connection.close()
-        held, self._lifeline, self._stopper = (self._lifeline, self._stopper), -1, -1
-        for descriptor in held:
-            if descriptor >= 0:
-                os.close(descriptor)
+        for end in (self.connection, self._lifeline, self._stopper):
+            end.close()
 
     def ending(self) -> str:
         """How it ended, in words; it is killed if it only closed its pipe."""
@@ -411,9 +422,9 @@ def _copy_output(child: _Child) -> None:
             text, run = line.decode("utf-8", "backslashreplace").rstrip(), child.run
             facts = {"pulse_event": "child_output", "pulse_task": run and run.task, "pulse_run": run and run.id}
             if run is None:  # while it loads the application, or ends
-                log.info("a child says: %s", text, extra=facts)
+                say(log, logging.INFO, "a child says: %s", text, extra=facts)
             else:
-                log.info("task=%s run=%s says: %s", run.task, run.id, text, extra=facts)
+                say(log, logging.INFO, "task=%s run=%s says: %s", run.task, run.id, text, extra=facts)
 
 
 def _python() -> str:

@@ -22,12 +22,16 @@ class Startup:
 
     Attributes:
         sys_path: Where the parent finds its modules; it is set before the rest is read.
+        argv: What the parent was started with, for applications that look at it.
+        python_path: The parent's PYTHONPATH, for what endpoints start: the child needs one of its own to find Pulse.
         body: A pickled `Application`: its modules may be anywhere on that path.
         module: What `python -m` has started in the parent, if *body* needs it.
         script: The file that was started, if *body* needs it.
     """
 
     sys_path: tuple[str, ...]
+    argv: tuple[str, ...]
+    python_path: str | None
     body: bytes
     module: str = ""
     script: str = ""

@@ -3,6 +3,7 @@
 Each function is the endpoint of the path `/pulse/<its name>`.
 """
 
+import json
 import logging
 import os
 import signal
@@ -11,6 +12,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 from pulse import is_internal
@@ -118,6 +121,11 @@ def speaks(environ, start_response):
     return []
 
 
+def has_last_words(environ, start_response):
+    print("farewell")  # and does not flush it
+    os._exit(7)
+
+
 def dies(environ, start_response):
     os._exit(7)
 
@@ -141,6 +149,48 @@ def spawns(environ, start_response):
     child = subprocess.Popen(["sleep", "60"])
     Path(os.environ[RELEASE] + ".pid").write_text(str(child.pid))
     child.wait()
+
+
+def holds_the_interpreter(environ, start_response):
+    """No thread runs beside it, for a minute or so; the process id of what it has started is written down."""
+    child = subprocess.Popen(["sleep", "60"])
+    Path(os.environ[RELEASE] + ".pid").write_text(str(child.pid))
+    assert 1 in repeat(0, 5_000_000_000)
+
+
+def forks_and_dies(environ, start_response):
+    """Leaves a fork behind that holds all that it has held."""
+    if os.fork():
+        os._exit(7)
+    time.sleep(60)
+    os._exit(0)
+
+
+def looks_around(environ, start_response):
+    """What is handed on to the programs that it might start, and what the process was started with."""
+    handed_on = []
+    for descriptor in range(3, 256):
+        with suppress(OSError):
+            handed_on += [descriptor] if os.get_inheritable(descriptor) else []
+    start_response("200 OK", [])
+    return [json.dumps([handed_on, os.environ.get("PYTHONPATH"), sys.argv]).encode()]
+
+
+def interrupts_a_program(environ, start_response):
+    """As whoever starts one may do to end it."""
+    done = subprocess.run(["sh", "-c", "kill -INT $$"], check=False)
+    start_response("200 OK", [])
+    return [str(done.returncode).encode()]
+
+
+def ends_a_fork(environ, start_response):
+    """As a pool of processes ends those that it has made."""
+    process = get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    process.terminate()
+    process.join(20)
+    start_response("200 OK", [])
+    return [str(process.exitcode).encode()]
 
 
 def fills_memory(environ, start_response):
@@ -189,7 +239,7 @@ ENDPOINTS = {
     f"/pulse/{endpoint.__name__}": endpoint
     for endpoint in (
         ok, sees, where, logs, raises, exits, answers_500, hangs, tells, slow, endless, polite, huge, clears, threads, no_answer, speaks,
-        dies, crashes, closes_its_pipes, ignores_term, spawns, fills_memory, forks, spoils_the_pipe, closes_stderr, says_a_surrogate,
+        dies, interrupts_a_program, ends_a_fork, has_last_words, forks_and_dies, holds_the_interpreter, looks_around, crashes, closes_its_pipes, ignores_term, spawns, fills_memory, forks, spoils_the_pipe, closes_stderr, says_a_surrogate,
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from pulse.middleware import PulseMiddleware
 from pulse.missed import Rung
 from pulse.model import Fire, Outcome
 from pulse.workers.handful import HANDFUL
-from pulse.wsgi import WsgiHandler
+from pulse.wsgi import WsgiHandler, as_wsgi
 
 HOUR = {"interval": 3600}
 
@@ -46,6 +46,7 @@ class Site:
         return [b"ok ", threading.current_thread().name.encode()]
 
     async def waits(self, environ):
+        logging.getLogger("site").warning("waits for the other side")
         while not self.release.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.01)
         return [b"at last"]
@@ -61,6 +62,14 @@ class Site:
             await asyncio.sleep(60)
         await asyncio.sleep(60)
 
+    async def tidies(self, environ):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            self.closed.append("tidies")
+
     async def raises(self, environ):
         raise ValueError("bad day")
 
@@ -72,6 +81,19 @@ class Site:
                     await asyncio.sleep(0.01)
             finally:
                 self.closed.append("streams")
+
+        return body()
+
+    async def converts(self, environ):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise RuntimeError("no response returned") from None
+
+    async def gushes(self, environ):
+        async def body():
+            while not self.release.is_set():
+                yield b"tick "
 
         return body()
 
@@ -88,7 +110,9 @@ def serve(site):
     made: list[PulseMiddleware] = []
 
     def make(app=None, tasks=(), **options) -> PulseMiddleware:
-        names = dict.fromkeys(tasks or ("ok", "waits", "stubborn", "lingers", "raises", "streams"), HOUR)
+        names = dict.fromkeys(
+            tasks or ("ok", "waits", "stubborn", "lingers", "tidies", "raises", "streams", "gushes", "converts"), HOUR
+        )
         made.append(PulseMiddleware(app or site, task=names, **{"mode": "asyncio", "start": "manual", **options}))
         made[-1].start()
         return made[-1]
@@ -207,6 +231,20 @@ def test_a_store_that_breaks_ends_no_thread_and_keeps_no_place(serve, monkeypatc
     wait_until(lambda: workers._room._value in (1, 2, 3))  # but for what the threads hold that claim
 
 
+def test_a_response_that_never_waits_keeps_no_other_run_waiting(site, serve):
+    middleware = serve()
+    found = begin(middleware, "gushes")
+    wait_until(lambda: middleware._engine.workers._runner.lasting(0))  # begun, and not only claimed
+
+    other = begin(middleware, "ok")
+
+    wait_until(lambda: other)
+    assert not found
+    site.release.set()
+    wait_until(lambda: found)
+    assert found[0].outcome is other[0].outcome is Outcome.SUCCESS
+
+
 @pytest.mark.parametrize("name", ["waits", "streams"])
 def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
     middleware = serve(config={"pulse.config.default.timeout": "0.2"})
@@ -217,6 +255,20 @@ def test_a_run_is_cancelled_at_its_deadline(site, serve, name):
     assert middleware.run_now("ok").outcome is Outcome.SUCCESS
     if name == "streams":
         assert site.closed == ["streams"]
+    else:
+        assert (run.status, run.request) == (200, "GET /pulse/waits")
+        assert run.log.endswith(b"WARNING site waits for the other side")
+
+
+def test_a_run_that_makes_an_error_of_its_cancellation_has_timed_out_all_the_same(serve):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+
+    run = middleware.run_now("converts")
+
+    assert (run.outcome, run.status) == (Outcome.TIMEOUT, 200)
+    assert run.reason.startswith("cancelled after 0.2 s")
+    assert run.reason.endswith("RuntimeError: no response returned")
+    assert b"no response returned" in run.errors
 
 
 def test_each_run_has_the_whole_of_a_time_limit_that_many_have(site, serve):
@@ -283,6 +335,37 @@ def test_a_run_is_cancelled_by_whoever_asks_the_store_for_it(serve):
     assert found[0].reason.endswith("by ada")
 
 
+def test_a_run_that_is_asked_to_stop_is_left_to_tidy_up(serve, site, monkeypatch):
+    monkeypatch.setattr("pulse.workers.aio.LOOK", 0.01)
+    monkeypatch.setattr("pulse.workers.aio.REPORT", 0.01)
+    monkeypatch.setattr("pulse.upkeep.LASTING", 0)
+    middleware = serve()
+    found = begin(middleware, "tidies")
+    wait_until(middleware.run_store.running)
+
+    middleware.run_store.ask_to_stop(middleware.run_store.running()[0].id, "by ada")
+    wait_until(lambda: found)
+
+    assert found[0].outcome is Outcome.CANCELLED
+    assert site.closed == ["tidies"]
+
+
+def test_a_run_that_comes_back_while_it_is_given_up_is_not_counted_as_left_behind(serve, site, caplog):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+    workers = middleware._engine.workers
+
+    def come_back(_) -> None:
+        site.release.set()
+        wait_until(lambda: not (site.under_way or workers._flights or workers._abandoned))
+
+    promise = workers.run_apart(Fire(task="stubborn", due=middleware._clock.now()))
+    promise.add_done_callback(come_back)  # in the thread that gives it up
+
+    wait_until(lambda: "task_abandoned" in [getattr(line, "pulse_event", "") for line in caplog.records])
+    assert promise.result().outcome is Outcome.TIMEOUT
+    assert workers.abandoned == 0
+
+
 def test_closing_lets_runs_end_and_then_cancels_them(site, serve):
     middleware = serve(shutdown_timeout=0.2)
     begin(middleware, "waits")
@@ -339,6 +422,19 @@ def test_a_run_that_the_loop_does_not_take_is_recorded_and_others_are_run(site, 
     wait_until(lambda: not middleware._engine.workers.busy)
 
 
+def test_a_run_that_makes_an_error_of_being_cancelled_by_hand_was_cancelled_all_the_same(serve, monkeypatch):
+    monkeypatch.setattr("pulse.upkeep.LASTING", 0)
+    middleware = serve()
+    found = begin(middleware, "converts")
+    wait_until(middleware.run_store.running)
+
+    middleware.run_store.ask_to_stop(middleware.run_store.running()[0].id, "by ada")
+    wait_until(lambda: found)
+
+    assert found[0].outcome is Outcome.CANCELLED
+    assert found[0].reason.endswith("RuntimeError: no response returned: by ada")
+
+
 @pytest.mark.parametrize("step", ["claim", "finish"])
 def test_a_log_that_cannot_be_written_ends_no_thread(serve, monkeypatch, step):
     class Broken(logging.Handler):
@@ -369,9 +465,26 @@ def test_a_synchronous_application_is_refused_with_the_mode_that_fits(serve):
     assert "want mode = threading" in run.reason
 
 
-def test_a_handler_that_says_that_it_is_synchronous_ends_the_start():
+@pytest.mark.parametrize("app", [WsgiHandler(async_=False), as_wsgi(WsgiHandler())])
+def test_a_handler_that_says_that_it_is_synchronous_ends_the_start(app):
     with pytest.raises(ConfigError, match=r"pulse\.config\.mode = 'asyncio'.*want threading or processing"):
-        PulseMiddleware(WsgiHandler(async_=False), task={"ok": HOUR}, mode="asyncio")
+        PulseMiddleware(app, task={"ok": HOUR}, mode="asyncio")
+
+
+def test_a_handler_that_something_synchronous_calls_on_the_loop_fails_alone(serve):
+    def body(environ, start_response):
+        start_response("200 OK", [])
+        return iter([asyncio.sleep(0, b"later")])
+
+    def layer(environ, start_response):
+        return as_wsgi(body)(environ, start_response)
+
+    middleware = serve(layer)
+
+    runs = [middleware.run_now("ok") for _ in range(2)]
+
+    assert {run.outcome for run in runs} == {Outcome.FAILED}
+    assert "want the handler itself, without as_wsgi" in runs[1].reason
 
 
 @pytest.mark.parametrize(("is_async", "mode"), [(True, "asyncio"), (False, "threading")])
@@ -474,6 +587,25 @@ else:
     while not app._engine.workers.busy:
         pass
 """
+
+
+HUNG = """
+import asyncio, threading
+from pulse import PulseMiddleware
+
+async def site(environ, start_response):
+    await asyncio.to_thread(threading.Event().wait)
+
+app = PulseMiddleware(site, task={"hung": {"interval": 3600, "timeout": 0.1, "kill_grace": 0}}, mode="MODE",
+    store="memory:", start="manual", shutdown_timeout=0)
+app.run_now("hung")
+"""
+
+
+@pytest.mark.parametrize("mode", ["asyncio", "threading"])
+def test_what_an_endpoint_calls_in_a_thread_does_not_keep_the_process_from_ending(mode):
+    with program("-c", HUNG.replace("MODE", mode)) as server:
+        assert server.wait() == 0
 
 
 @pytest.mark.parametrize("when", ["overdue", "under_way"])

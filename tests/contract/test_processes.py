@@ -1,11 +1,16 @@
 """What is particular to processes: they can be killed, crash alone, and die with their parent."""
 
+import gc
+import json
+import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +25,7 @@ from pulse.errors import ConfigError
 from pulse.middleware import PulseMiddleware
 from pulse.model import Outcome
 from pulse.sessions import CookieSessionStore
-from pulse.workers.processes import _copy_output, application_for_children
+from pulse.workers.processes import _Child, _copy_output, application_for_children
 
 
 @pytest.fixture
@@ -60,6 +65,7 @@ def test_a_run_happens_in_another_process_that_is_kept_for_the_next(make):
     [
         ("dies", "its process ended with exit code 7"),
         ("crashes", "its process was killed by SIGSEGV"),
+        ("forks_and_dies", "its process ended with exit code 7"),
         ("closes_its_pipes", "its process "),  # closed the pipe and was killed, or ended for want of its lifeline
     ],
 )
@@ -82,17 +88,71 @@ def test_an_endpoint_that_spoils_the_pipe_fails_alone(make):
     assert (run.outcome, run.body) == (Outcome.SUCCESS, b"ok ok")
 
 
-def test_a_signal_from_a_service_manager_leaves_the_run_to_the_parent(make):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_from_a_service_manager_leaves_the_run_to_the_parent(make, number):
     bench = make(workers=1, timeout=60)
     child = pid_of(bench)
     bench.submit("slow")
     wait_until(lambda: bench.workers.busy == 1)
 
-    os.kill(child, signal.SIGTERM)
+    os.kill(child, number)
 
     wait_until(lambda: bench.outcomes("slow"))
     assert bench.outcomes("slow") == [Outcome.SUCCESS]
     assert pid_of(bench) == child
+
+
+def test_what_an_endpoint_starts_can_be_interrupted(make):
+    assert make(workers=1, timeout=60).run("interrupts_a_program").body == b"-2"
+
+
+def test_what_an_endpoint_has_forked_can_be_ended(make):
+    assert make(workers=1, timeout=60).run("ends_a_fork").body == b"-15"
+
+
+@contextmanager
+def descriptors(count: int) -> Iterator[list[int]]:
+    """This process has so many more of them open."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(limits[0], 2 * count), limits[1]), limits[1]))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(count)]
+    try:
+        yield held
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_server_with_a_thousand_connections_has_children_like_any_other(make, caplog):
+    caplog.set_level("INFO")
+    with descriptors(1100):
+        bench = make(workers=1, timeout=60)
+        child = pid_of(bench)
+        bench.submit("slow")
+        wait_until(lambda: bench.workers.busy == 1)
+
+        os.kill(child, signal.SIGTERM)
+
+        wait_until(lambda: bench.outcomes("slow"))
+    assert bench.outcomes("slow") == [Outcome.SUCCESS]
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("free", range(1, 9))
+def test_a_child_for_which_there_are_too_few_descriptors_takes_none(free):
+    with descriptors(50) as held:
+        before, last = len(os.listdir("/proc/self/fd")), max(held)  # noqa: PTH208
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for _ in range(free):
+            os.close(held.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            _Child(b"")
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        gc.collect()
+
+        assert len(os.listdir("/proc/self/fd")) <= before - free  # noqa: PTH208
 
 
 def test_children_that_end_leave_no_descriptor_open(make):
@@ -198,6 +258,54 @@ def test_what_a_child_writes_reaches_the_log_with_its_run(make, caplog):
     assert f"task=speaks run={run.id} says: to stdout" in said()
 
 
+def test_what_an_endpoint_prints_is_not_lost_with_its_process(make, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    bench = make(workers=1, timeout=60)
+
+    run = bench.run("has_last_words")
+
+    said = f"task=has_last_words run={run.id} says: farewell"
+    wait_until(lambda: said in [record.getMessage() for record in caplog.records])
+
+
+def test_a_log_that_cannot_be_written_ends_no_thread_that_reads_what_a_child_writes(monkeypatch):
+    written: list[str] = []
+
+    class Broken(logging.Handler):
+        def emit(self, record):
+            written.append(record.getMessage())
+            raise ValueError("I/O operation on closed file")
+
+    logger = logging.getLogger("pulse.workers.processes")
+    monkeypatch.setattr(logger, "handlers", [Broken()])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "propagate", False)
+
+    _copy_output(SimpleNamespace(run=None, output=BytesIO(b"one\ntwo\n")))
+
+    assert written == ["a child says: one", "a child says: two"]
+
+
+@pytest.mark.parametrize("path", [None, "/a:/b"])
+def test_a_child_is_told_what_its_parent_was_started_with_and_hands_on_nothing_of_its_own(make, monkeypatch, path):
+    if path is None:
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    run = make(workers=1, timeout=60).run("looks_around")
+
+    assert json.loads(run.body) == [[], path, sys.argv]
+
+
+def test_a_child_finds_the_library_whatever_lies_in_the_current_directory(make, monkeypatch, tmp_path):
+    (tmp_path / "logging.py").write_text("raise ImportError('of the application')")
+    monkeypatch.chdir(tmp_path)
+
+    assert make(workers=1, timeout=60).run("ok").outcome is Outcome.SUCCESS
+
+
 def test_what_a_child_writes_while_it_runs_nothing_is_said_of_no_task(caplog):
     caplog.set_level("INFO")
 
@@ -216,27 +324,47 @@ def test_closing_ends_the_children(make):
 
 
 PARENT = """
-import sys, time
+import os, sys, time
 sys.path[:0] = {path!r}
 from bench import Bench, wait_until
 bench = Bench("processing", workers=2, timeout=600)
 bench.submit("where")
 wait_until(lambda: bench.outcomes("where"))
-bench.submit("hangs")
+bench.submit({task!r})
 wait_until(lambda: bench.workers.busy == 1)
-print(bench.records[0].body.split()[0].decode(), flush=True)
+fork = {forks} and os.fork()
+if fork or not {forks}:
+    print(bench.records[0].body.split()[0].decode(), fork, flush=True)
 time.sleep(600)
 """
 
 
-def test_children_die_with_their_parent_also_when_it_is_killed(make):
-    with subprocess.Popen([sys.executable, "-c", PARENT.format(path=sys.path)], stdout=subprocess.PIPE) as parent:
-        child = int(parent.stdout.readline())
-        assert is_alive(child)
+@pytest.mark.parametrize("forks", [False, True])
+def test_children_die_with_their_parent_also_when_it_is_killed(make, forks):
+    script = PARENT.format(path=sys.path, task="hangs", forks=forks)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        child, fork = parent.stdout.readline().split()
+        assert is_alive(int(child))
 
         parent.send_signal(signal.SIGKILL)
 
-        wait_until(lambda: not is_alive(child))
+        try:
+            wait_until(lambda: not is_alive(int(child)))
+        finally:
+            if forks:  # it has held open what its parent had
+                os.kill(int(fork), signal.SIGKILL)
+
+
+def test_a_child_that_holds_the_interpreter_dies_with_its_parent_and_so_does_what_it_has_started(make, tmp_path):
+    script = PARENT.format(path=sys.path, task="holds_the_interpreter", forks=False)
+    started = tmp_path / "release.pid"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline().split()[0])
+        wait_until(lambda: started.exists() and started.read_text())
+
+        parent.send_signal(signal.SIGKILL)
+
+        wait_until(lambda: not (is_alive(child) or is_alive(int(started.read_text()))))
 
 
 def test_an_application_that_does_not_load_fails_its_runs_and_says_why(make, monkeypatch, tmp_path):
@@ -248,6 +376,18 @@ def test_an_application_that_does_not_load_fails_its_runs_and_says_why(make, mon
 
     assert run.outcome is Outcome.FAILED
     assert "no_such_module_anywhere" in run.reason
+
+
+def test_an_application_that_leaves_a_fork_behind_and_dies_while_it_loads_keeps_no_run_waiting(
+    make, monkeypatch, tmp_path
+):
+    (tmp_path / "forking_site.py").write_text("from endpoints import forks_and_dies\nforks_and_dies(None, None)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bench = make(workers=1, options={"application": "forking_site:app"})
+
+    run = bench.run("ok")
+
+    assert run.reason == "the application could not be loaded: its process ended with exit code 7"
 
 
 GATED = """

@@ -953,12 +953,19 @@ def test_a_handler_that_wants_to_end_the_process_ends_its_call_alone():
     assert of_wsgi(as_wsgi(async_sample)) == b"hello World!"
 
 
-def test_a_call_on_the_loop_that_has_to_run_it_is_refused():
+def plain_sample(environ, start_response):
+    start_response("200 OK", TEXT)
+    return iter([b"hello ", asyncio.sleep(0, b"World!")])
+
+
+@pytest.mark.parametrize("app", [async_sample, plain_sample])
+def test_a_call_on_the_loop_that_has_to_run_it_is_refused(app):
     async def call():
-        as_wsgi(async_sample)(environ_of(), started)
+        list(as_wsgi(app)(environ_of(), started))
 
     with pytest.raises(RuntimeError, match="synchronously on the loop"):
         asyncio.run_coroutine_threadsafe(call(), background_loop()).result(LIMIT)
+    assert of_wsgi(as_wsgi(app)) == b"hello World!"
 
 
 def test_a_bridged_handler_pickles():

@@ -12,6 +12,7 @@ import pytest
 
 from pulse.loop import (
     LAST_WORD,
+    THREADS,
     _Background,
     background_loop,
     immediate,
@@ -255,6 +256,73 @@ def test_the_loop_of_a_server_is_used_while_it_runs():
 
     assert used is own
     assert after is background_loop()
+
+
+def test_what_coroutines_call_in_threads_is_done_by_a_bounded_number_of_them():
+    threads, gate = set(), threading.Barrier(2)
+
+    def work(number: int) -> tuple[str, int]:
+        threads.add(threading.get_ident())
+        if number < 2:
+            gate.wait(LIMIT)  # for each other: one thread alone would wait in vain
+        return WHO.get(), number
+
+    async def together():
+        WHO.set("ada")
+        return await asyncio.gather(*(asyncio.to_thread(work, number) for number in range(3 * THREADS)))
+
+    assert run_async(together(), LIMIT) == [("ada", number) for number in range(3 * THREADS)]
+    assert 2 <= len(threads) <= THREADS
+
+
+@pytest.mark.parametrize("error", [ValueError("bad day"), SystemExit(3)])
+def test_what_is_raised_in_a_thread_is_the_coroutines_and_the_thread_goes_on(error):
+    def fail():
+        raise error
+
+    for _ in range(THREADS + 1):
+        with pytest.raises(type(error)):
+            run_async(asyncio.to_thread(fail), LIMIT)
+
+    assert run_async(asyncio.to_thread(str, 5), LIMIT) == "5"
+
+
+def test_the_threads_of_a_loop_that_is_closed_end():
+    background, gate = _Background(), threading.Barrier(2)
+
+    def meet() -> threading.Thread:
+        gate.wait(LIMIT)
+        return threading.current_thread()
+
+    async def together():
+        return await asyncio.gather(asyncio.to_thread(meet), asyncio.to_thread(meet))
+
+    threads = asyncio.run_coroutine_threadsafe(together(), background.started()).result(LIMIT)
+
+    background.close()
+
+    for thread in threads:
+        thread.join(LIMIT)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_what_is_cancelled_before_a_thread_is_free_is_not_called():
+    gate, called = threading.Event(), []
+
+    async def crowd():
+        waiting = [asyncio.create_task(asyncio.to_thread(gate.wait, LIMIT)) for _ in range(THREADS)]
+        late = asyncio.create_task(asyncio.to_thread(called.append, 1))
+        await asyncio.sleep(0)
+        late.cancel()
+        await asyncio.wait([late])
+        await asyncio.sleep(0)  # now the threads' side of it knows, too
+        gate.set()
+        await asyncio.wait(waiting)
+        await asyncio.to_thread(str)  # behind it in the queue
+
+    run_async(crowd(), LIMIT)
+
+    assert called == []
 
 
 def test_another_loop_may_wait(call):

@@ -58,7 +58,7 @@ def test_the_examples_leave_no_field_as_it_is_by_default(one):
         Answer(run_id="f00d", attempt=2, reply=REPLY),
         Answer(run_id="f00d", attempt=1, reply=Reply(outcome=Outcome.SUCCESS)),
         Told(run_id="f00d", attempt=1, progress=Progress(done=1)),
-        Startup(sys_path=("/a",), body=b"x"),
+        Startup(sys_path=("/a",), argv=("b",), python_path=None, body=b"x"),
         Ready(problem="no"),
     ],
     ids=lambda message: type(message).__name__,

@@ -17,6 +17,10 @@ from pulse.wsgi.bridge.current import CurrentLoop
 
 END: Final = object()  # there is no further piece
 LOOK: Final = 0.25  # seconds between two looks at whether a waiting thread should go on to wait
+ON_ITS_LOOP: Final = (
+    "an asynchronous application was called synchronously on the loop that has to run it: "
+    "in mode asyncio want the handler itself, without as_wsgi"
+)
 LAST_WORD: Final = 5.0  # seconds that a cancelled answer has to clean up before its thread goes on
 
 
@@ -133,7 +137,13 @@ def awaited(
         piece: To be awaited.
         loop: Runs it; by default that of the process.
         check: Called now and then; what it raises ends the wait.
+
+    Raises:
+        RuntimeError: this thread runs the loop of the process, which would wait for itself for ever.
     """
+    if is_on_background_loop():
+        _forget(piece)
+        raise RuntimeError(ON_ITS_LOOP)
 
     async def run() -> Any:
         return await piece
@@ -144,6 +154,12 @@ def awaited(
     except BaseException:  # this thread is interrupted, or the piece has failed, and then this does nothing
         waiting.cancel()
         raise
+
+
+def _forget(answer: Any) -> None:
+    """Close what is not awaited: a coroutine would complain."""
+    if hasattr(answer, "close"):
+        answer.close()
 
 
 def _outcome(future: "Future[Any]", check: Callable[[], None] | None) -> Any:
@@ -172,9 +188,8 @@ class LoopReader:
             RuntimeError: this is the loop itself, which would wait for itself for ever.
         """
         if is_on_background_loop():
-            if hasattr(answer, "close"):
-                answer.close()
-            raise RuntimeError("an asynchronous application was called synchronously on the loop that has to run it")
+            _forget(answer)
+            raise RuntimeError(ON_ITS_LOOP)
         self._answer = answer
         self._check = check
         self._loop = background_loop()

@@ -1,7 +1,7 @@
 """An asynchronous handler under a synchronous server: waitress, gunicorn, or inside Pulse."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from pulse.context import is_file
 from pulse.gateway import Environ, StartResponse
@@ -33,6 +33,8 @@ class WsgiDoor:
     Attributes:
         app: The handler.
     """
+
+    async_: Final = False  # whoever calls it waits: nothing for an event loop
 
     def __init__(self, handler: Any) -> None:
         self.app = handler
