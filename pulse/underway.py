@@ -30,6 +30,7 @@ class Active:
     deadline: float | None = None
     told: Progress | None = None  # what the store knows of its progress
     given_up: Run | None = None  # the record, when it was made before the run came back
+    is_lost: bool = False  # it is somebody else's, or on record as lost
 
 
 class UnderWay:
@@ -45,6 +46,9 @@ class UnderWay:
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._active
+
+    def __len__(self) -> int:
+        return len(self._active)
 
     def take(self, task: Task, run: Run, latest: datetime | None) -> Active:
         """From here on the lease of *run* is renewed."""
@@ -70,6 +74,16 @@ class UnderWay:
         """The run has come back, or is not to be."""
         with self._lock:
             self._active.pop(active.run.id, None)
+
+    def lose(self, active: Active) -> bool:
+        """Its lease was lost: what has not begun is not to be; False if that was known, or if it has ended."""
+        with self._lock:
+            if active.is_lost or self._active.get(active.run.id) is not active:
+                return False
+            active.is_lost = True
+            if active.began is None:
+                del self._active[active.run.id]
+            return True
 
     def give_up(self, active: Active, record_of: Callable[[Active], Run]) -> Run | None:
         """Have a record stand for a run that has not come back; None if it has.

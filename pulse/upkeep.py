@@ -54,6 +54,7 @@ class Upkeep:
         self._recorder = recorder
         self._claims = claims
         self._outage = outage
+        self._is_renewal_owed = False
 
     @property
     def beat(self) -> float:
@@ -66,17 +67,8 @@ class Upkeep:
         Records what ended while the store did not answer, too.
         """
         now = self._clock.now()
-        held = {active.run.id: active for active in self._under_way.everything()}
-        until = now + self._lease
         with self._outage.endured("leases are not renewed"):
-            for run in self._store.renew([active.run for active in held.values()], until) if held else ():
-                lost = held.pop(run.id)
-                if run.id in self._under_way:  # not one that has ended meanwhile
-                    self._recorder.lost(run)
-                if lost.began is None:
-                    self._under_way.end(lost)
-            for active in held.values():
-                active.expires = until
+            self._renew_leases()
             # First: behind a long outage the leases of what has ended are over, and `reap` would call it lost.
             self._recorder.record_kept()
             if not self._are_leases_spoilt():
@@ -89,6 +81,11 @@ class Upkeep:
         if not self._outage.is_on:
             self.record_late()  # also what `give_back_unheard` has just given back
 
+    def _renew_leases(self) -> None:
+        self._is_renewal_owed = True
+        self._claims.renew()
+        self._is_renewal_owed = False
+
     def _are_leases_spoilt(self) -> bool:
         """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""
         return self._outage.is_felt(self._lease.total_seconds())
@@ -97,9 +94,13 @@ class Upkeep:
         """Tell the store how far the runs of this process have got, and stop those that are asked to.
 
         For runs that take their time: one that is over in a moment costs nothing here. What could
-        not be recorded is, as soon as the store answers others: until then its task is not run.
+        not be recorded is, as soon as the store answers others: until then its task is not run. And so
+        are leases renewed that could not be: at the next beat they may be over.
         """
         if not self._outage.is_on:
+            if self._is_renewal_owed:
+                with self._outage.endured("leases are not renewed"):
+                    self._renew_leases()
             self._recorder.catch_up()
             with self._outage.endured("what was won unheard is held until its lease has ended"):
                 self._claims.give_back_unheard()

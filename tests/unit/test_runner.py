@@ -260,6 +260,74 @@ def test_leases_are_renewed_while_a_run_lasts():
     assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
 
 
+def jump(clock: ManualClock) -> None:
+    """The machine is suspended for longer than a lease, or its clock set ahead by more."""
+    clock.step(120)
+
+
+def freeze(clock: ManualClock) -> None:
+    """The process stands still for longer than a lease."""
+    clock.advance(120)
+
+
+@pytest.mark.parametrize("happening", [jump, freeze])
+@pytest.mark.parametrize("is_together", [False, True])
+def test_a_claim_does_not_find_a_run_lost_that_is_under_way_in_this_very_process(happening, is_together):
+    bench = Bench()
+    seen = []
+
+    def ask_for_the_next_one(run, cancelled):
+        bench.during = lambda run, cancelled: pytest.fail("begun beside the one before")
+        happening(bench.clock)
+        if is_together:
+            assert bench.runner.claims.claim_all([bench.fire(2)]) == []
+        else:
+            seen.append(bench.runner.run(bench.fire(2)))
+
+    bench.during = ask_for_the_next_one
+
+    record = bench.runner.run(bench.fire())
+
+    assert record.outcome is Outcome.SUCCESS
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.SUCCESS, Outcome.SKIPPED]
+    assert [run.reason for run in seen] == ["the task is still running"][: len(seen)]
+
+
+def test_a_process_whose_run_was_found_lost_while_it_was_frozen_runs_the_next_instant():
+    bench = Bench()
+    seen = []
+
+    def wake_up_too_late(run, cancelled):
+        bench.during = lambda run, cancelled: None
+        freeze(bench.clock)
+        bench.store.reap(bench.clock.now())
+        seen.append(bench.runner.run(bench.fire(2)))
+
+    bench.during = wake_up_too_late
+
+    assert bench.runner.run(bench.fire()) is None
+
+    assert [run.outcome for run in seen] == [Outcome.SUCCESS]
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.SUCCESS, Outcome.LOST]
+
+
+def test_leases_that_last_are_not_renewed_for_a_claim():
+    bench = Bench(max_instances=100)
+    renewed = []
+    renew, bench.store.renew = bench.store.renew, lambda runs, until: renewed.append(until) or renew(runs, until)
+
+    def ask_for_others(run, cancelled):
+        bench.during = lambda run, cancelled: bench.clock.advance(1)
+        for minute in range(2, 30):
+            bench.runner.run(bench.fire(minute, trigger=Trigger.MANUAL, run_id=f"byhand{minute}"))
+
+    for minute in (100, 200):
+        bench.during = ask_for_others
+        bench.runner.run(bench.fire(minute))
+
+    assert renewed == []
+
+
 def test_a_runner_that_lost_its_lease_records_nothing(caplog):
     bench = Bench()
     bench.during = lambda run, cancelled: bench.store.reap(NOON + timedelta(hours=1))
@@ -268,6 +336,24 @@ def test_a_runner_that_lost_its_lease_records_nothing(caplog):
 
     assert [run.outcome for run in bench.store.history("a")] == [Outcome.LOST]
     assert [record.pulse_event for record in caplog.records] == ["lease_lost"]
+
+
+def test_that_a_run_lost_its_lease_is_said_once_however_long_it_goes_on(caplog):
+    bench = Bench()
+    seen = []
+
+    def go_on_for_an_hour(run, cancelled):
+        bench.store.reap(NOON + timedelta(hours=1))
+        for _ in range(360):
+            bench.clock.advance(10)
+            bench.runner.upkeep.renew()
+        seen.extend(record.pulse_event for record in caplog.records)
+
+    bench.during = go_on_for_an_hour
+
+    bench.runner.run(bench.fire())
+
+    assert seen == ["lease_lost"]
 
 
 def test_renewing_records_the_lost_runs_of_others():
@@ -989,6 +1075,60 @@ def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_pr
     assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
 
 
+def test_what_ended_during_an_outage_longer_than_its_lease_is_recorded_before_the_next_instant_is_claimed(flaky):
+    def lose(run, cancelled):
+        flaky.during = lambda run, cancelled: None
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    flaky.runner.run(flaky.fire(1))
+    flaky.fire(2)
+    flaky.store.is_down = False
+
+    flaky.runner.run(flaky.fire(3))
+
+    assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS, Outcome.MISSED, Outcome.SUCCESS]
+
+
+def test_leases_that_could_not_be_renewed_are_as_soon_as_others_are_answered(flaky):
+    heir = Bench(store=flaky.store, clock=flaky.clock)
+
+    def last_longer_than_the_outage(run, cancelled):
+        flaky.store.is_down = True
+        for _ in range(2):
+            flaky.clock.advance(10)
+            flaky.runner.upkeep.renew()
+        flaky.store.is_down = False
+        flaky.clock.advance(1)
+        flaky.runner.upkeep.report()  # is the first that is answered
+        flaky.runner.upkeep.report()
+        flaky.clock.advance(10)
+        heir.runner.upkeep.renew()
+
+    flaky.during = last_longer_than_the_outage
+
+    assert flaky.runner.run(flaky.fire()).outcome is Outcome.SUCCESS
+    assert heir.records == []
+
+
+def test_leases_that_were_renewed_are_not_before_the_next_beat():
+    bench = Bench()
+    renewed = []
+    renew, bench.store.renew = bench.store.renew, lambda runs, until: renewed.append(until) or renew(runs, until)
+
+    def last(run, cancelled):
+        for beat in range(6):
+            bench.clock.advance(10)
+            bench.runner.upkeep.renew()
+            bench.runner.upkeep.report()
+            bench.runner.run(bench.fire(trigger=Trigger.MANUAL, run_id=f"byhand{beat}"))
+
+    bench.during = last
+    bench.runner.run(bench.fire())
+
+    assert len(renewed) == 6
+
+
 def test_what_ended_in_a_short_outage_is_recorded_before_who_is_dead_is_looked_for(flaky):
     def end_late_in_its_lease(run, cancelled):
         flaky.clock.advance(20)
@@ -1075,9 +1215,9 @@ def test_what_it_cannot_record_yet_the_process_does_not_find_lost_itself(flaky):
 
 
 def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time(flaky):
-    asked = []
+    in_vain = []
     finish = flaky.store.finish
-    flaky.store.finish = lambda run, **more: asked.append(run) or finish(run, **more)
+    flaky.store.finish = lambda run, **more: in_vain.extend([run] * flaky.store.is_down) or finish(run, **more)
 
     def hang(run, cancelled):
         flaky.store.is_down = True
@@ -1090,7 +1230,7 @@ def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time
         flaky.runner.run(flaky.fire(minute))
     flaky.runner.run(flaky.fire(4))
 
-    assert len(asked) <= 3
+    assert len(in_vain) <= 3 + 1  # once an outage, and once in the place of the last claim
 
 
 def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
