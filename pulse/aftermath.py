@@ -7,6 +7,7 @@ from typing import Final
 
 from pulse.model import FAILURES, Outcome, Pause, Run, Task, Trigger
 from pulse.runstores.base import RunStore
+from pulse.runstores.ledger import RECOVERIES
 from pulse.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,8 @@ class Aftermath:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        task = self._tasks[run.task]
-        if run.outcome not in FAILURES or run.again_at is not None:
+        task = self._tasks.get(run.task)  # what was found lost may be of another configuration
+        if task is None or run.outcome not in FAILURES or _is_tried_again(run):
             return
         if run.status == GONE:
             self._pause(run, "its endpoint answered 410, which means that it is gone")
@@ -88,6 +89,11 @@ class Aftermath:
         self._on_paused(run.task, pause)
         facts = {"pulse_event": "task_paused", "pulse_task": run.task, "pulse_run": run.id}
         log.error("task=%s is paused until somebody resumes it: %r", run.task, note, extra=facts)
+
+
+def _is_tried_again(run: Run) -> bool:
+    is_recovered = run.outcome is Outcome.LOST and run.recovers and run.attempt < RECOVERIES
+    return is_recovered or run.again_at is not None
 
 
 def _is_worth(task: Task, run: Run) -> bool:

@@ -73,7 +73,7 @@ class Upkeep:
             self._recorder.record_kept()
             if not self._are_leases_spoilt():
                 for run in self._store.reap(now):
-                    self._recorder.say(run)
+                    self._recorder.tell(run)
             self._claims.look_for_attempts(now)
             self._claims.give_back_unheard()
             if self._fleet:

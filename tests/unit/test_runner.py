@@ -777,6 +777,57 @@ def test_a_task_is_paused_after_so_many_failures_in_a_row():
     assert "3 times in a row" in bench.store.pauses()["a"].note
 
 
+def die_in_a_run(bench: Bench, minute: int) -> None:
+    """Another process claims what is due then, and does not live longer than its lease."""
+    fire = bench.fire(minute)
+    limits, lease = Limits.of(bench.runner._tasks["a"], fire), timedelta(seconds=30)
+    bench.store.claim(fire, owner="dead:1", now=fire.due, lease=lease, passed=lambda _: None, limits=limits)
+    bench.clock.advance(31)
+
+
+def test_runs_that_are_lost_in_a_row_pause_their_task_as_other_failures_do():
+    bench = Bench(pause_on_failure=3)
+    for minute in (1, 2):
+        die_in_a_run(bench, minute)
+        bench.runner.upkeep.renew()
+        assert bench.store.pauses() == {}
+    die_in_a_run(bench, 3)
+
+    bench.runner.run(bench.fire(4, trigger=Trigger.MANUAL, run_id="byhand"))
+
+    assert bench.store.pauses()["a"].note == "it failed 3 times in a row, last because: its lease was not renewed"
+
+
+def test_a_lost_run_that_recovers_pauses_nothing_before_its_last_attempt():
+    bench = Bench(pause_on_failure=1, recover=True, interval=3600)
+    die_in_a_run(bench, 60)
+    for _ in range(2):
+        bench.runner.upkeep.renew()
+        assert bench.store.pauses() == {}
+        (waiting,) = bench.store.waiting()
+        lease = timedelta(seconds=30)
+        bench.store.adopt(waiting, owner="dead:1", now=bench.clock.now(), lease=lease, limits=Limits(recovers=True))
+        bench.clock.advance(31)
+
+    bench.runner.upkeep.renew()
+
+    assert [run.attempt for run in bench.store.history("a")] == [3, 2, 1]
+    assert "it failed once" in bench.store.pauses()["a"].note
+
+
+def test_a_lost_run_of_a_task_of_another_configuration_is_told_and_pauses_nothing():
+    bench = Bench(pause_on_failure=1)
+    bench.store.register(["b"], NOON)
+    fire, lease = Fire(task="b", due=NOON + timedelta(minutes=1)), timedelta(seconds=30)
+    bench.store.claim(fire, owner="dead:1", now=NOON, lease=lease, passed=lambda _: None, limits=Limits())
+    bench.clock.advance(31)
+
+    bench.runner.upkeep.renew()
+
+    assert [(run.task, run.outcome) for run in bench.records] == [("b", Outcome.LOST)]
+    assert bench.store.pauses() == {}
+
+
 def test_whether_a_task_is_paused_is_found_in_its_last_records_however_many_are_kept(monkeypatch):
     bench = Bench(pause_on_failure=3)
     for minute in range(1, 31):
