@@ -17,6 +17,7 @@ import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -164,8 +165,9 @@ class Scheduler:
             except ClosedError:
                 break
             except Exception:
-                log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
                 self._put(planned._replace(when=now + NAP))
+                with suppress(Exception):  # a handler of the log may be what is broken
+                    log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
         return len(due)
 
     # What is due

@@ -270,6 +270,17 @@ def test_a_task_that_cannot_be_submitted_silences_no_other(caplog):
     assert sorted(bench.pass_time(10)) == [("a", 30), ("b", 30)]
 
 
+def test_a_log_that_is_broken_takes_no_task_from_the_plan(monkeypatch):
+    bench = Bench(a={"interval": 10}, b={"interval": 10})
+    submit, bench.scheduler._submit = bench.scheduler._submit, lambda due, keep: 1 / 0
+    monkeypatch.setattr("pulse.scheduler.log.exception", lambda *said, **more: 1 / 0)
+
+    bench.pass_time(10)
+    bench.scheduler._submit = submit
+
+    assert sorted(bench.pass_time(10)) == [("a", 20), ("b", 20)]
+
+
 def test_closed_workers_end_the_ring_in_silence(caplog):
     bench = Bench(a={"interval": 10})
 
