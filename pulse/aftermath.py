@@ -6,11 +6,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.model import FAILURES, Outcome, Pause, Run, Task, Trigger
+from pulse.runlog import say
 from pulse.runstores.base import RunStore
 from pulse.runstores.ledger import RECOVERIES
 from pulse.schedule import Schedule
-
-log = logging.getLogger(__name__)
 
 GONE: Final = 410
 BUSY: Final = frozenset({429, 503})  # with a Retry-After they ask by themselves for another attempt
@@ -87,8 +86,7 @@ class Aftermath:
         pause = Pause(since=run.finished or run.due, note=note, by="pulse")
         self._store.pause(run.task, pause)
         self._on_paused(run.task, pause)
-        facts = {"pulse_event": "task_paused", "pulse_task": run.task, "pulse_run": run.id}
-        log.error("task=%s is paused until somebody resumes it: %r", run.task, note, extra=facts)
+        say(logging.ERROR, f"task={run.task} is paused until somebody resumes it: {note!r}", run, "task_paused")
 
 
 def _is_tried_again(run: Run) -> bool:

@@ -1298,6 +1298,45 @@ def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
     assert bench.store.history("a") == [record]
 
 
+class Broken(logging.Handler):
+    """The log of an application whose endpoint has closed stderr."""
+
+    def emit(self, record):
+        raise ValueError("I/O operation on closed file")
+
+
+@pytest.fixture
+def broken_log():
+    handler = Broken()
+    logging.getLogger("pulse").addHandler(handler)
+    yield
+    logging.getLogger("pulse").removeHandler(handler)
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_what_ended_during_an_outage_is_recorded_though_the_log_is_broken(flaky):
+    def go_down(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = go_down
+    ended = flaky.runner.run(flaky.fire())
+    flaky.store.is_down = False
+    flaky.runner.upkeep.renew()
+
+    assert flaky.records == [ended] == flaky.store.history("a")
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_task_is_paused_and_its_run_told_though_the_log_is_broken():
+    bench = Bench(pause_on_failure=1)
+    failing(bench)
+
+    bench.runner.run(bench.fire())
+
+    assert list(bench.store.pauses()) == ["a"]
+    assert bench.records == bench.store.history("a")
+
+
 def test_what_ended_during_an_outage_is_recorded_when_it_is_over(flaky):
     def go_down(run, cancelled):
         flaky.store.is_down = True
