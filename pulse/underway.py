@@ -63,7 +63,7 @@ class UnderWay:
         """From here on its deadline is watched; False if it was lost, or given up, while it waited for its turn."""
         now, timeout = self._clock.monotonic(), active.task.timeout
         with self._lock:
-            if self._active.get(active.run.id) is not active:
+            if not self._has(active):
                 return False
             active.began = now
             if timeout:
@@ -73,12 +73,13 @@ class UnderWay:
     def end(self, active: Active) -> None:
         """The run has come back, or is not to be."""
         with self._lock:
-            self._active.pop(active.run.id, None)
+            if self._has(active):
+                del self._active[active.run.id]
 
     def lose(self, active: Active) -> bool:
         """Its lease was lost: what has not begun is not to be; False if that was known, or if it has ended."""
         with self._lock:
-            if active.is_lost or self._active.get(active.run.id) is not active:
+            if active.is_lost or not self._has(active):
                 return False
             active.is_lost = True
             if active.began is None:
@@ -91,8 +92,9 @@ class UnderWay:
         What *record_of* says of its beginning is still so when it is given up.
         """
         with self._lock:
-            if self._active.pop(active.run.id, None) is not active:
+            if not self._has(active):
                 return None
+            del self._active[active.run.id]
             active.given_up = record_of(active)
             return active.given_up
 
@@ -132,3 +134,7 @@ class UnderWay:
             active = list(self._active.values())
         for one in active:
             one.control.stop(reason)
+
+    def _has(self, active: Active) -> bool:
+        """Whether it is under way; with the lock. Another attempt of its run may be, while it does not come back."""
+        return self._active.get(active.run.id) is active

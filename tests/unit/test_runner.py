@@ -17,7 +17,7 @@ from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
 from pulse.testing import ManualClock
-from pulse.underway import Active
+from pulse.underway import Active, UnderWay
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
@@ -631,6 +631,49 @@ def test_a_failed_run_is_tried_again_with_growing_delays_as_the_same_run():
     bench.clock.advance(600)
     assert bench.runner.due_again() == []
     assert [run.attempt for run in bench.store.history("a")] == [3, 2, 1]
+
+
+def try_again_beside_a_run_that_was_given_up(bench: Bench) -> tuple[Active, Active]:
+    """The attempt that did not come back by its deadline, and the next one of the same run, by hand."""
+    stuck = bench.runner.claim(bench.fire())
+    bench.clock.advance(100)
+    (record,) = bench.runner.upkeep.give_up_overdue()
+    again = Fire(task="a", due=record.due, trigger=Trigger.MANUAL, run_id=record.id, attempt=2)
+    return stuck, bench.runner.claim(again)
+
+
+def test_an_attempt_that_comes_back_after_it_was_given_up_takes_nothing_from_the_one_behind_it():
+    bench = Bench(timeout=90)
+    stuck, again = try_again_beside_a_run_that_was_given_up(bench)
+
+    assert bench.runner.finish(stuck, bench.reply).outcome is Outcome.TIMEOUT
+    for _ in range(4):
+        bench.clock.advance(10)
+        bench.runner.upkeep.renew()
+
+    assert bench.runner.finish(again, bench.reply).outcome is Outcome.SUCCESS
+    assert [(run.attempt, run.outcome) for run in bench.store.history("a")] == [
+        (2, Outcome.SUCCESS), (1, Outcome.TIMEOUT),
+    ]  # fmt: skip
+
+
+def test_what_has_come_back_is_not_given_up():
+    bench = Bench()
+    under_way = UnderWay(bench.clock)
+    active = under_way.take(bench.runner._tasks["a"], Run(id="x", task="a", due=NOON), None)
+    under_way.end(active)
+
+    assert under_way.give_up(active, lambda _: pytest.fail("given up")) is None
+
+
+def test_an_attempt_behind_one_that_came_back_too_late_has_its_deadline_watched():
+    bench = Bench(timeout=90)
+    stuck, _ = try_again_beside_a_run_that_was_given_up(bench)
+
+    bench.runner.finish(stuck, bench.reply)
+    bench.clock.advance(100)
+
+    assert [(run.attempt, run.outcome) for run in bench.runner.upkeep.give_up_overdue()] == [(2, Outcome.TIMEOUT)]
 
 
 def test_a_retry_that_succeeds_is_the_last():
