@@ -41,7 +41,7 @@ class Aftermath:
             retry_after: What the endpoint has asked for.
         """
         task, ended = self._tasks[run.task], run.finished or run.due
-        has_asked = retry_after is not None and run.status in BUSY
+        has_asked = retry_after is not None and run.status in BUSY and run.outcome is Outcome.FAILED
         if run.trigger is Trigger.MANUAL or not (has_asked or (run.attempt <= task.retries and _is_worth(task, run))):
             return None
         # However soon an endpoint wants to be asked again: without end would flood the history.

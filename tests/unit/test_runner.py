@@ -691,8 +691,12 @@ def test_a_retry_that_succeeds_is_the_last():
 
 @pytest.mark.parametrize(
     "reply",
-    [{"status": 404}, {"outcome": Outcome.CANCELLED}, {"outcome": Outcome.SKIPPED, "status": 409}],
-)
+    [
+        {"status": 404}, {"outcome": Outcome.CANCELLED}, {"outcome": Outcome.SKIPPED, "status": 409},
+        {"outcome": Outcome.SUCCESS, "status": 429, "retry_after": timedelta(seconds=5)},
+        {"outcome": Outcome.CANCELLED, "status": 503, "retry_after": timedelta(seconds=5)},
+    ],
+)  # fmt: skip
 def test_what_is_not_worth_another_attempt_has_none(reply):
     bench = Bench(interval=3600, retries=2)
     failing(bench, **reply)
