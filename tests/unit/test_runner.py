@@ -676,6 +676,20 @@ def test_an_attempt_behind_one_that_came_back_too_late_has_its_deadline_watched(
     assert [(run.attempt, run.outcome) for run in bench.runner.upkeep.give_up_overdue()] == [(2, Outcome.TIMEOUT)]
 
 
+def test_nobody_has_to_stay_awake_for_an_attempt_that_is_more_than_a_beat_away():
+    bench = Bench(interval=3600, retries=1, retry_delay=600)
+    failing(bench)
+    bench.runner.run(bench.fire(60))
+
+    seen = []
+    for seconds in (0, 589, 1, 10):
+        bench.clock.advance(seconds)
+        seen.append(bench.runner.is_awaited)
+
+    assert seen == [False, False, True, True]
+    assert len(bench.runner.due_again()) == 1
+
+
 def test_a_retry_that_succeeds_is_the_last():
     bench = Bench(interval=3600, retries=5)
     failing(bench)
