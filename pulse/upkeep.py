@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.claims import Claims, not_begun
@@ -55,6 +55,7 @@ class Upkeep:
         self._claims = claims
         self._outage = outage
         self._is_renewal_owed = False
+        self._last_beat: datetime | None = None
 
     @property
     def beat(self) -> float:
@@ -67,11 +68,13 @@ class Upkeep:
         Records what ended while the store did not answer, too.
         """
         now = self._clock.now()
+        was_frozen = self._was_frozen(now)
+        self._last_beat = now
         with self._outage.endured("leases are not renewed"):
             self._renew_leases()
             # First: behind a long outage the leases of what has ended are over, and `reap` would call it lost.
             self._recorder.record_kept()
-            if not self._are_leases_spoilt():
+            if not (was_frozen or self._are_leases_spoilt()):
                 for run in self._store.reap(now):
                     self._recorder.tell(run)
             self._claims.look_for_attempts(now)
@@ -85,6 +88,14 @@ class Upkeep:
         self._is_renewal_owed = True
         self._claims.renew()
         self._is_renewal_owed = False
+
+    def _was_frozen(self, now: datetime) -> bool:
+        """Whether it is so long since the last beat that leases may have ended.
+
+        If the whole machine was frozen, or its clock set ahead, others wake up at this moment, too. Whoever
+        lives says so within a beat; to look for the dead at once would find lost who is a moment later.
+        """
+        return self._last_beat is not None and now - self._last_beat > self._lease - self._lease / RENEWALS
 
     def _are_leases_spoilt(self) -> bool:
         """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""

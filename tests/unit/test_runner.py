@@ -356,6 +356,47 @@ def test_that_a_run_lost_its_lease_is_said_once_however_long_it_goes_on(caplog):
     assert seen == ["lease_lost"]
 
 
+def doze(clock: ManualClock) -> None:
+    """The process stands still for a while in which some leases end."""
+    clock.advance(22)
+
+
+@pytest.mark.parametrize("happening", [jump, freeze, doze])
+def test_who_wakes_up_with_all_others_leaves_them_time_to_say_that_they_live(happening):
+    bench = Bench()
+    other = Bench(store=bench.store, clock=bench.clock)
+
+    def freeze_together(run, cancelled):
+        bench.clock.advance(9)
+        other.runner.upkeep.renew()
+        happening(bench.clock)
+        other.runner.upkeep.renew()
+        bench.runner.upkeep.renew()
+        for _ in range(4):
+            bench.clock.advance(10)
+            bench.runner.upkeep.renew()
+            other.runner.upkeep.renew()
+
+    bench.during = freeze_together
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
+    assert other.records == []
+
+
+def test_who_does_not_say_so_by_the_next_beat_is_found_lost():
+    bench = Bench()
+    bench.runner.upkeep.renew()
+    die_in_a_run(bench, 1)
+
+    seen = []
+    for _ in range(2):
+        bench.runner.upkeep.renew()
+        seen.append([run.outcome for run in bench.records])
+        bench.clock.advance(10)
+
+    assert seen == [[], [Outcome.LOST]]
+
+
 def test_renewing_records_the_lost_runs_of_others():
     bench = Bench()
     fire = bench.fire()
@@ -851,6 +892,7 @@ def test_runs_that_are_lost_in_a_row_pause_their_task_as_other_failures_do():
     for minute in (1, 2):
         die_in_a_run(bench, minute)
         bench.runner.upkeep.renew()
+        bench.runner.upkeep.renew()  # the first one leaves them time
         assert bench.store.pauses() == {}
     die_in_a_run(bench, 3)
 
@@ -864,13 +906,15 @@ def test_a_lost_run_that_recovers_pauses_nothing_before_its_last_attempt():
     die_in_a_run(bench, 60)
     for _ in range(2):
         bench.runner.upkeep.renew()
+        bench.runner.upkeep.renew()
         assert bench.store.pauses() == {}
         (waiting,) = bench.store.waiting()
         lease = timedelta(seconds=30)
         bench.store.adopt(waiting, owner="dead:1", now=bench.clock.now(), lease=lease, limits=Limits(recovers=True))
         bench.clock.advance(31)
 
-    bench.runner.upkeep.renew()
+    for _ in range(2):
+        bench.runner.upkeep.renew()
 
     assert [run.attempt for run in bench.store.history("a")] == [3, 2, 1]
     assert "it failed once" in bench.store.pauses()["a"].note
@@ -1287,8 +1331,9 @@ def test_behind_an_outage_who_is_dead_is_found_when_the_others_had_their_time(fl
 
     flaky.runner.upkeep.renew()
     at_once = list(flaky.records)
-    flaky.clock.advance(30)
-    flaky.runner.upkeep.renew()
+    for _ in range(3):
+        flaky.clock.advance(10)
+        flaky.runner.upkeep.renew()
 
     assert at_once == []
     assert [run.outcome for run in flaky.records] == [Outcome.LOST]
