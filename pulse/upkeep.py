@@ -69,7 +69,7 @@ class Upkeep:
         """
         now = self._clock.now()
         was_frozen = self._was_frozen(now)
-        self._last_beat = now
+        self._last_beat = None if was_frozen else now  # not twice in a row: then it is only slow
         with self._outage.endured("leases are not renewed"):
             self._renew_leases()
             # First: behind a long outage the leases of what has ended are over, and `reap` would call it lost.

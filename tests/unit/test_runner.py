@@ -397,6 +397,18 @@ def test_who_does_not_say_so_by_the_next_beat_is_found_lost():
     assert seen == [[], [Outcome.LOST]]
 
 
+def test_a_process_whose_beats_are_always_late_looks_for_the_lost_runs_of_others_all_the_same():
+    bench = Bench()
+    bench.runner.upkeep.renew()
+    die_in_a_run(bench, 1)
+
+    for _ in range(2):
+        bench.clock.advance(25)
+        bench.runner.upkeep.renew()
+
+    assert [run.outcome for run in bench.records] == [Outcome.LOST]
+
+
 def test_renewing_records_the_lost_runs_of_others():
     bench = Bench()
     fire = bench.fire()
