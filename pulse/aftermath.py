@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.model import FAILURES, Outcome, Pause, Run, Task, Trigger
+from pulse.runlog import say
 from pulse.runstores.base import RunStore
+from pulse.runstores.ledger import RECOVERIES
 from pulse.schedule import Schedule
-
-log = logging.getLogger(__name__)
 
 GONE: Final = 410
 BUSY: Final = frozenset({429, 503})  # with a Retry-After they ask by themselves for another attempt
@@ -41,7 +41,7 @@ class Aftermath:
             retry_after: What the endpoint has asked for.
         """
         task, ended = self._tasks[run.task], run.finished or run.due
-        has_asked = retry_after is not None and run.status in BUSY
+        has_asked = retry_after is not None and run.status in BUSY and run.outcome is Outcome.FAILED
         if run.trigger is Trigger.MANUAL or not (has_asked or (run.attempt <= task.retries and _is_worth(task, run))):
             return None
         # However soon an endpoint wants to be asked again: without end would flood the history.
@@ -55,8 +55,8 @@ class Aftermath:
         Raises:
             StoreUnavailableError: the store does not answer.
         """
-        task = self._tasks[run.task]
-        if run.outcome not in FAILURES or run.again_at is not None:
+        task = self._tasks.get(run.task)  # what was found lost may be of another configuration
+        if task is None or run.outcome not in FAILURES or _is_tried_again(run):
             return
         if run.status == GONE:
             self._pause(run, "its endpoint answered 410, which means that it is gone")
@@ -86,8 +86,12 @@ class Aftermath:
         pause = Pause(since=run.finished or run.due, note=note, by="pulse")
         self._store.pause(run.task, pause)
         self._on_paused(run.task, pause)
-        facts = {"pulse_event": "task_paused", "pulse_task": run.task, "pulse_run": run.id}
-        log.error("task=%s is paused until somebody resumes it: %r", run.task, note, extra=facts)
+        say(logging.ERROR, f"task={run.task} is paused until somebody resumes it: {note!r}", run, "task_paused")
+
+
+def _is_tried_again(run: Run) -> bool:
+    is_recovered = run.outcome is Outcome.LOST and run.recovers and run.attempt < RECOVERIES
+    return is_recovered or run.again_at is not None
 
 
 def _is_worth(task: Task, run: Run) -> bool:

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pkgutil import resolve_name
@@ -80,7 +81,7 @@ class Alarms:
         if self._clock.wait(self._idle, seconds):
             return
         with self._lock:
-            left, self._waiting = len(self._waiting), deque()
+            left, self._waiting = len(self._waiting) + self._threads, deque()  # each thread has one in hand
         log.warning("%d hooks and pings were not told any more", left, extra={"pulse_event": "alarms_dropped"})
 
     # The threads
@@ -118,9 +119,11 @@ class Alarms:
                 what, telling = self._waiting.popleft()
             try:
                 telling()
-            # A hook is the application's, and an address anybody's: neither may end what tells the others.
-            except Exception:
-                log.exception("%s: could not be told", what, extra={"pulse_event": "alarm_failed"})
+            # A hook is the application's, and an address anybody's: neither may end what tells the others, which
+            # SystemExit would, without a word, and so would the CancelledError of an event loop.
+            except BaseException:
+                with suppress(Exception):  # a handler of the log may be what is broken
+                    log.exception("%s: could not be told", what, extra={"pulse_event": "alarm_failed"})
 
     def _end_thread(self) -> None:
         self._threads -= 1

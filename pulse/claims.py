@@ -24,6 +24,7 @@ from pulse.runstores.base import Bid, Passed, RunStore
 from pulse.runstores.ledger import RECOVERIES
 from pulse.schedule import Schedule
 from pulse.underway import Active, UnderWay
+from pulse.zone import EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Claims:
         # Not as many as there are such runs: in an outage each gives way to a later one, and is never asked for again.
         self._to_repeat: dict[str, str] = {}
         self._noting = threading.Lock()
+        self._leased_until = EPOCH  # before that no lease of what is under way ends, as far as this process knows
 
     def claim(self, fire: Fire) -> Active | Run | None:
         """Ask for *fire*; what was won, which has not begun, or the record that was made instead."""
@@ -103,7 +105,7 @@ class Claims:
         wanted = [fire for fire in fires if not self._is_left_to_others(fire)]
         bids = [Bid(fire=fire, passed=self._passed(fire), limits=self._limits_of(fire)) for fire in wanted]
         with self._outage.endured("nothing is run unclaimed"):
-            answers = self._store.claim_all(bids, owner=self._owner, now=self._clock.now(), lease=self._lease)
+            answers = self._store.claim_all(bids, owner=self._owner, now=self._now(), lease=self._lease)
             claims = [self._looked_at(*pair) for pair in zip(wanted, answers, strict=True)]
             taken = [(fire, self._taken(fire, claimed)) for fire, claimed in zip(wanted, claims, strict=True)]
             return [(fire, one) for fire, one in taken if isinstance(one, Active)]
@@ -207,6 +209,42 @@ class Claims:
             for run_id in list(takewhile(lambda run_id: self._unheard[run_id] <= now, self._unheard)):
                 del self._unheard[run_id]
 
+    # Leases
+
+    def renew(self) -> None:
+        """Extend the leases of all that is under way here, in one batch.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        until = self._clock.now() + self._lease
+        held = {active.run.id: active for active in self._under_way.everything()}
+        for run in self._store.renew([active.run for active in held.values()], until) if held else ():
+            if self._under_way.lose(held.pop(run.id)):
+                self._recorder.lost(run)
+        for active in held.values():
+            active.expires = until
+        self._leased_until = until
+
+    def _now(self) -> datetime:
+        """The instant of a claim; what this process holds is seen to before, if leases may have ended.
+
+        They have when it was frozen, its machine suspended, or the clock set ahead. It would find its
+        own living runs lost, and run the next instant beside them.
+
+        Raises:
+            StoreUnavailableError: the store does not answer.
+        """
+        now = self._clock.now()
+        if now <= self._leased_until:
+            return now
+        if self._under_way or self._recorder.unrecorded:
+            self.renew()
+            self._recorder.record_kept()
+            return self._clock.now()
+        self._leased_until = now + self._lease
+        return now
+
     # The steps of a claim
 
     def _begin_turn(self, fire: Fire) -> None:
@@ -217,9 +255,9 @@ class Claims:
         return bool(self._fleet and self._fleet.why_not(fire.task)) and fire.trigger is not Trigger.MANUAL
 
     def _claim(self, fire: Fire, *, owner: str = "", lease: timedelta | None = None) -> Claimed:
-        terms: _Terms = {"owner": owner or self._owner, "now": self._clock.now(), "lease": lease or self._lease}
         was_unheard = self._is_heard_now(fire)
         with self._outage.endured("nothing is run unclaimed"):
+            terms: _Terms = {"owner": owner or self._owner, "now": self._now(), "lease": lease or self._lease}
             claimed = self._asked(fire, terms)
             if was_unheard and claimed.answer is Claim.TAKEN:
                 self._note_unheard([fire])  # perhaps by that claim

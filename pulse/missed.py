@@ -44,8 +44,10 @@ class Missed:
 
     def reach(self, last: datetime) -> None:
         """What has become due since, until *last*, joins them."""
-        self._count += self._schedule.count(self._last, last)
-        self._last = last
+        # When the clock was set back some of them ring again. Counted twice, others would be run before their time.
+        if last > self._last:
+            self._count += self._schedule.count(self._last, last)
+            self._last = last
 
     def drop(self, count: int) -> None:
         """The oldest are not run; so the claim of the next one will record it."""

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -58,7 +59,8 @@ class Outage:
             if is_news:
                 self._said = now
         if is_news:
-            log.error("%s: %s", error, consequence, extra={"pulse_event": "store_unavailable"})
+            with suppress(Exception):  # a handler of the log may be what is broken, and runs end all the same
+                log.error("%s: %s", error, consequence, extra={"pulse_event": "store_unavailable"})
 
     def ended(self) -> None:
         """The store answered; that is said if it was that it did not."""
@@ -73,7 +75,9 @@ class Outage:
             if since is not None and now - since >= self._long:
                 self._long_over = now
         if since is not None and was_said:
-            log.warning("the run store answers again, after %.1f s", now - since, extra={"pulse_event": "store_back"})
+            with suppress(Exception):  # as above
+                facts = {"pulse_event": "store_back"}
+                log.warning("the run store answers again, after %.1f s", now - since, extra=facts)
 
     def endured(self, consequence: str) -> "_Endured":
         """Go on behind this block when the store does not answer in it, and say so now and then."""

@@ -31,8 +31,11 @@ class Postponed:
         self._numbers = count()
         self._lock = threading.Lock()
 
-    def __bool__(self) -> bool:
-        return bool(self._later)
+    def is_near(self, seconds: float) -> bool:
+        """Whether the time of one of them comes within so many *seconds*."""
+        last = self._clock.monotonic() + seconds
+        with self._lock:
+            return bool(self._later) and self._heap[0].when <= last
 
     def put(self, fire: Fire, seconds: float = 0.0) -> None:
         """Have *fire* be asked for again; of a task that waits only the last one is."""

@@ -130,9 +130,7 @@ class Recorder:
                 attempt_of(replace(ended, trigger=again_by(ended), attempt=ended.attempt + 1)),
                 (ended.again_at - ended.finished).total_seconds(),
             )
-        with self._outage.endured("its task is not paused"):
-            self._aftermath.see_to(ended)
-        return self.say(ended)
+        return self.tell(ended)
 
     def catch_up(self) -> None:
         """Record what ended while the store did not answer, if it answers now."""
@@ -166,14 +164,16 @@ class Recorder:
         return list(takewhile(lambda run: run.again_at is None, some)) or some[:1]
 
     def noted(self, claimed: Claimed) -> Claimed:
-        """Say what the store has recorded on the occasion of a claim."""
+        """Tell what the store has recorded on the occasion of a claim."""
         for record in (*claimed.lost, claimed.missed, claimed.run):
             if record and record.outcome:
-                self.say(record)
+                self.tell(record)
         return claimed
 
-    def say(self, run: Run) -> Run:
-        """Tell the log and the listeners that there is a record."""
+    def tell(self, run: Run) -> Run:
+        """Tell the log and the listeners that there is a record; and pause its task, if that is what follows."""
+        with self._outage.endured("its task is not paused"):
+            self._aftermath.see_to(run)
         log_run(run)
         for listener in self._hears:
             listener.ended(run)

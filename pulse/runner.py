@@ -165,8 +165,11 @@ class Runner:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether there is something for `due_again`, or for `report`, however idle this process is."""
-        return bool(self._postponed) or self._recorder.unrecorded > 0 or self.claims.is_in_doubt
+        """Whether there is something for `report`, or for `due_again` before the next beat, in however idle a process.
+
+        An attempt that waits for an hour keeps nobody awake as long.
+        """
+        return self._postponed.is_near(self.upkeep.beat) or self._recorder.unrecorded > 0 or self.claims.is_in_doubt
 
     def keeps(self, task: str) -> int:
         """How many instants of *task* may wait for a free worker."""

@@ -17,6 +17,7 @@ import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -40,6 +41,10 @@ _timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its stores
 # The longest sleep: while a machine is suspended its monotonic clock stands still, and a
 # wall clock that steps ahead wakes nobody. Then a task rings at most this much late.
 NAP: Final = timedelta(seconds=10)
+FROZEN: Final = 2 * NAP  # behind such a pause the machine was suspended or frozen, or its clock set ahead
+# Then no bell for a moment: other processes wake up, too, and those that hold a run have to renew its lease before
+# anybody claims the next instant of its task, which would find it lost.
+WAKING: Final = timedelta(seconds=1)
 STEP: Final = timedelta(seconds=1)  # a step of the wall clock that is worth a line in the log
 INSTANT: Final = timedelta(microseconds=1)
 # The pause between two rings. Waking up costs more than a fire, so all that becomes due in the
@@ -163,8 +168,9 @@ class Scheduler:
                 self._submit(some)
             except ClosedError:
                 break
-            except Exception:  # the others are to be handed over; what is lost here, the next claims record
-                log.exception("%d tasks could not ring", len(some), extra={"pulse_event": "ring_failed"})
+            # The others are to be handed over; what is lost here, the next claims record.
+            except Exception as error:  # noqa: BLE001 - it is logged
+                _say_failed(error, "%d tasks could not ring", len(some))
         return len(due)
 
     # What is due
@@ -173,8 +179,8 @@ class Scheduler:
         """What rings of the task, which is planned anew; None if it cannot be: it must not silence the others."""
         try:
             return self._ring_for(planned, now)
-        except Exception:
-            log.exception("task=%s could not ring", planned.task, extra={"pulse_event": "ring_failed"})
+        except Exception as error:  # noqa: BLE001 - it is logged
+            _say_failed(error, "task=%s could not ring", planned.task)
             self._put(planned._replace(when=now + NAP))
             return None
 
@@ -269,6 +275,11 @@ class Scheduler:
             )
 
 
+def _say_failed(error: Exception, said: str, *facts: object) -> None:
+    with suppress(Exception):  # a handler of the log may be what is broken
+        log.error(said, *facts, extra={"pulse_event": "ring_failed"}, exc_info=error)
+
+
 def starting_points(
     tasks: Mapping[str, Task],
     schedules: Mapping[str, Schedule],
@@ -323,18 +334,22 @@ class _Heap(MemoryJobStore):  # type: ignore[misc]  # as above
         super().__init__()
         self._tasks = scheduler
         self._clock = clock
+        self._now: datetime | None = None
 
     def get_due_jobs(self, now: datetime) -> list[Any]:
         """Ring, in the timer's own thread; this never blocks."""
-        self._now = now
+        last, self._now = self._now, now
         # By APScheduler's clock, which may be another one than the fleet's.
         self._ahead = now - self._clock.now()
-        rung = self._tasks.ring()
-        self._rest = min(max(LEAST_REST, rung * REST_A_FIRE), MOST_REST)
+        if last is not None and now - last >= FROZEN:
+            self._rest = WAKING
+        else:
+            self._rest = min(max(LEAST_REST, self._tasks.ring() * REST_A_FIRE), MOST_REST)
         return []
 
     def get_next_run_time(self) -> datetime:
         """When to ring again: for the head of the heap, but not at once, and not too late."""
+        assert self._now is not None
         ring = self._tasks.next_ring()
         latest = self._now + NAP
         return latest if ring is None else max(self._now + self._rest, min(ring + self._ahead, latest))

@@ -265,7 +265,7 @@ class Rehearsal:
         )
         run = self._run(fire)
         if run is None:
-            raise RuntimeError(f"the run of {name} lost its lease: its endpoint has moved the clock without advance()")
+            raise RuntimeError(f"the run of {name} lost its lease: it was recorded as lost, or purged, meanwhile")
         return run
 
     @property

@@ -30,6 +30,7 @@ class Active:
     deadline: float | None = None
     told: Progress | None = None  # what the store knows of its progress
     given_up: Run | None = None  # the record, when it was made before the run came back
+    is_lost: bool = False  # it is somebody else's, or on record as lost
 
 
 class UnderWay:
@@ -46,6 +47,9 @@ class UnderWay:
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._active
 
+    def __len__(self) -> int:
+        return len(self._active)
+
     def take(self, task: Task, run: Run, latest: datetime | None) -> Active:
         """From here on the lease of *run* is renewed."""
         active = Active(task, run, Control(), latest, run.expires)
@@ -59,7 +63,7 @@ class UnderWay:
         """From here on its deadline is watched; False if it was lost, or given up, while it waited for its turn."""
         now, timeout = self._clock.monotonic(), active.task.timeout
         with self._lock:
-            if self._active.get(active.run.id) is not active:
+            if not self._has(active):
                 return False
             active.began = now
             if timeout:
@@ -69,7 +73,18 @@ class UnderWay:
     def end(self, active: Active) -> None:
         """The run has come back, or is not to be."""
         with self._lock:
-            self._active.pop(active.run.id, None)
+            if self._has(active):
+                del self._active[active.run.id]
+
+    def lose(self, active: Active) -> bool:
+        """Its lease was lost: what has not begun is not to be; False if that was known, or if it has ended."""
+        with self._lock:
+            if active.is_lost or not self._has(active):
+                return False
+            active.is_lost = True
+            if active.began is None:
+                del self._active[active.run.id]
+            return True
 
     def give_up(self, active: Active, record_of: Callable[[Active], Run]) -> Run | None:
         """Have a record stand for a run that has not come back; None if it has.
@@ -77,8 +92,9 @@ class UnderWay:
         What *record_of* says of its beginning is still so when it is given up.
         """
         with self._lock:
-            if self._active.pop(active.run.id, None) is not active:
+            if not self._has(active):
                 return None
+            del self._active[active.run.id]
             active.given_up = record_of(active)
             return active.given_up
 
@@ -118,3 +134,7 @@ class UnderWay:
             active = list(self._active.values())
         for one in active:
             one.control.stop(reason)
+
+    def _has(self, active: Active) -> bool:
+        """Whether it is under way; with the lock. Another attempt of its run may be, while it does not come back."""
+        return self._active.get(active.run.id) is active

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from pulse.claims import Claims, not_begun
@@ -54,6 +54,8 @@ class Upkeep:
         self._recorder = recorder
         self._claims = claims
         self._outage = outage
+        self._is_renewal_owed = False
+        self._last_beat: datetime | None = None
 
     @property
     def beat(self) -> float:
@@ -66,28 +68,34 @@ class Upkeep:
         Records what ended while the store did not answer, too.
         """
         now = self._clock.now()
-        held = {active.run.id: active for active in self._under_way.everything()}
-        until = now + self._lease
+        was_frozen = self._was_frozen(now)
+        self._last_beat = None if was_frozen else now  # not twice in a row: then it is only slow
         with self._outage.endured("leases are not renewed"):
-            for run in self._store.renew([active.run for active in held.values()], until) if held else ():
-                lost = held.pop(run.id)
-                if run.id in self._under_way:  # not one that has ended meanwhile
-                    self._recorder.lost(run)
-                if lost.began is None:
-                    self._under_way.end(lost)
-            for active in held.values():
-                active.expires = until
+            self._renew_leases()
             # First: behind a long outage the leases of what has ended are over, and `reap` would call it lost.
             self._recorder.record_kept()
-            if not self._are_leases_spoilt():
+            if not (was_frozen or self._are_leases_spoilt()):
                 for run in self._store.reap(now):
-                    self._recorder.say(run)
+                    self._recorder.tell(run)
             self._claims.look_for_attempts(now)
             self._claims.give_back_unheard()
             if self._fleet:
                 self._fleet.beat(self._outage.errors)
         if not self._outage.is_on:
             self.record_late()  # also what `give_back_unheard` has just given back
+
+    def _renew_leases(self) -> None:
+        self._is_renewal_owed = True
+        self._claims.renew()
+        self._is_renewal_owed = False
+
+    def _was_frozen(self, now: datetime) -> bool:
+        """Whether it is so long since the last beat that leases may have ended.
+
+        If the whole machine was frozen, or its clock set ahead, others wake up at this moment, too. Whoever
+        lives says so within a beat; to look for the dead at once would find lost who is a moment later.
+        """
+        return self._last_beat is not None and now - self._last_beat > self._lease - self._lease / RENEWALS
 
     def _are_leases_spoilt(self) -> bool:
         """Whether leases have ended because nobody could renew them: whoever lives has a lease's time to do so."""
@@ -97,9 +105,13 @@ class Upkeep:
         """Tell the store how far the runs of this process have got, and stop those that are asked to.
 
         For runs that take their time: one that is over in a moment costs nothing here. What could
-        not be recorded is, as soon as the store answers others: until then its task is not run.
+        not be recorded is, as soon as the store answers others: until then its task is not run. And so
+        are leases renewed that could not be: at the next beat they may be over.
         """
         if not self._outage.is_on:
+            if self._is_renewal_owed:
+                with self._outage.endured("leases are not renewed"):
+                    self._renew_leases()
             self._recorder.catch_up()
             with self._outage.endured("what was won unheard is held until its lease has ended"):
                 self._claims.give_back_unheard()

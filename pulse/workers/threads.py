@@ -293,11 +293,15 @@ class ThreadWorkers(Workers):
                 self._begun.clear()
                 # Most runs are over by then: to look at once would only keep them waiting for the interpreter.
                 self._clock.wait(self._ended, LOOK)
-            is_needed = bool(self.busy or self._queue.is_owed or self._queue.is_resting or self._runner.is_awaited)
-            if is_needed:
-                self._begun.set()  # stay awake as long as there is a deadline to watch, or somebody waits
-            if is_needed or renewal.is_due:
+            if self._is_needed or renewal.is_due:
                 self._look(report, renewal, effort)
+            if self._is_needed:  # also since a look has found what others have left
+                self._begun.set()
+
+    @property
+    def _is_needed(self) -> bool:
+        """Whether the watcher has to stay awake: there is a deadline to watch, or somebody waits."""
+        return bool(self.busy or self._queue.is_owed or self._queue.is_resting or self._runner.is_awaited)
 
     def _look(self, report: Every, renewal: Every, effort: Effort) -> None:
         """Renew leases, see to runs that last, and replace the threads whose runs were given up."""

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from asyncio import CancelledError
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -24,6 +25,14 @@ def remember(run: Run) -> None:
 
 def refuse(run: Run) -> None:
     raise ValueError("this hook is broken")
+
+
+def leave(run: Run) -> None:
+    raise SystemExit(1)
+
+
+def cancel(run: Run) -> None:
+    raise CancelledError
 
 
 class Site:
@@ -127,7 +136,13 @@ def test_a_function_is_called_with_the_record(alarms):
     assert told == [record()]
 
 
-@pytest.mark.parametrize("hook", [f"{__name__}:refuse", f"{__name__}:nothing", "no.such.module:function", "/bad"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        f"{__name__}:refuse", f"{__name__}:leave", f"{__name__}:cancel", f"{__name__}:nothing",
+        "no.such.module:function", "/bad",
+    ],
+)  # fmt: skip
 def test_what_goes_wrong_in_a_hook_is_said_in_the_log(site, alarms, caplog, hook):
     site.status = "500 Internal Server Error"
     hooks = alarms(on_failure=hook)
@@ -136,6 +151,17 @@ def test_what_goes_wrong_in_a_hook_is_said_in_the_log(site, alarms, caplog, hook
     hooks.close(30)
 
     assert [line.pulse_event for line in caplog.records if hasattr(line, "pulse_event")] == ["alarm_failed"]
+
+
+def test_a_hook_that_leaves_takes_nobodys_place(site, alarms):
+    hooks = alarms(on_failure=f"{__name__}:leave", on_success="/ok")
+
+    for _ in range(THREADS + 1):
+        hooks.ended(record())
+    hooks.ended(record(Outcome.SUCCESS))
+    hooks.close(30)
+
+    assert [path for _, path, _, _ in site.requests] == ["/ok"]
 
 
 def test_hooks_that_hang_take_a_bounded_number_of_threads_and_no_time_of_others(site, alarms):
@@ -158,6 +184,7 @@ def test_closing_does_not_wait_for_hooks_that_hang(site, alarms, caplog):
     hooks.close(0.05)
 
     assert [line.pulse_event for line in caplog.records] == ["alarms_dropped"]
+    assert f"{THREADS + 1} hooks and pings were not told" in caplog.text
 
 
 # Pings

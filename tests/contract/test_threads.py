@@ -8,21 +8,24 @@ from pathlib import Path
 
 import endpoints
 import pytest
-from bench import LIMIT, Bench, benches, wait_until
+from bench import LIMIT, Bench, Recorder, benches, wait_until
 from servers import holds_for
 
 from pulse.clock import Effort, SystemClock
 from pulse.config import read_config
 from pulse.control import Control
+from pulse.dispatch import Reply
 from pulse.fleet import Fleet, FleetClock
 from pulse.missed import Rung
-from pulse.model import Fire, Outcome
+from pulse.model import Fire, Limits, Outcome
+from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
+from pulse.schedule import schedule_of
 from pulse.testing import ManualClock
 from pulse.workers.handful import Handful
 from pulse.workers.pool import ABANDONED_LIMIT, CROWD, STUCK_LIMIT, Worker
 from pulse.workers.queue import FireQueue, Manner
-from pulse.workers.threads import BRISK_RUNS, BUSY, MOMENT
+from pulse.workers.threads import BRISK_RUNS, BUSY, MOMENT, ThreadWorkers
 
 
 @pytest.fixture
@@ -48,6 +51,36 @@ def test_a_log_that_cannot_be_written_ends_no_worker(make, monkeypatch):
         assert bench.run("where").outcome is Outcome.SUCCESS
     finally:
         logging.getLogger("pulse").removeHandler(handler)
+
+
+def test_a_run_that_an_idle_process_finds_lost_is_recovered_at_once():
+    clock, store, lease, records = ManualClock(), MemoryRunStore(), timedelta(seconds=30), []
+    tasks = read_config(tasks={"a": {"interval": "1h", "recover": True}}).tasks
+    schedules = {"a": schedule_of(tasks["a"])}
+    store.register(["a"], clock.now())
+    fire = Fire(task="a", due=clock.now() + timedelta(hours=1))
+    recovers = Limits(recovers=True)
+    store.claim(fire, owner="dead:1", now=fire.due, lease=lease, passed=lambda _: None, limits=recovers)
+    clock.advance(timedelta(hours=1) + 2 * lease)
+    runner = Runner(
+        tasks, schedules, store=store, dispatch=lambda *_: Reply(outcome=Outcome.SUCCESS), clock=clock, owner="here:1",
+        lease=lease, hears=[Recorder(records)],
+    )  # fmt: skip
+    workers = ThreadWorkers(runner, workers=2, clock=clock)
+    workers.start()
+    try:
+        clock.advance(runner.upkeep.beat)
+        wait_until(lambda: [run.outcome for run in records] == [Outcome.LOST])
+        next_beat = clock.monotonic() + runner.upkeep.beat
+
+        def is_recovered() -> bool:
+            if clock.monotonic() < next_beat - 1:
+                clock.advance(0.02)
+            return len(records) == 2
+
+        wait_until(is_recovered)
+    finally:
+        workers.close(0)
 
 
 def test_hung_runs_are_replaced_up_to_a_limit_and_the_task_recovers_when_they_come_back(make):

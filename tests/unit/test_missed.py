@@ -91,6 +91,17 @@ def test_what_has_become_due_since_joins_them():
     assert all_of(missed) == [NOON + minute * MINUTE for minute in (1, 2, 3)]
 
 
+def test_what_rings_again_since_the_clock_was_set_back_is_among_them_already():
+    missed = Missed("a", schedule(interval=60), NOON, NOON + 9 * MINUTE, Made())
+    missed.pop()
+
+    for minute in range(2, 12):
+        missed.reach(NOON + minute * MINUTE)
+
+    assert missed.last == NOON + 11 * MINUTE
+    assert all_of(missed) == [NOON + minute * MINUTE for minute in range(1, 12)]
+
+
 def test_the_last_one_of_all_has_none_behind_it():
     made = Made()
     rule = schedule(interval=60, end_date=NOON + MINUTE)

@@ -29,10 +29,10 @@ def fire(task: str = "a", second: int = 0, *, attempt: int = 1, place: str = "")
 def test_what_waits_is_asked_for_once(postponed):
     postponed.put(fire())
 
-    assert postponed
+    assert postponed.is_near(0)
     assert postponed.take() == [fire()]
     assert postponed.take() == []
-    assert not postponed
+    assert not postponed.is_near(3600)
 
 
 def test_of_a_task_that_waits_the_last_instant_stays(postponed):
@@ -67,10 +67,11 @@ def test_what_was_due_first_comes_first_and_the_rest_waits(postponed, clock):
 
     clock.advance(3)
     assert [one.task for one in postponed.take()] == ["first", "second"]
-    assert postponed
+    assert not postponed.is_near(5.9)
+    assert postponed.is_near(6)
     clock.advance(6)
     assert [one.task for one in postponed.take()] == ["late"]
-    assert not postponed
+    assert not postponed.is_near(3600)
 
 
 def test_a_hundred_thousand_may_wait(postponed):

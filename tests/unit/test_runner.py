@@ -17,7 +17,7 @@ from pulse.runner import Runner
 from pulse.runstores.memory import MemoryRunStore
 from pulse.schedule import schedule_of
 from pulse.testing import ManualClock
-from pulse.underway import Active
+from pulse.underway import Active, UnderWay
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
@@ -260,6 +260,74 @@ def test_leases_are_renewed_while_a_run_lasts():
     assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
 
 
+def jump(clock: ManualClock) -> None:
+    """The machine is suspended for longer than a lease, or its clock set ahead by more."""
+    clock.step(120)
+
+
+def freeze(clock: ManualClock) -> None:
+    """The process stands still for longer than a lease."""
+    clock.advance(120)
+
+
+@pytest.mark.parametrize("happening", [jump, freeze])
+@pytest.mark.parametrize("is_together", [False, True])
+def test_a_claim_does_not_find_a_run_lost_that_is_under_way_in_this_very_process(happening, is_together):
+    bench = Bench()
+    seen = []
+
+    def ask_for_the_next_one(run, cancelled):
+        bench.during = lambda run, cancelled: pytest.fail("begun beside the one before")
+        happening(bench.clock)
+        if is_together:
+            assert bench.runner.claims.claim_all([bench.fire(2)]) == []
+        else:
+            seen.append(bench.runner.run(bench.fire(2)))
+
+    bench.during = ask_for_the_next_one
+
+    record = bench.runner.run(bench.fire())
+
+    assert record.outcome is Outcome.SUCCESS
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.SUCCESS, Outcome.SKIPPED]
+    assert [run.reason for run in seen] == ["the task is still running"][: len(seen)]
+
+
+def test_a_process_whose_run_was_found_lost_while_it_was_frozen_runs_the_next_instant():
+    bench = Bench()
+    seen = []
+
+    def wake_up_too_late(run, cancelled):
+        bench.during = lambda run, cancelled: None
+        freeze(bench.clock)
+        bench.store.reap(bench.clock.now())
+        seen.append(bench.runner.run(bench.fire(2)))
+
+    bench.during = wake_up_too_late
+
+    assert bench.runner.run(bench.fire()) is None
+
+    assert [run.outcome for run in seen] == [Outcome.SUCCESS]
+    assert [run.outcome for run in bench.store.history("a")] == [Outcome.SUCCESS, Outcome.LOST]
+
+
+def test_leases_that_last_are_not_renewed_for_a_claim():
+    bench = Bench(max_instances=100)
+    renewed = []
+    renew, bench.store.renew = bench.store.renew, lambda runs, until: renewed.append(until) or renew(runs, until)
+
+    def ask_for_others(run, cancelled):
+        bench.during = lambda run, cancelled: bench.clock.advance(1)
+        for minute in range(2, 30):
+            bench.runner.run(bench.fire(minute, trigger=Trigger.MANUAL, run_id=f"byhand{minute}"))
+
+    for minute in (100, 200):
+        bench.during = ask_for_others
+        bench.runner.run(bench.fire(minute))
+
+    assert renewed == []
+
+
 def test_a_runner_that_lost_its_lease_records_nothing(caplog):
     bench = Bench()
     bench.during = lambda run, cancelled: bench.store.reap(NOON + timedelta(hours=1))
@@ -268,6 +336,77 @@ def test_a_runner_that_lost_its_lease_records_nothing(caplog):
 
     assert [run.outcome for run in bench.store.history("a")] == [Outcome.LOST]
     assert [record.pulse_event for record in caplog.records] == ["lease_lost"]
+
+
+def test_that_a_run_lost_its_lease_is_said_once_however_long_it_goes_on(caplog):
+    bench = Bench()
+    seen = []
+
+    def go_on_for_an_hour(run, cancelled):
+        bench.store.reap(NOON + timedelta(hours=1))
+        for _ in range(360):
+            bench.clock.advance(10)
+            bench.runner.upkeep.renew()
+        seen.extend(record.pulse_event for record in caplog.records)
+
+    bench.during = go_on_for_an_hour
+
+    bench.runner.run(bench.fire())
+
+    assert seen == ["lease_lost"]
+
+
+def doze(clock: ManualClock) -> None:
+    """The process stands still for a while in which some leases end."""
+    clock.advance(22)
+
+
+@pytest.mark.parametrize("happening", [jump, freeze, doze])
+def test_who_wakes_up_with_all_others_leaves_them_time_to_say_that_they_live(happening):
+    bench = Bench()
+    other = Bench(store=bench.store, clock=bench.clock)
+
+    def freeze_together(run, cancelled):
+        bench.clock.advance(9)
+        other.runner.upkeep.renew()
+        happening(bench.clock)
+        other.runner.upkeep.renew()
+        bench.runner.upkeep.renew()
+        for _ in range(4):
+            bench.clock.advance(10)
+            bench.runner.upkeep.renew()
+            other.runner.upkeep.renew()
+
+    bench.during = freeze_together
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
+    assert other.records == []
+
+
+def test_who_does_not_say_so_by_the_next_beat_is_found_lost():
+    bench = Bench()
+    bench.runner.upkeep.renew()
+    die_in_a_run(bench, 1)
+
+    seen = []
+    for _ in range(2):
+        bench.runner.upkeep.renew()
+        seen.append([run.outcome for run in bench.records])
+        bench.clock.advance(10)
+
+    assert seen == [[], [Outcome.LOST]]
+
+
+def test_a_process_whose_beats_are_always_late_looks_for_the_lost_runs_of_others_all_the_same():
+    bench = Bench()
+    bench.runner.upkeep.renew()
+    die_in_a_run(bench, 1)
+
+    for _ in range(2):
+        bench.clock.advance(25)
+        bench.runner.upkeep.renew()
+
+    assert [run.outcome for run in bench.records] == [Outcome.LOST]
 
 
 def test_renewing_records_the_lost_runs_of_others():
@@ -547,6 +686,63 @@ def test_a_failed_run_is_tried_again_with_growing_delays_as_the_same_run():
     assert [run.attempt for run in bench.store.history("a")] == [3, 2, 1]
 
 
+def try_again_beside_a_run_that_was_given_up(bench: Bench) -> tuple[Active, Active]:
+    """The attempt that did not come back by its deadline, and the next one of the same run, by hand."""
+    stuck = bench.runner.claim(bench.fire())
+    bench.clock.advance(100)
+    (record,) = bench.runner.upkeep.give_up_overdue()
+    again = Fire(task="a", due=record.due, trigger=Trigger.MANUAL, run_id=record.id, attempt=2)
+    return stuck, bench.runner.claim(again)
+
+
+def test_an_attempt_that_comes_back_after_it_was_given_up_takes_nothing_from_the_one_behind_it():
+    bench = Bench(timeout=90)
+    stuck, again = try_again_beside_a_run_that_was_given_up(bench)
+
+    assert bench.runner.finish(stuck, bench.reply).outcome is Outcome.TIMEOUT
+    for _ in range(4):
+        bench.clock.advance(10)
+        bench.runner.upkeep.renew()
+
+    assert bench.runner.finish(again, bench.reply).outcome is Outcome.SUCCESS
+    assert [(run.attempt, run.outcome) for run in bench.store.history("a")] == [
+        (2, Outcome.SUCCESS), (1, Outcome.TIMEOUT),
+    ]  # fmt: skip
+
+
+def test_what_has_come_back_is_not_given_up():
+    bench = Bench()
+    under_way = UnderWay(bench.clock)
+    active = under_way.take(bench.runner._tasks["a"], Run(id="x", task="a", due=NOON), None)
+    under_way.end(active)
+
+    assert under_way.give_up(active, lambda _: pytest.fail("given up")) is None
+
+
+def test_an_attempt_behind_one_that_came_back_too_late_has_its_deadline_watched():
+    bench = Bench(timeout=90)
+    stuck, _ = try_again_beside_a_run_that_was_given_up(bench)
+
+    bench.runner.finish(stuck, bench.reply)
+    bench.clock.advance(100)
+
+    assert [(run.attempt, run.outcome) for run in bench.runner.upkeep.give_up_overdue()] == [(2, Outcome.TIMEOUT)]
+
+
+def test_nobody_has_to_stay_awake_for_an_attempt_that_is_more_than_a_beat_away():
+    bench = Bench(interval=3600, retries=1, retry_delay=600)
+    failing(bench)
+    bench.runner.run(bench.fire(60))
+
+    seen = []
+    for seconds in (0, 589, 1, 10):
+        bench.clock.advance(seconds)
+        seen.append(bench.runner.is_awaited)
+
+    assert seen == [False, False, True, True]
+    assert len(bench.runner.due_again()) == 1
+
+
 def test_a_retry_that_succeeds_is_the_last():
     bench = Bench(interval=3600, retries=5)
     failing(bench)
@@ -562,8 +758,12 @@ def test_a_retry_that_succeeds_is_the_last():
 
 @pytest.mark.parametrize(
     "reply",
-    [{"status": 404}, {"outcome": Outcome.CANCELLED}, {"outcome": Outcome.SKIPPED, "status": 409}],
-)
+    [
+        {"status": 404}, {"outcome": Outcome.CANCELLED}, {"outcome": Outcome.SKIPPED, "status": 409},
+        {"outcome": Outcome.SUCCESS, "status": 429, "retry_after": timedelta(seconds=5)},
+        {"outcome": Outcome.CANCELLED, "status": 503, "retry_after": timedelta(seconds=5)},
+    ],
+)  # fmt: skip
 def test_what_is_not_worth_another_attempt_has_none(reply):
     bench = Bench(interval=3600, retries=2)
     failing(bench, **reply)
@@ -689,6 +889,60 @@ def test_a_task_is_paused_after_so_many_failures_in_a_row():
         bench.runner.run(bench.fire(minute))
 
     assert "3 times in a row" in bench.store.pauses()["a"].note
+
+
+def die_in_a_run(bench: Bench, minute: int) -> None:
+    """Another process claims what is due then, and does not live longer than its lease."""
+    fire = bench.fire(minute)
+    limits, lease = Limits.of(bench.runner._tasks["a"], fire), timedelta(seconds=30)
+    bench.store.claim(fire, owner="dead:1", now=fire.due, lease=lease, passed=lambda _: None, limits=limits)
+    bench.clock.advance(31)
+
+
+def test_runs_that_are_lost_in_a_row_pause_their_task_as_other_failures_do():
+    bench = Bench(pause_on_failure=3)
+    for minute in (1, 2):
+        die_in_a_run(bench, minute)
+        bench.runner.upkeep.renew()
+        bench.runner.upkeep.renew()  # the first one leaves them time
+        assert bench.store.pauses() == {}
+    die_in_a_run(bench, 3)
+
+    bench.runner.run(bench.fire(4, trigger=Trigger.MANUAL, run_id="byhand"))
+
+    assert bench.store.pauses()["a"].note == "it failed 3 times in a row, last because: its lease was not renewed"
+
+
+def test_a_lost_run_that_recovers_pauses_nothing_before_its_last_attempt():
+    bench = Bench(pause_on_failure=1, recover=True, interval=3600)
+    die_in_a_run(bench, 60)
+    for _ in range(2):
+        bench.runner.upkeep.renew()
+        bench.runner.upkeep.renew()
+        assert bench.store.pauses() == {}
+        (waiting,) = bench.store.waiting()
+        lease = timedelta(seconds=30)
+        bench.store.adopt(waiting, owner="dead:1", now=bench.clock.now(), lease=lease, limits=Limits(recovers=True))
+        bench.clock.advance(31)
+
+    for _ in range(2):
+        bench.runner.upkeep.renew()
+
+    assert [run.attempt for run in bench.store.history("a")] == [3, 2, 1]
+    assert "it failed once" in bench.store.pauses()["a"].note
+
+
+def test_a_lost_run_of_a_task_of_another_configuration_is_told_and_pauses_nothing():
+    bench = Bench(pause_on_failure=1)
+    bench.store.register(["b"], NOON)
+    fire, lease = Fire(task="b", due=NOON + timedelta(minutes=1)), timedelta(seconds=30)
+    bench.store.claim(fire, owner="dead:1", now=NOON, lease=lease, passed=lambda _: None, limits=Limits())
+    bench.clock.advance(31)
+
+    bench.runner.upkeep.renew()
+
+    assert [(run.task, run.outcome) for run in bench.records] == [("b", Outcome.LOST)]
+    assert bench.store.pauses() == {}
 
 
 def test_whether_a_task_is_paused_is_found_in_its_last_records_however_many_are_kept(monkeypatch):
@@ -989,6 +1243,60 @@ def test_what_ended_during_an_outage_longer_than_its_lease_is_not_lost_to_the_pr
     assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS]
 
 
+def test_what_ended_during_an_outage_longer_than_its_lease_is_recorded_before_the_next_instant_is_claimed(flaky):
+    def lose(run, cancelled):
+        flaky.during = lambda run, cancelled: None
+        flaky.store.is_down = True
+
+    flaky.during = lose
+    flaky.runner.run(flaky.fire(1))
+    flaky.fire(2)
+    flaky.store.is_down = False
+
+    flaky.runner.run(flaky.fire(3))
+
+    assert [run.outcome for run in flaky.store.history("a")] == [Outcome.SUCCESS, Outcome.MISSED, Outcome.SUCCESS]
+
+
+def test_leases_that_could_not_be_renewed_are_as_soon_as_others_are_answered(flaky):
+    heir = Bench(store=flaky.store, clock=flaky.clock)
+
+    def last_longer_than_the_outage(run, cancelled):
+        flaky.store.is_down = True
+        for _ in range(2):
+            flaky.clock.advance(10)
+            flaky.runner.upkeep.renew()
+        flaky.store.is_down = False
+        flaky.clock.advance(1)
+        flaky.runner.upkeep.report()  # is the first that is answered
+        flaky.runner.upkeep.report()
+        flaky.clock.advance(10)
+        heir.runner.upkeep.renew()
+
+    flaky.during = last_longer_than_the_outage
+
+    assert flaky.runner.run(flaky.fire()).outcome is Outcome.SUCCESS
+    assert heir.records == []
+
+
+def test_leases_that_were_renewed_are_not_before_the_next_beat():
+    bench = Bench()
+    renewed = []
+    renew, bench.store.renew = bench.store.renew, lambda runs, until: renewed.append(until) or renew(runs, until)
+
+    def last(run, cancelled):
+        for beat in range(6):
+            bench.clock.advance(10)
+            bench.runner.upkeep.renew()
+            bench.runner.upkeep.report()
+            bench.runner.run(bench.fire(trigger=Trigger.MANUAL, run_id=f"byhand{beat}"))
+
+    bench.during = last
+    bench.runner.run(bench.fire())
+
+    assert len(renewed) == 6
+
+
 def test_what_ended_in_a_short_outage_is_recorded_before_who_is_dead_is_looked_for(flaky):
     def end_late_in_its_lease(run, cancelled):
         flaky.clock.advance(20)
@@ -1035,8 +1343,9 @@ def test_behind_an_outage_who_is_dead_is_found_when_the_others_had_their_time(fl
 
     flaky.runner.upkeep.renew()
     at_once = list(flaky.records)
-    flaky.clock.advance(30)
-    flaky.runner.upkeep.renew()
+    for _ in range(3):
+        flaky.clock.advance(10)
+        flaky.runner.upkeep.renew()
 
     assert at_once == []
     assert [run.outcome for run in flaky.records] == [Outcome.LOST]
@@ -1075,9 +1384,9 @@ def test_what_it_cannot_record_yet_the_process_does_not_find_lost_itself(flaky):
 
 
 def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time(flaky):
-    asked = []
+    in_vain = []
     finish = flaky.store.finish
-    flaky.store.finish = lambda run, **more: asked.append(run) or finish(run, **more)
+    flaky.store.finish = lambda run, **more: in_vain.extend([run] * flaky.store.is_down) or finish(run, **more)
 
     def hang(run, cancelled):
         flaky.store.is_down = True
@@ -1090,7 +1399,7 @@ def test_in_an_outage_the_end_of_many_runs_does_not_wait_for_the_store_each_time
         flaky.runner.run(flaky.fire(minute))
     flaky.runner.run(flaky.fire(4))
 
-    assert len(asked) <= 3
+    assert len(in_vain) <= 3 + 1  # once an outage, and once in the place of the last claim
 
 
 def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
@@ -1105,6 +1414,45 @@ def test_nothing_is_dispatched_after_the_runner_was_told_to_end():
     assert (record.outcome, record.started) == (Outcome.MISSED, None)
     assert record.reason == "it had not begun: the process ends"
     assert bench.store.history("a") == [record]
+
+
+class Broken(logging.Handler):
+    """The log of an application whose endpoint has closed stderr."""
+
+    def emit(self, record):
+        raise ValueError("I/O operation on closed file")
+
+
+@pytest.fixture
+def broken_log():
+    handler = Broken()
+    logging.getLogger("pulse").addHandler(handler)
+    yield
+    logging.getLogger("pulse").removeHandler(handler)
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_what_ended_during_an_outage_is_recorded_though_the_log_is_broken(flaky):
+    def go_down(run, cancelled):
+        flaky.store.is_down = True
+
+    flaky.during = go_down
+    ended = flaky.runner.run(flaky.fire())
+    flaky.store.is_down = False
+    flaky.runner.upkeep.renew()
+
+    assert flaky.records == [ended] == flaky.store.history("a")
+
+
+@pytest.mark.usefixtures("broken_log")
+def test_a_task_is_paused_and_its_run_told_though_the_log_is_broken():
+    bench = Bench(pause_on_failure=1)
+    failing(bench)
+
+    bench.runner.run(bench.fire())
+
+    assert list(bench.store.pauses()) == ["a"]
+    assert bench.records == bench.store.history("a")
 
 
 def test_what_ended_during_an_outage_is_recorded_when_it_is_over(flaky):

@@ -9,7 +9,7 @@ from pulse.errors import ClosedError
 from pulse.missed import Missed
 from pulse.model import Fire, Trigger
 from pulse.schedule import schedule_of
-from pulse.scheduler import AT_ONCE, MOST_REST, NAP, Scheduler, _Heap
+from pulse.scheduler import AT_ONCE, FROZEN, MOST_REST, NAP, WAKING, Scheduler, _Heap
 from pulse.testing import ManualClock
 
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -297,6 +297,17 @@ def test_what_cannot_be_handed_over_keeps_nothing_else_from_ringing(caplog):
     assert len(bench.pass_time(60)) == 2 * AT_ONCE
 
 
+def test_a_log_that_is_broken_takes_no_task_from_the_plan(monkeypatch):
+    bench = Bench(a={"interval": 10}, b={"interval": 10})
+    submit, bench.scheduler._submit = bench.scheduler._submit, lambda rung: 1 / 0
+    monkeypatch.setattr("pulse.scheduler.log.error", lambda *said, **more: 1 / 0)
+
+    bench.pass_time(10)
+    bench.scheduler._submit = submit
+
+    assert sorted(bench.pass_time(10)) == [("a", 20), ("b", 20)]
+
+
 def test_closed_workers_end_the_ring_in_silence(caplog):
     bench = Bench(a={"interval": 10})
 
@@ -339,6 +350,32 @@ def test_the_timer_sleeps_until_the_next_instant_by_whatever_clock_it_has():
 def test_the_timer_never_sleeps_longer_than_a_nap():
     assert ask(Bench(a={"interval": 3600})) == NAP
     assert ask(Bench(a={"cron": "@manually"})) == NAP
+
+
+def test_who_was_frozen_rings_a_moment_later_when_those_who_hold_a_run_have_said_so():
+    bench = Bench(a={"interval": 20})
+    heap = _Heap(bench.scheduler, bench.clock)
+    heap.get_due_jobs(bench.clock.now())
+    bench.clock.advance(FROZEN)
+
+    heap.get_due_jobs(bench.clock.now())
+
+    assert bench.fires == []
+    assert heap.get_next_run_time() - bench.clock.now() == WAKING
+    bench.clock.advance(WAKING)
+    heap.get_due_jobs(bench.clock.now())
+    assert [fire.task for fire in bench.fires] == ["a"]
+
+
+def test_who_only_napped_rings_at_once():
+    bench = Bench(a={"interval": 19})
+    heap = _Heap(bench.scheduler, bench.clock)
+    heap.get_due_jobs(bench.clock.now())
+    bench.clock.advance(19)
+
+    heap.get_due_jobs(bench.clock.now())
+
+    assert [fire.task for fire in bench.fires] == ["a"]
 
 
 @pytest.mark.parametrize(("count", "rest"), [(1, 2), (2, 2), (4, 4), (5, 5), (100, 5)])
