@@ -53,6 +53,7 @@ from pulse.runstores.base import (
 )
 from pulse.runstores.instants import MICROSECOND
 from pulse.runstores.ledger import PASSED_OVER, losses, unclaimed, why_lost, won
+from pulse.runstores.legible import MISREAD, Legible, UnreadableError
 from pulse.runstores.redis_records import (
     TOTALS,
     fire_fields,
@@ -61,6 +62,7 @@ from pulse.runstores.redis_records import (
     instant_from,
     json_of,
     limit_fields,
+    name_in,
     pause_fields,
     pause_from,
     plain_json_of,
@@ -121,6 +123,7 @@ class RedisRunStore(RunStore):
         self._clients: dict[int, redis.Redis] = {}  # by process: a connection is not for two of them
         self._seen: dict[str, str] = {}  # the cursors as this process saw them last
         self._is_met = False
+        self._legible = Legible()
 
     def __repr__(self) -> str:
         return f"<RedisRunStore {self.address}>"
@@ -198,7 +201,7 @@ class RedisRunStore(RunStore):
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
         at, held = self._step(redis_scripts.LOOK, self._keys("held"), {"now": stamp(now)})
-        suspects = [run for run, _ in losses(map(self._run_of, held), instant_from(at))]
+        suspects = [run for run, _ in losses(self._runs_in(held), instant_from(at))]
         lost: list[Run] = []
         for some in _parts(suspects, AT_ONCE):
             try:
@@ -463,7 +466,10 @@ class RedisRunStore(RunStore):
         return answers
 
     def _held(self) -> list[Run]:
-        return [self._run_of(run) for run in self._read("HVALS", "held")]
+        return self._runs_in(self._read("HVALS", "held"))
+
+    def _runs_in(self, held: Iterable[bytes]) -> list[Run]:
+        return self._legible.runs(held, self._run_of, name_in)
 
     def _keys(self, *names: str) -> list[str]:
         return [self._space + name for name in names]
@@ -535,8 +541,9 @@ class RedisRunStore(RunStore):
         """What *read* makes of the JSON in *text*."""
         try:
             return read(json.loads(text_of(text)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._unavailable(f"it holds what Pulse has not written ({error!r})") from error
+        except MISREAD as error:
+            holds = "it holds what Pulse has not written, or a later release of it has"
+            raise UnreadableError(str(self._unavailable(f"{holds} ({error!r})"))) from error
 
 
 # Kept from the garbage collector, which could wait for a lock of the parent's threads.

@@ -27,12 +27,14 @@ from pulse.runstores.base import (
 )
 from pulse.runstores.instants import MICROSECOND, number_of
 from pulse.runstores.ledger import LedgerStore, Standing, timing
+from pulse.runstores.legible import Legible
 from pulse.runstores.rows import (
     BRIEF,
     HELD,
     RECORD,
     held_of,
     held_row,
+    name_of,
     pause_of,
     record_of,
     record_row,
@@ -138,6 +140,7 @@ class SqlStore(LedgerStore):
         """*name*: of the application; *history*: how many finished records are kept a task."""
         self._app = name
         self._history = history
+        self._legible = Legible()
 
     # What a backend provides
 
@@ -460,10 +463,9 @@ class SqlStore(LedgerStore):
     def _held(self, track: str | None) -> list[Run]:
         if track is None:
             rows = self._run(f"SELECT {HELD} FROM held WHERE app = ?", self._app)  # noqa: S608
-        else:
-            task, _, place = track.partition("@")
-            rows = self._run(_HELD_OF, self._app, task, place)
-        return [held_of(row) for row in rows.fetchall()]
+            return self._legible.runs(rows.fetchall(), held_of, name_of)
+        task, _, place = track.partition("@")
+        return [held_of(row) for row in self._run(_HELD_OF, self._app, task, place).fetchall()]
 
     def _held_by(self, owner: str) -> list[Run]:
         rows = self._run(f"SELECT {HELD} FROM held WHERE app = ? AND owner = ?", self._app, owner)  # noqa: S608

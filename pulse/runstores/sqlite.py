@@ -18,7 +18,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
-from pulse.runstores.rows import UnreadableError
+from pulse.runstores.legible import UnreadableError
 from pulse.runstores.schema import CHANGED, ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 from pulse.runstores.whereabouts import Whereabouts

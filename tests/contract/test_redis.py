@@ -981,6 +981,62 @@ def test_what_is_no_record_of_pulse_is_unavailable(store, admin, name):
         store.history("a")
 
 
+@pytest.fixture
+def spoil(admin, name):
+    """Has what is held of one task say what no release has written so far."""
+
+    def spoil(task: str, old: str, new: str) -> None:
+        key = f"pulse:{{{name}}}:held"
+        for run_id, held in admin.hgetall(key).items():
+            if f'"task":"{task}"'.encode() in held:
+                assert old.encode() in held
+                admin.hset(key, run_id, held.replace(old.encode(), new.encode()))
+
+    return spoil
+
+
+@pytest.mark.parametrize("spoilt", [('"schedule"', '"unheard-of"'), ('"due":"1', '"due":"9999999999999991')])
+def test_what_is_held_and_cannot_be_read_keeps_nobody_from_the_rest_and_is_named_once(store, spoil, spoilt, caplog):
+    of_a, of_b = claim(store, 1, "a").run, claim(store, 1, "b").run
+    spoil("a", *spoilt)
+
+    assert store.running() == [of_b]
+    assert store.waiting() == []
+    assert store.renew([of_a, of_b], NOON + 40 * SECOND) == []
+    assert [run.id for run in store.reap(NOON + 50 * SECOND)] == [of_b.id]
+
+    (told,) = [record for record in caplog.records if record.name == "pulse.runstores.legible"]
+    assert (told.pulse_event, told.pulse_task, told.pulse_run) == ("held_unreadable", "a", of_a.id)
+
+
+def test_what_is_no_run_at_all_is_named_by_what_it_says(store, admin, name, caplog):
+    admin.hset(f"pulse:{{{name}}}:held", "x", "what is this")
+
+    assert store.running() == []
+
+    (told,) = [record for record in caplog.records if record.name == "pulse.runstores.legible"]
+    assert "what is this" in told.getMessage()
+
+
+def test_a_claim_beside_what_cannot_be_read_makes_no_other_error_than_a_store_that_does_not_answer(store, spoil):
+    claim(store, 1, owner="there:1")
+    spoil("a", '"schedule"', '"unheard-of"')
+
+    with pytest.raises(StoreUnavailableError, match="later release"):
+        claim(store, 2, instances=1)
+    answers = judged(claim_all(store, 3, ["a", "b"], instances=1))
+
+    assert answers == [Claim.WAIT, Claim.WON]
+
+
+def test_totals_that_cannot_be_read_make_no_other_error_than_a_store_that_does_not_answer(store, admin, name):
+    admin.hset(f"pulse:{{{name}}}:task:a", "success", "many")
+
+    for ask in (lambda: store.totals("a"), store.all_totals):
+        with pytest.raises(StoreUnavailableError, match="later release"):
+            ask()
+
+
 # Time
 
 

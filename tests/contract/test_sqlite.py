@@ -21,7 +21,7 @@ from servers import wait_until
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
-from pulse.runstores.base import Totals
+from pulse.runstores.base import Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.sql import TRIM_EVERY
 from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
@@ -441,6 +441,41 @@ def test_a_step_that_cannot_read_what_it_needs_keeps_nobody_waiting(store, path,
     other = SqliteRunStore(path)
     assert claim(other, 2, "b").answer is Claim.WON
     other.close()
+
+
+def test_what_is_held_and_cannot_be_read_keeps_nobody_from_the_rest_and_is_named_once(store, path, caplog):
+    of_a, of_b = claim(store, 1, "a").run, claim(store, 1, "b").run
+    execute(path, "UPDATE held SET trigger = 'unheard-of' WHERE task = 'a'")
+
+    assert store.running() == [of_b]
+    assert store.waiting() == []
+    assert store.renew([of_a, of_b], NOON + 40 * SECOND) == []
+    assert [run.id for run in store.reap(NOON + 50 * SECOND)] == [of_b.id]
+
+    (told,) = caplog.records
+    assert (told.pulse_event, told.pulse_task, told.pulse_run) == ("held_unreadable", "a", of_a.id)
+    assert "'unheard-of' is not a valid Trigger" in told.getMessage()
+
+
+def test_what_could_not_be_read_is_named_again_when_it_was_gone_meanwhile(store, path, caplog):
+    claim(store, 1)
+    for trigger in ("unheard-of", "schedule", "unheard-of"):
+        execute(path, f"UPDATE held SET trigger = '{trigger}'")
+        store.running()
+
+    assert [told.pulse_event for told in caplog.records] == ["held_unreadable"] * 2
+
+
+def test_a_task_of_which_something_cannot_be_read_is_left_out_of_a_handful(store, path):
+    claim(store, 1, "a")
+    execute(path, "UPDATE held SET trigger = 'unheard-of' WHERE task = 'a'")
+    fires = [Fire(task=task, due=NOON + 2 * SECOND) for task in ("a", "b")]
+    bids = [Bid(fire=fire, passed=lambda cursor: None, limits=Limits()) for fire in fires]
+
+    claims = store.claim_all(bids, owner="me", now=NOON + 2 * SECOND, lease=30 * SECOND)
+
+    assert [claimed.answer for claimed in claims] == [Claim.WAIT, Claim.WON]
+    assert store.running() == [claims[1].run]
 
 
 def test_a_file_whose_schema_is_spoilt_is_unavailable(store, path):
