@@ -170,7 +170,7 @@ class PostgresRunStore(SqlStore):
         # Sorted, so that two processes that start at once do not wait for each other.
         names = sorted(tracks)
         with self._step():
-            self._forget_places(now)
+            self._forget_places(now, names)
             begin = number_of(since or self._judged_at(now))
             self._run(
                 "INSERT INTO tasks (app, name, appended, cursor) SELECT ?, unnest(?::text[]), 0, ? "

@@ -41,8 +41,9 @@ from pulse.instance import is_gone
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
 from pulse.runstores.base import (
-    FORGET_AFTER,
+    FORGET_HOST_AFTER,
     FORGET_INSTANCE_AFTER,
+    FORGET_PROCESS_AFTER,
     PRESSES,
     PURGED_AT_ONCE,
     SPENT_FOR,
@@ -138,11 +139,12 @@ class RedisRunStore(RunStore):
         terms = {
             "tracks": named,
             "seen": max(self._seen.values(), key=int, default=None),
-            "forget_after": FORGET_AFTER // MICROSECOND,
+            "forget_process_after": FORGET_PROCESS_AFTER // MICROSECOND,
+            "forget_host_after": FORGET_HOST_AFTER // MICROSECOND,
             "now": stamp(now),
             "since": since and stamp(since),
         }
-        cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held"), terms)
+        cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held", "instances"), terms)
         self._seen.update(zip(named, map(bytes.decode, cursors), strict=True))
         return {track: instant_from(cursor) for track, cursor in zip(named, cursors, strict=True)}
 

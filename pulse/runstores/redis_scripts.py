@@ -287,11 +287,39 @@ if terms.seen or call('EXISTS', LEDGER, HELD) > 0 then
 else
     call('HSET', LEDGER, 'server', this_server())  -- the very first time: nothing can have been forgotten
 end
+local INSTANCES = KEYS[4]
+
+local here = {}
+for _, track in ipairs(terms.tracks) do
+    here[track] = true
+end
+
+local function is_long_gone(track, cursor)
+    local place = string.match(track, '@(.*)')
+    local after = string.find(place, ':', 1, true) and terms.forget_process_after or terms.forget_host_after
+    return tonumber(cursor) < now - after and not here[track] and call('HEXISTS', INSTANCES, place) == 0
+end
+
+-- With the attempts that wait there, unless something is under way.
+local function forget(track)
+    local ids = cjson.decode(call('HGET', LEDGER, 'held ' .. track) or '[]')
+    for _, id in ipairs(ids) do
+        local run = call('HGET', HELD, id)
+        if run and cjson.decode(run).started then
+            return
+        end
+    end
+    for _, id in ipairs(ids) do
+        call('HDEL', HELD, id)
+    end
+    call('HDEL', LEDGER, 'cursor ' .. track, 'held ' .. track)
+end
+
 local fields = call('HGETALL', LEDGER)
 for number = 1, #fields, 2 do
-    local place = string.match(fields[number], '^cursor .*@')
-    if place and tonumber(fields[number + 1]) < now - terms.forget_after then
-        call('HDEL', LEDGER, fields[number])
+    local track = string.match(fields[number], '^cursor (.*@.*)')
+    if track and is_long_gone(track, fields[number + 1]) then
+        forget(track)
     end
 end
 local cursors = {}

@@ -18,8 +18,9 @@ from zlib import crc32
 
 from pulse.model import Fire, Instance, Outcome, Pause, Press, Run, Trigger, track_of
 from pulse.runstores.base import (
-    FORGET_AFTER,
+    FORGET_HOST_AFTER,
     FORGET_INSTANCE_AFTER,
+    FORGET_PROCESS_AFTER,
     PRESSES,
     PURGED_AT_ONCE,
     SPENT_FOR,
@@ -406,12 +407,28 @@ class SqlStore(LedgerStore):
 
     # The primitives of LedgerStore; all are called within a step
 
-    def _forget_places(self, now: datetime) -> None:
-        self._run(
-            "DELETE FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ? AND name NOT IN "
-            "(SELECT task || '@' || place FROM held WHERE app = ?)",
-            self._app, "%@%", number_of(now - FORGET_AFTER), self._app,
-        )  # fmt: skip
+    def _forget_places(self, now: datetime, tracks: Iterable[str]) -> None:
+        """Forget the tracks of hosts and processes that are long gone but *tracks*, and attempts that wait there."""
+        rows = self._run(
+            "SELECT name, cursor FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ?",
+            self._app, "%@%", number_of(now - FORGET_PROCESS_AFTER),
+        ).fetchall()  # fmt: skip
+        if not rows:
+            return
+        here, hosts_since = frozenset(tracks), number_of(now - FORGET_HOST_AFTER)
+        alive = {owner for (owner,) in self._run("SELECT owner FROM instances WHERE app = ?", self._app).fetchall()}
+        for track, cursor in rows:
+            task, _, place = track.partition("@")
+            if track in here or place in alive or (":" not in place and cursor >= hosts_since):
+                continue
+            self._run(
+                "DELETE FROM held WHERE app = ? AND task = ? AND place = ? AND started IS NULL", self._app, task, place
+            )
+            self._run(
+                "DELETE FROM tasks WHERE app = ? AND name = ? AND NOT EXISTS "
+                "(SELECT 1 FROM held WHERE app = ? AND task = ? AND place = ?)",
+                self._app, track, self._app, task, place,
+            )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:
         row = self._run(_STANDING, task, task, track.partition("@")[2], self._app, track).fetchone()

@@ -239,7 +239,7 @@ class SqliteRunStore(SqlStore):
         """See `RunStore.register`; all at once, and forgets the tracks of hosts and processes that are long gone."""
         names, begin = sorted(tracks), number_of(since or now)
         with self._step() as file:
-            self._forget_places(now)
+            self._forget_places(now, names)
             file.executemany(
                 "INSERT INTO tasks (app, name, appended, cursor) VALUES (?, ?, 0, ?) "
                 "ON CONFLICT (app, name) DO UPDATE SET cursor = excluded.cursor WHERE tasks.cursor IS NULL",

@@ -819,11 +819,19 @@ def test_a_role_that_may_use_the_tables_needs_no_right_to_make_them(own_database
         assert guest.purge([]) == ["a"]
 
 
-def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(address):
+@pytest.mark.parametrize(("place", "days"), [("there", 401), ("there:7/5.ab-cd.3", 31)])
+def test_the_tracks_of_places_that_are_long_gone_are_forgotten(address, place, days):
+    track = f"a@{place}"
     with opened(address) as store:
-        store.register(["a", "a@there"], NOON - timedelta(days=31))
+        store.register(["a", track], NOON - timedelta(days=days))
+        run = claim_at(store, NOON - timedelta(days=days - 1), place=place).run
+        store.finish(replace(run, outcome=Outcome.FAILED, finished=run.due), again_at=run.due)
+        assert [one.attempt for one in store.waiting()] == [2]
 
-        assert store.register(["a", "a@there"], NOON) == {"a": NOON - timedelta(days=31), "a@there": NOON}
+        store.register(["a@here"], NOON + 2 * timedelta(days=1))
+
+        assert store.waiting() == []
+        assert store.register(["a", track], NOON) == {"a": NOON - timedelta(days=days), track: NOON}
 
 
 def test_purging_many_tasks_forgets_them_all(address):

@@ -1299,12 +1299,33 @@ def test_more_tasks_than_one_script_can_name_are_purged(store):
     assert not set(tasks) & set(store.tasks())
 
 
-def test_places_that_are_long_gone_are_forgotten(store):
-    store.register(["a@gone"], NOON)
-    store.register(["a@here"], NOON + 31 * DAY)
+@pytest.mark.parametrize(("place", "days"), [("gone", 401), ("gone:7/5.ab-cd.3", 31)])
+def test_places_that_are_long_gone_are_forgotten(store, admin, name, place, days):
+    track = f"a@{place}"
+    store.register([track], NOON)
+    run = claim_fire(store, Fire(task="a", due=NOON + SECOND, place=place)).run
+    store.finish(replace(ended(run), outcome=Outcome.FAILED), again_at=NOON + 2 * SECOND)
+    assert [one.attempt for one in store.waiting()] == [2]
 
-    later = NOON + 32 * DAY
-    assert store.register(["a@gone", "a@here", "a"], later) == {"a@gone": later, "a@here": NOON + 31 * DAY, "a": NOON}
+    begin = NOON + (days + 1) * DAY
+    store.register(["a@here"], begin)
+
+    assert store.waiting() == []
+    assert f"held {track}".encode() not in admin.hkeys(f"pulse:{{{name}}}:ledger")
+    later = begin + DAY
+    assert store.register([track, "a@here", "a"], later) == {track: later, "a@here": begin, "a": NOON}
+
+
+def test_a_place_where_something_is_under_way_is_kept(store):
+    track = "a@there:7/5.ab-cd.3"
+    store.register([track], NOON)
+    fire = Fire(task="a", due=NOON + SECOND, place="there:7/5.ab-cd.3")
+    claim_fire(store, fire)
+
+    store.register(["a@here"], NOON + 40 * DAY)
+
+    assert store.register([track], NOON + 40 * DAY) == {track: fire.due}
+    assert [run.due for run in store.running()] == [fire.due]
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

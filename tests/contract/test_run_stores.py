@@ -998,6 +998,25 @@ def test_an_instance_that_leaves_is_not_there(store):
     assert [(one.owner, one.seen) for one in store.instances()] == [("one", NOON + timedelta(seconds=10))]
 
 
+@pytest.mark.parametrize("place", ["web1", "web1:7/5.ab-cd.3"])
+def test_a_rare_task_of_a_place_that_lives_runs_though_other_processes_begin_meanwhile(store, place):
+    store.register([f"yearly@{place}"], NOON)
+    beat(store, place, "old", 300 * 86_400)
+    store.register(["yearly@web2"], NOON + timedelta(days=300))
+
+    due = NOON + timedelta(days=365)
+    claimed = claim(store, Fire(task="yearly", due=due, place=place))
+
+    assert claimed.answer is Claim.WON
+
+
+def test_a_place_that_comes_back_goes_on_where_it_was_however_rare_its_task(store):
+    first, back = NOON - timedelta(days=700), NOON
+    store.register(["yearly@web1"], back, since=first)
+
+    assert store.register(["yearly@web1"], back) == {"yearly@web1": first}
+
+
 # What the status page needs
 
 

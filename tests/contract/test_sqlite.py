@@ -376,29 +376,40 @@ def test_applications_that_share_a_file_know_nothing_of_each_other(path):
     two.close()
 
 
-def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store):
-    store.register(["a@there"], NOON - 31 * DAY)
+@pytest.mark.parametrize(("place", "days"), [("there", 401), ("there:7/5.ab-cd.3", 31)])
+def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store, place, days):
+    store.register([f"a@{place}"], NOON - days * DAY)
 
     assert store.register(["a@here"], NOON) == {"a@here": NOON}
 
-    assert store.register(["a@there"], NOON) == {"a@there": NOON}
+    assert store.register([f"a@{place}"], NOON) == {f"a@{place}": NOON}
 
 
-def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(store):
-    store.register(["new", "new@there"], NOON - 31 * DAY)
+def test_an_attempt_that_waits_for_a_process_that_is_long_gone_is_forgotten(store):
+    place, terms = "there:7/5.ab-cd.3", {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None}
+    store.register([f"a@{place}"], NOON - 40 * DAY)
+    fire = Fire(task="a", due=NOON - 39 * DAY, place=place)
+    run = store.claim(fire, now=fire.due, limits=Limits(), **terms).run
+    store.finish(replace(run, outcome=Outcome.FAILED, finished=fire.due), again_at=fire.due + SECOND)
+    assert [one.attempt for one in store.waiting()] == [2]
 
-    assert store.register(["new", "new@there"], NOON) == {"new": NOON - 31 * DAY, "new@there": NOON}
+    store.register(["a@here"], NOON)
+
+    assert store.waiting() == []
+    assert [one.outcome for one in store.history("a")] == [Outcome.FAILED]
 
 
 def test_the_track_of_a_place_where_something_is_under_way_is_kept(store):
-    store.register(["a@there"], NOON - 40 * DAY)
-    fire = Fire(task="a", due=NOON - 31 * DAY, place="there")
+    track = "a@there:7/5.ab-cd.3"
+    store.register([track], NOON - 40 * DAY)
+    fire = Fire(task="a", due=NOON - 31 * DAY, place="there:7/5.ab-cd.3")
     terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": Limits()}
     assert store.claim(fire, now=fire.due, **terms).answer is Claim.WON
 
     store.register(["a@here"], NOON)
 
-    assert store.register(["a@there"], NOON) == {"a@there": fire.due}
+    assert store.register([track], NOON) == {track: fire.due}
+    assert [run.due for run in store.running()] == [fire.due]
 
 
 def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
