@@ -76,7 +76,7 @@ from pulse.runstores.redis_records import (
     text_of,
     totals_from,
 )
-from pulse.runstores.redis_rules import WON
+from pulse.runstores.redis_rules import FORMAT, LATER, WON
 from pulse.runstores.redis_scripts import Script
 from pulse.zone import EPOCH
 
@@ -519,7 +519,10 @@ class RedisRunStore(RunStore):
             raise self._unavailable(error) from error
 
     def _meet(self, client: "redis.Redis") -> None:
-        """Look once at how the server is set up."""
+        """Look once at how the server is set up, and at who has made what it holds."""
+        written: Any = client.hget(f"{self._space}ledger", "format")
+        if written and int(written) > FORMAT:
+            raise redis.RedisError(LATER % int(written))
         memory: Any = client.info("memory")
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy != "noeviction":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
-from pulse.runstores.redis_rules import BIRTH, JUDGEMENT, KEYS, LEDGER, RULES, TERMS, TIME, WORDS
+from pulse.runstores.redis_rules import BIRTH, JUDGEMENT, KEYS, LEDGER, MADE, RULES, TERMS, TIME, WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,12 +282,13 @@ return {NOW, call('HVALS', KEYS[1])}
 # Tasks
 
 _REGISTER: Final = """
+local INSTANCES = KEYS[4]
+
 if terms.seen or call('EXISTS', LEDGER, HELD) > 0 then
     birth()
-else
-    call('HSET', LEDGER, 'server', this_server())  -- the very first time: nothing can have been forgotten
+else  -- the very first time: nothing can have been forgotten
+    call('HSET', LEDGER, 'server', this_server(), 'format', FORMAT)
 end
-local INSTANCES = KEYS[4]
 
 local here = {}
 for _, track in ipairs(terms.tracks) do
@@ -447,7 +448,7 @@ RENEW: Final = Script(TIME + _RENEW)
 ASK_TO_STOP: Final = Script(TIME + _ASK_TO_STOP)
 REPORT: Final = Script(TIME + _REPORT)
 LOOK: Final = Script(TIME + _LOOK)
-REGISTER: Final = Script(TIME + KEYS + BIRTH + _REGISTER)
+REGISTER: Final = Script(TIME + KEYS + MADE + BIRTH + _REGISTER)
 FIND: Final = Script(TIME + _FIND)
 BRIEF: Final = Script(TIME + _BRIEF)
 TOTALS: Final = Script(TIME + _TOTALS)

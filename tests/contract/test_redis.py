@@ -27,6 +27,7 @@ from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, 
 from pulse.runstores.base import Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.redis import AT_ONCE, RedisRunStore
+from pulse.runstores.redis_rules import FORMAT
 
 ODD = 'na\u00efve \u2028 "quoted" \\ / \udcff \x00'
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -902,7 +903,7 @@ def test_nothing_is_left_of_runs_that_are_over(store, admin, name):
     store.finish(ended(claim(store, 2, lock="files").run))
 
     assert set(admin.hkeys(f"pulse:{{{name}}}:ledger")) == {
-        b"server", b"cursor a", b"cursor b", b"ran", b"ran_on",
+        b"server", b"format", b"cursor a", b"cursor b", b"ran", b"ran_on",
     }  # fmt: skip
     assert admin.exists(f"pulse:{{{name}}}:held") == 0
 
@@ -1035,6 +1036,43 @@ def test_totals_that_cannot_be_read_make_no_other_error_than_a_store_that_does_n
     for ask in (lambda: store.totals("a"), store.all_totals):
         with pytest.raises(StoreUnavailableError, match="later release"):
             ask()
+
+
+def test_what_a_later_release_has_made_is_left_to_it_but_for_the_ends_of_runs(store, other, admin, name):
+    run = claim(store, 1, owner="dead:1").run
+    admin.hset(f"pulse:{{{name}}}:ledger", "format", FORMAT + 1)
+
+    asks = (
+        lambda: claim(store, 2),
+        lambda: claim_all(store, 2, ["a", "b"]),
+        lambda: store.dismiss(
+            Fire(task="a", due=NOON + 2 * SECOND),
+            outcome=Outcome.SKIPPED,
+            reason="",
+            now=NOON,
+            passed=lambda cursor: None,
+        ),
+        lambda: store.register(["a"], NOON),
+        lambda: store.reap(NOON + DAY),
+        other.reach,
+        lambda: other.history("a"),
+    )
+    for ask in asks:
+        with pytest.raises(StoreUnavailableError, match=f"made by a later release of Pulse .format {FORMAT + 1}."):
+            ask()
+
+    assert store.finish(ended(run))
+    assert admin.hget(f"pulse:{{{name}}}:ledger", "cursor a") == str(number_of(run.due)).encode()
+
+
+def test_what_is_made_says_by_which_format(store, admin, name):
+    written = f"pulse:{{{name}}}:ledger"
+    assert admin.hget(written, "format") == str(FORMAT).encode()
+    admin.delete(written)
+
+    claim(store, 1)
+
+    assert admin.hget(written, "format") == str(FORMAT).encode()
 
 
 # Time
