@@ -325,7 +325,10 @@ class SqliteRunStore(SqlStore):
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         assert self._connection is not None
-        return self._connection.execute(statement, values)
+        try:
+            return self._connection.execute(statement, values)
+        except UnicodeEncodeError:
+            return self._connection.execute(statement, [_spelt(value) for value in values])
 
     def _changed(self, statement: str, *values: Any) -> int:
         return self._run(statement, *values).rowcount
@@ -384,6 +387,11 @@ class _Turn:
 
 def _nothing() -> None:
     """What ends a turn that has begun nothing."""
+
+
+def _spelt(value: Any) -> Any:
+    """*value*; of a text without what no encoding has: halves of surrogate pairs, as names of files may have them."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 _inherited: Final[list[Any]] = []  # kept from the garbage collector, which would close them

@@ -1281,6 +1281,20 @@ def test_what_a_run_leaves_behind_comes_back_whole(store):
     assert store.find("cleanup", run.id) == [run]
 
 
+def test_texts_that_no_encoding_has_break_nothing(store):
+    run, odd = claim(store, fire(1)).run, "odd \udcff"
+
+    assert store.ask_to_stop(run.id, odd)
+    assert store.finish(replace(ended(run, Outcome.FAILED), reason=odd, result=odd, request=odd, headers=odd))
+    store.pause("cleanup", Pause(since=NOON, note=odd))
+    store.keep_press(Press(at=NOON, by=odd, address="here", action="pause", task="cleanup"))
+
+    assert store.history("cleanup")[0].reason.startswith("odd ")
+    assert store.pauses()["cleanup"].note.startswith("odd ")
+    assert store.presses()[0].by.startswith("odd ")
+    assert store.find("cleanup", odd) == []
+
+
 def test_a_run_that_is_not_kept_is_not_found(store):
     store.finish(told(claim(store, fire(1)).run))
 
