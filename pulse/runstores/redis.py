@@ -403,6 +403,10 @@ class RedisRunStore(RunStore):
         seconds, microseconds = self._read("TIME")
         return EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
 
+    def reach(self) -> None:
+        """See `RunStore.reach`; a replica, and a server without room, refuse also what would write nothing."""
+        self._command("SET", f"{self._space}reached", "", "XX")  # only if it is there, which it never is
+
     def after_fork(self) -> None:
         """See `RunStore.after_fork`; the next call connects anew."""
         _inherited.append(self._clients)

@@ -721,6 +721,17 @@ def test_a_replica_that_may_only_be_read_is_unavailable(server, kept):
 
     with pytest.raises(StoreUnavailableError):
         claim(kept, 2)
+    with pytest.raises(StoreUnavailableError, match="read only replica"):
+        kept.reach()
+
+
+def test_a_server_without_room_for_more_is_unavailable(server, kept):
+    kept.reach()
+    tell(server, "CONFIG", "SET", "maxmemory", "1")
+
+    for ask in (lambda: claim(kept, 2), kept.reach):
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            ask()
 
 
 # Servers that forget
