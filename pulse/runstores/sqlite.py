@@ -5,6 +5,7 @@ SQLite lets one process write at a time, so a claim is one transaction. With a W
 moments of it.
 """
 
+import logging
 import os
 import sqlite3
 import threading
@@ -23,6 +24,8 @@ from pulse.runstores.schema import CHANGED, ERRORS, LOCKS, SECRETS, SUMS, TABLES
 from pulse.runstores.sql import SqlStore
 from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
+
+log = logging.getLogger(__name__)
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
@@ -216,6 +219,7 @@ class SqliteRunStore(SqlStore):
         if self._files.is_inherited:  # a fork that nobody told us of
             _inherited.append(self._connection)
             self._connection = None
+        was_open = self._connection is not None
         self._close()
         self._make_private_file()
         file = self._which_file()
@@ -231,7 +235,17 @@ class SqliteRunStore(SqlStore):
             connection.close()
             raise
         self._connection = connection
+        if was_open:
+            self._say_replaced()
         return connection
+
+    def _say_replaced(self) -> None:
+        log.warning(
+            "the run store %s was removed, replaced or written over while it was used: nothing is run that it does "
+            "not know, or that was due before",
+            self.path,
+            extra={"pulse_event": "store_replaced"},
+        )
 
     def register(
         self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
@@ -258,7 +272,9 @@ class SqliteRunStore(SqlStore):
         living = super().beat(instance, fingerprints, alive)
         with self._reading() as file:
             self._files.look_closely()
-            self._birth = self._birth_of(file)
+            before, self._birth = self._birth, self._birth_of(file)
+        if self._birth != before:
+            self._say_replaced()
         return living
 
     def _birth_of(self, connection: sqlite3.Connection) -> datetime | None:

@@ -316,6 +316,37 @@ def test_a_file_that_vanished_or_was_replaced_knows_nothing_and_gives_out_nothin
     assert claim(store, 2).answer is Claim.WON
 
 
+def test_a_file_that_vanished_or_was_replaced_while_it_was_open_is_told_of_once(store, path, caplog):
+    claim(store, 1)
+    store.close()
+    claim(store, 2)
+    assert caplog.records == []
+    for leftover in path.parent.glob("runs.db*"):
+        leftover.unlink()
+
+    for task in ("a", "b"):
+        assert claim(store, 1, task).answer is Claim.REFUSED
+
+    (told,) = caplog.records
+    assert told.pulse_event == "store_replaced"
+    assert str(path) in told.getMessage()
+
+
+def test_an_older_copy_that_is_written_over_the_file_is_told_of_once(store, path, tmp_path, caplog):
+    instance = Instance(owner="me", started=NOON, seen=NOON, digest="new", server="", version="1")
+    store.beat(instance, {}, DAY)
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(path)) as file:
+        file.backup(copy)
+        store.beat(instance, {}, DAY)
+        copy.backup(file)
+    assert caplog.records == []
+
+    for _ in range(2):
+        store.beat(instance, {}, DAY)
+
+    assert [told.pulse_event for told in caplog.records] == ["store_replaced"]
+
+
 def test_an_older_copy_in_the_place_of_the_file_gives_out_nothing_that_may_have_run(path, tmp_path):
     clock = ManualClock(NOON)
     store = SqliteRunStore(path, clock=clock)
