@@ -190,7 +190,7 @@ class SqlStore(LedgerStore):
         """See `RunStore.clear`."""
         with self._step(task):
             gone = self._run("DELETE FROM records WHERE app = ? AND task = ? RETURNING number", self._app, task)
-            return len(gone.fetchall())
+            return min(len(gone.fetchall()), self._history)  # what was not trimmed so far nobody could see
 
     def newest(self) -> Mapping[str, Run]:
         """See `RunStore.newest`."""

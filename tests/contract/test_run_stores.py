@@ -1409,6 +1409,14 @@ def test_a_history_that_is_cleared_is_gone_and_its_totals_stay(store):
     assert (store.totals("cleanup").timed, store.totals("cleanup").seconds) == (1, 1.0)
 
 
+def test_of_a_long_history_that_is_cleared_as_many_records_are_counted_as_were_to_be_seen(store):
+    for minutes in range(1, 3 * HISTORY):
+        store.finish(ended(claim(store, fire(minutes)).run))
+
+    assert len(store.history("cleanup")) == HISTORY
+    assert store.clear("cleanup") == HISTORY
+
+
 def test_a_task_whose_history_was_cleared_goes_on_where_it_was(store):
     under_way = claim(store, fire(1)).run
     dismiss(store, fire(2))
