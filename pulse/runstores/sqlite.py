@@ -28,6 +28,7 @@ from pulse.zone import EPOCH
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
+TURN_SECONDS: Final = 5.0  # and how long for the threads of its own process, of which one may wait for a disk
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
 # five: with 4096, which SQLite takes by itself, they took a tenth longer.
 PAGE: Final = 2048
@@ -140,9 +141,12 @@ class SqliteRunStore(SqlStore):
         self._files.forget()
 
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
-        with self._lock:
-            self._close()
+        """Close the file, unless a step has it that does not end; the next call opens it again."""
+        if self._lock.acquire(timeout=TURN_SECONDS):
+            try:
+                self._close()
+            finally:
+                self._lock.release()
 
     def reach(self) -> None:
         """See `RunStore.reach`; a file that is not there is made when it is needed."""
@@ -376,7 +380,9 @@ class _Turn:
         self._give_up = give_up
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
+        if not self._lock.acquire(timeout=TURN_SECONDS):
+            why = f"a step of this process has not ended for {TURN_SECONDS:g} s"
+            raise StoreUnavailableError(f"the run store in a file cannot be used: {why}")
         try:
             return self._begin(self._vain)
         except BaseException as error:

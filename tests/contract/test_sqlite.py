@@ -650,18 +650,12 @@ class CountedLock:
         self.came = 0
         self._lock = threading.Lock()
 
-    def acquire(self):
+    def acquire(self, timeout):
         self.came += 1
-        return self._lock.acquire()
+        return self._lock.acquire(timeout=timeout)
 
     def release(self):
         self._lock.release()
-
-    def __enter__(self):
-        return self.acquire()
-
-    def __exit__(self, *error):
-        self.release()
 
 
 def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, path, monkeypatch):
@@ -689,19 +683,31 @@ def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, 
     assert claim(store, 2).answer is Claim.WON
 
 
+def test_who_waits_behind_a_step_that_does_not_end_is_told_so_in_bounded_time(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "TURN_SECONDS", 0.05)
+
+    with store._lock:  # as a thread has it for which a disk does not answer
+        for ask in (lambda: claim(store, 1), store.tasks):
+            with pytest.raises(StoreUnavailableError, match="has not ended"):
+                ask()
+        store.close()
+
+    assert claim(store, 1).answer is Claim.WON
+
+
 def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
     lock = store._lock
 
     class Crowd:
         """While somebody waits for the lock, one step waits in vain, and then one has its turn."""
 
-        def acquire(self):
+        def acquire(self, timeout):
             with lock:
                 store._vain += 1
             store._lock = lock
             assert claim(store, 1).answer is Claim.WON
             store._lock = self
-            lock.acquire()
+            return lock.acquire(timeout=timeout)
 
         def release(self):
             lock.release()
