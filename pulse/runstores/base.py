@@ -30,6 +30,9 @@ SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another 
 FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
 FORGET_PROCESS_AFTER: Final = timedelta(days=30)  # one that is gone, and has claimed nothing so long, has no cursors
 FORGET_HOST_AFTER: Final = timedelta(days=400)  # the same; a host may come back, and some tasks run once a year
+# Tracks that one start forgets. Processes that come and go leave thousands behind, and a start that forgot all of
+# them would be cut short where a store answers in a few seconds, each time anew.
+FORGOTTEN_AT_ONCE: Final = 10_000
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""

@@ -44,6 +44,7 @@ from pulse.runstores.base import (
     FORGET_HOST_AFTER,
     FORGET_INSTANCE_AFTER,
     FORGET_PROCESS_AFTER,
+    FORGOTTEN_AT_ONCE,
     PRESSES,
     PURGED_AT_ONCE,
     SPENT_FOR,
@@ -141,6 +142,7 @@ class RedisRunStore(RunStore):
             "seen": max(self._seen.values(), key=int, default=None),
             "forget_process_after": FORGET_PROCESS_AFTER // MICROSECOND,
             "forget_host_after": FORGET_HOST_AFTER // MICROSECOND,
+            "forgotten_at_once": FORGOTTEN_AT_ONCE,
             "now": stamp(now),
             "since": since and stamp(since),
         }

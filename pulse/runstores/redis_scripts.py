@@ -316,11 +316,12 @@ local function forget(track)
     call('HDEL', LEDGER, 'cursor ' .. track, 'held ' .. track)
 end
 
-local fields = call('HGETALL', LEDGER)
+local fields, left = call('HGETALL', LEDGER), terms.forgotten_at_once
 for number = 1, #fields, 2 do
     local track = string.match(fields[number], '^cursor (.*@.*)')
-    if track and is_long_gone(track, fields[number + 1]) then
+    if track and left > 0 and is_long_gone(track, fields[number + 1]) then
         forget(track)
+        left = left - 1
     end
 end
 local cursors = {}

@@ -7,7 +7,7 @@ are microseconds since 1970.
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -21,6 +21,7 @@ from pulse.runstores.base import (
     FORGET_HOST_AFTER,
     FORGET_INSTANCE_AFTER,
     FORGET_PROCESS_AFTER,
+    FORGOTTEN_AT_ONCE,
     PRESSES,
     PURGED_AT_ONCE,
     SPENT_FOR,
@@ -132,6 +133,12 @@ def _for_rows(statement: str, count: int) -> str:
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """*items* in parts of as many as one statement takes."""
     return (items[begin : begin + TOGETHER] for begin in range(0, len(items), TOGETHER))
+
+
+def _is_gone(track: str, is_old: bool, alive: Collection[str]) -> bool:  # noqa: FBT001 - of a host it has to be
+    """Whether the place of *track*, which was not heard of for a while, is gone: a process that is not *alive* is."""
+    place = track.partition("@")[2]
+    return place not in alive if ":" in place else is_old
 
 
 class SqlStore(LedgerStore):
@@ -417,17 +424,17 @@ class SqlStore(LedgerStore):
             return
         here, hosts_since = frozenset(tracks), number_of(now - FORGET_HOST_AFTER)
         alive = {owner for (owner,) in self._run("SELECT owner FROM instances WHERE app = ?", self._app).fetchall()}
-        for track, cursor in rows:
-            task, _, place = track.partition("@")
-            if track in here or place in alive or (":" not in place and cursor >= hosts_since):
-                continue
+        gone = [name for name, cursor in rows if name not in here and _is_gone(name, cursor < hosts_since, alive)]
+        for some in _parts(gone[:FORGOTTEN_AT_ONCE]):
+            marks = _marks(len(some))
             self._run(
-                "DELETE FROM held WHERE app = ? AND task = ? AND place = ? AND started IS NULL", self._app, task, place
-            )
+                f"DELETE FROM held WHERE app = ? AND started IS NULL AND task || '@' || place IN ({marks})",  # noqa: S608
+                self._app, *some,
+            )  # fmt: skip
             self._run(
-                "DELETE FROM tasks WHERE app = ? AND name = ? AND NOT EXISTS "
-                "(SELECT 1 FROM held WHERE app = ? AND task = ? AND place = ?)",
-                self._app, track, self._app, task, place,
+                f"DELETE FROM tasks WHERE app = ? AND name IN ({marks}) "  # noqa: S608
+                "AND name NOT IN (SELECT task || '@' || place FROM held WHERE app = ?)",
+                self._app, *some, self._app,
             )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:

@@ -26,6 +26,7 @@ from services import Postgres, postgres
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
+from pulse.runstores import sql
 from pulse.runstores.base import PURGED_AT_ONCE, Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.ledger import REBORN
@@ -832,6 +833,19 @@ def test_the_tracks_of_places_that_are_long_gone_are_forgotten(address, place, d
 
         assert store.waiting() == []
         assert store.register(["a", track], NOON) == {"a": NOON - timedelta(days=days), track: NOON}
+
+
+def test_very_many_places_that_are_long_gone_keep_nobody_from_starting(address, monkeypatch):
+    monkeypatch.setattr(sql, "FORGOTTEN_AT_ONCE", 1000)
+    with opened(address) as store:
+        store.register([f"a@there:{number}/5.ab-cd.3" for number in range(1500)], NOON - timedelta(days=31))
+
+        left = []
+        for _ in range(2):
+            store.register(["a"], NOON)
+            left.append(execute(address, f"SELECT count(*) FROM pulse.tasks WHERE app = '{store._app}'"))
+
+    assert left == [[(501,)], [(1,)]]
 
 
 def test_purging_many_tasks_forgets_them_all(address):

@@ -24,6 +24,7 @@ from services import Valkey, valkey
 
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
+from pulse.runstores import redis as redis_store
 from pulse.runstores.base import Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.redis import AT_ONCE, RedisRunStore
@@ -1363,6 +1364,18 @@ def test_places_that_are_long_gone_are_forgotten(store, admin, name, place, days
     assert f"held {track}".encode() not in admin.hkeys(f"pulse:{{{name}}}:ledger")
     later = begin + DAY
     assert store.register([track, "a@here", "a"], later) == {track: later, "a@here": begin, "a": NOON}
+
+
+def test_very_many_places_that_are_long_gone_keep_nobody_from_starting(store, admin, name, monkeypatch):
+    monkeypatch.setattr(redis_store, "FORGOTTEN_AT_ONCE", 1000)
+    store.register([f"a@there:{number}/5.ab-cd.3" for number in range(1500)], NOON)
+
+    left = []
+    for _ in range(2):
+        store.register(["a"], NOON + 31 * DAY)
+        left.append(sum(b"@" in field for field in admin.hkeys(f"pulse:{{{name}}}:ledger")))
+
+    assert left == [500, 0]
 
 
 def test_a_place_where_something_is_under_way_is_kept(store):
