@@ -133,7 +133,7 @@ def _last(lines: Iterable[str], room: int, dropped: int) -> bytes:
     for line in reversed(list(lines)):
         text = line.encode("utf-8", "backslashreplace")
         if kept and len(text) > room:
-            room, dropped = 0, dropped + 1
+            room, dropped = -1, dropped + 1  # nor is one before it, not even an empty one
         else:
             kept.appendleft(text[:room])
             room -= len(text) + 1

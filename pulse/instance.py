@@ -17,8 +17,8 @@ _OWNER: Final = re.compile(r"(?P<name>.*:(?P<pid>[0-9]+))/(?P<started>[0-9]+)\.(
 def this_instance() -> str:
     """This process: `host:pid`, and where it is known its start, boot and pid namespace."""
     name = f"{socket.gethostname()}:{os.getpid()}"
-    place, started = _place(), _started(os.getpid())
-    return f"{name}/{started}.{place}" if place and started else name
+    place = _place()
+    return f"{name}/{_started(os.getpid())}.{place}" if place else name
 
 
 def short(owner: str) -> str:
@@ -41,7 +41,7 @@ def is_gone(owner: str) -> bool:
     try:
         return _started(int(known["pid"])) != known["started"]
     except OSError:
-        return False  # no file descriptor left, say: that tells nothing about a process
+        return False  # it is hidden, or no file descriptor is left: that tells nothing about a process
 
 
 def _place() -> str:
@@ -63,5 +63,22 @@ def _started(pid: int) -> str:
         # The name, in brackets, may hold anything, brackets and blanks too.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
+        _must_be_free(pid)
         return ""
     return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+def _must_be_free(pid: int) -> None:
+    """Refuse to take what /proc does not show for what is not there.
+
+    With `hidepid`, or `ProtectProc` of systemd, it hides the processes of other users, and of
+    servers that have changed theirs: each of their runs would be lost while it is under way.
+
+    Raises:
+        OSError: there is such a process.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):  # the last: no system has such a number
+        return
+    raise PermissionError(f"/proc does not show process {pid}")

@@ -129,9 +129,11 @@ def _file_of(identity: str) -> Path:
 
 
 def _folder() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     try:
-        folder = Path(home).expanduser() / "pulse"
+        home = Path(os.environ.get("XDG_STATE_HOME", "")).expanduser()
+        if not home.is_absolute():  # processes that are in other folders would have other stores, and run all twice
+            home = Path("~/.local/state").expanduser()
+        folder = home / "pulse"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: nobody knows where the home is
         return _temporary()

@@ -28,7 +28,11 @@ PRESSES: Final = 1000  # that are kept of an application: a year of a busy one, 
 PURGED_AT_ONCE: Final = 100  # tasks; their steps, and those of all others in a file, wait as long as it takes
 SPENT_FOR: Final = timedelta(days=1)  # codes that ended so long before another one are forgotten
 FORGET_INSTANCE_AFTER: Final = timedelta(days=1)  # a process that was not heard of so long is not shown any more
-FORGET_AFTER: Final = timedelta(days=30)  # a host or process that was not heard of so long has no cursors left
+FORGET_PROCESS_AFTER: Final = timedelta(days=30)  # one that is gone, and has claimed nothing so long, has no cursors
+FORGET_HOST_AFTER: Final = timedelta(days=400)  # the same; a host may come back, and some tasks run once a year
+# Tracks that one start forgets. Processes that come and go leave thousands behind, and a start that forgot all of
+# them would be cut short where a store answers in a few seconds, each time anew.
+FORGOTTEN_AT_ONCE: Final = 10_000
 
 Passed = Callable[[datetime], Span | None]
 """The due instants after the given cursor and before the fire that is being claimed."""

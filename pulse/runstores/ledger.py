@@ -17,6 +17,7 @@ from pulse.errors import StoreUnavailableError
 from pulse.instance import is_gone
 from pulse.model import QUEUE, Claim, Claimed, Fire, Limits, Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Bid, Passed, RunStore
+from pulse.runstores.legible import UnreadableError
 
 RECOVERIES: Final = 3  # attempts of a run that is lost each time; see `RunStore.reap`
 # Lost runs in one step: of a process that held a thousand all at once would take a server longer than it is given,
@@ -82,10 +83,19 @@ class LedgerStore(RunStore):
             return []
         with self._step(*(bid.fire.task for bid in bids)):
             standings = self._standings([bid.fire for bid in bids])
-            judged = [self._claim(bid, owner, now, lease, standings.get(bid.fire.track)) for bid in bids]
+            judged = [self._claim_among(bid, owner, now, lease, standings.get(bid.fire.track)) for bid in bids]
             answers = [one for one in judged if isinstance(one, Claimed)]  # all: none has a lock
             self._win_all([one.run for one in answers if one.answer is Claim.WON and one.run])
             return answers
+
+    def _claim_among(
+        self, bid: Bid, owner: str, now: datetime, lease: timedelta, standing: Standing | None
+    ) -> Claimed | Run:
+        """As `_claim`; what cannot be judged is to be asked for again, alone, and keeps the others from nothing."""
+        try:
+            return self._claim(bid, owner, now, lease, standing)
+        except UnreadableError:
+            return Claimed(answer=Claim.WAIT)
 
     def dismiss(self, fire: Fire, *, outcome: Outcome, reason: str, now: datetime, passed: Passed) -> Claimed:
         """See `RunStore.dismiss`."""
@@ -228,7 +238,7 @@ class LedgerStore(RunStore):
 
     @abstractmethod
     def _held(self, track: str | None) -> list[Run]:
-        """The claimed and unfinished runs of *track*, or of all, and those that wait."""
+        """The claimed and unfinished runs of *track*, and those that wait; or of all, without what cannot be read."""
 
     @abstractmethod
     def _held_by(self, owner: str) -> list[Run]:

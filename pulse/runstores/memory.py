@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
 
 from pulse.model import Instance, Outcome, Pause, Press, Run
-from pulse.runstores.base import FORGET_INSTANCE_AFTER, PRESSES, Totals
+from pulse.runstores.base import FORGET_INSTANCE_AFTER, PRESSES, SPENT_FOR, Totals
 from pulse.runstores.ledger import LedgerStore, Standing, timing
 from pulse.zone import EPOCH
 
@@ -168,6 +168,8 @@ class MemoryRunStore(LedgerStore):
     def spend(self, code: str, until: datetime) -> bool:
         """See `RunStore.spend`."""
         with self._lock:
+            for ended in [known for known, end in self._spent.items() if end < until - SPENT_FOR]:
+                del self._spent[ended]
             is_first = code not in self._spent
             self._spent.setdefault(code, until)
             return is_first

@@ -124,7 +124,7 @@ class PostgresRunStore(SqlStore):
         self._clock = SystemClock()
         self._parameters = {"application_name": f"pulse {name}"} | _parameters_of(address)
         self._shown = _shown(self._parameters)
-        self._here = threading.local()  # the connection of the step of this thread, and the row that it opened with
+        self._here = threading.local()  # the connection of the step of this thread, and how it opened
         self._begin()
 
     def __repr__(self) -> str:
@@ -170,7 +170,7 @@ class PostgresRunStore(SqlStore):
         # Sorted, so that two processes that start at once do not wait for each other.
         names = sorted(tracks)
         with self._step():
-            self._forget_places(now)
+            self._forget_places(now, names)
             begin = number_of(since or self._judged_at(now))
             self._run(
                 "INSERT INTO tasks (app, name, appended, cursor) SELECT ?, unnest(?::text[]), 0, ? "
@@ -235,39 +235,44 @@ class PostgresRunStore(SqlStore):
         seeing what there was when it asked for the locks.
         """
         with self._reading():
-            self._here.opening = self._opened(_locks(self._app, tasks))
-            # What is only written travels with the next thing that is read: over a network
-            # a claim costs four ways there and back instead of six.
+            # What is sent travels with the next thing that is read: over a network a claim costs two ways there and
+            # back instead of five.
             with self._here.connection.pipeline():
+                self._run("BEGIN ISOLATION LEVEL READ COMMITTED")
+                self._here.opened = self._run(_OPENING, self._app, *_locks(self._app, tasks), self._app)
+                self._here.opening = None
                 yield
+                self._opening()
                 committed = self._run("COMMIT")
             if committed.statusmessage != "COMMIT":
                 raise psycopg.OperationalError("the transaction was rolled back")
 
-    def _opened(self, locks: str) -> tuple[int, int | None]:
-        """Begin a transaction: the instant at which it got *locks*, and the birth of what the tables know."""
-        connection: _Connection = self._here.connection
-        cursor = psycopg.ClientCursor(connection)
-        cursor.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {locks}{_OPENING}", (self._app,))
-        while cursor.nextset():
-            pass
-        now, is_known, born = cursor.fetchone() or (0, False, None)
-        if not is_known:
-            margin = (self._tolerance or timedelta(0)) // MICROSECOND
-            self._run(_ANOTHER_GENERATION, self._app, self._app, margin)
-            (born,) = self._run("SELECT born FROM generations WHERE app = ?", self._app).fetchone()
-        return now, born
+    def _opening(self) -> tuple[int, int | None]:
+        """The instant at which this step got its locks, and the birth of what the tables know.
+
+        Read when the step asks for it, or for anything else; at its end at the latest, since another generation has
+        to be noted by the first step of it.
+        """
+        if self._here.opening is None:
+            now, is_known, is_used, born = self._here.opened.fetchone()
+            if not is_known:
+                margin = (self._tolerance or timedelta(0)) // MICROSECOND
+                self._run(_ANOTHER_GENERATION, self._app, is_used, margin)
+                (born,) = self._run("SELECT born FROM generations WHERE app = ?", self._app).fetchone()
+            self._here.opening = now, born
+        opening: tuple[int, int | None] = self._here.opening
+        return opening
 
     def _judged_at(self, now: datetime) -> datetime:
         if self._tolerance is None:
             return now
-        return _instant(self._here.opening[0])
+        return _instant(self._opening()[0])
 
     def _is_early(self, fire: Fire, now: datetime) -> bool:
         return self._tolerance is not None and fire.trigger is not Trigger.MANUAL and fire.due > now + self._tolerance
 
     def _born(self) -> datetime | None:
-        return instant_of(self._here.opening[1])
+        return instant_of(self._opening()[1])
 
     # What SqlStore asks for
 
@@ -414,14 +419,17 @@ _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # Another one whenever what the tables know may be less than what was once committed: the
 # server was started, or the table was made or filled anew.
 _MARK: Final = "concat(extract(epoch FROM pg_postmaster_start_time()), '/', pg_relation_filenode('tasks'))"
+_LOCK: Final = "SELECT count(pg_advisory_xact_lock(?::integer, lane)) FROM unnest(?::integer[]) AS lane"
+# The clock is read behind the locks. What else it sees is what there was when it asked for them: whether a generation
+# is known cannot change meanwhile but from no to yes, which the next statement finds.
 _OPENING: Final = (
-    f"SELECT {_NOW}, mark IS NOT NULL, born FROM (SELECT) AS here "  # noqa: S608
-    f"LEFT JOIN generations ON app = %s AND mark = {_MARK}"
+    f"SELECT {_NOW}, mark IS NOT NULL, mark IS NULL AND EXISTS (SELECT FROM tasks WHERE tasks.app = ?), born "  # noqa: S608
+    f"FROM ({_LOCK}) AS locked LEFT JOIN generations ON generations.app = ? AND mark = {_MARK}"
 )
 # Claims were won up to the tolerance ahead of the server's clock.
 _ANOTHER_GENERATION: Final = (
-    "INSERT INTO generations (app, mark, born) "  # noqa: S608
-    f"SELECT ?, {_MARK}, CASE WHEN EXISTS (SELECT FROM tasks WHERE app = ?) THEN {_NOW} + ? END "
+    "INSERT INTO generations (app, mark, born) "
+    f"SELECT ?, {_MARK}, CASE WHEN ? THEN {_NOW} + ? END "
     "ON CONFLICT (app) DO UPDATE SET mark = excluded.mark, born = excluded.born WHERE generations.mark <> excluded.mark"
 )
 
@@ -444,14 +452,13 @@ def _instant(number: int) -> datetime:
     return instant
 
 
-def _locks(app: str, tasks: Iterable[str]) -> str:
-    """Statements that take the locks of *tasks*, in one order for all, so that no two steps block each other.
+def _locks(app: str, tasks: Iterable[str]) -> tuple[int, list[int]]:
+    """The locks of *tasks*, for `_LOCK`, in one order for all, so that no two steps block each other.
 
     They need no rows, and end with the transaction. The tasks of an application share
     lanes: a step of 100,000 tasks would otherwise use up the lock table of the server.
     """
-    lanes = sorted({_hash(task) % LANES for task in tasks})
-    return "".join(f"SELECT pg_advisory_xact_lock({_hash(f'pulse {app}')}, {lane}); " for lane in lanes)
+    return _hash(f"pulse {app}"), sorted({_hash(task) % LANES for task in tasks})
 
 
 @lru_cache(maxsize=4096)

@@ -41,8 +41,10 @@ from pulse.instance import is_gone
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores import redis_scripts
 from pulse.runstores.base import (
-    FORGET_AFTER,
+    FORGET_HOST_AFTER,
     FORGET_INSTANCE_AFTER,
+    FORGET_PROCESS_AFTER,
+    FORGOTTEN_AT_ONCE,
     PRESSES,
     PURGED_AT_ONCE,
     SPENT_FOR,
@@ -53,6 +55,7 @@ from pulse.runstores.base import (
 )
 from pulse.runstores.instants import MICROSECOND
 from pulse.runstores.ledger import PASSED_OVER, losses, unclaimed, why_lost, won
+from pulse.runstores.legible import MISREAD, Legible, UnreadableError
 from pulse.runstores.redis_records import (
     TOTALS,
     fire_fields,
@@ -61,6 +64,7 @@ from pulse.runstores.redis_records import (
     instant_from,
     json_of,
     limit_fields,
+    name_in,
     pause_fields,
     pause_from,
     plain_json_of,
@@ -73,7 +77,7 @@ from pulse.runstores.redis_records import (
     text_of,
     totals_from,
 )
-from pulse.runstores.redis_rules import WON
+from pulse.runstores.redis_rules import FORMAT, LATER, WON
 from pulse.runstores.redis_scripts import Script
 from pulse.zone import EPOCH
 
@@ -121,6 +125,7 @@ class RedisRunStore(RunStore):
         self._clients: dict[int, redis.Redis] = {}  # by process: a connection is not for two of them
         self._seen: dict[str, str] = {}  # the cursors as this process saw them last
         self._is_met = False
+        self._legible = Legible()
 
     def __repr__(self) -> str:
         return f"<RedisRunStore {self.address}>"
@@ -135,11 +140,13 @@ class RedisRunStore(RunStore):
         terms = {
             "tracks": named,
             "seen": max(self._seen.values(), key=int, default=None),
-            "forget_after": FORGET_AFTER // MICROSECOND,
+            "forget_process_after": FORGET_PROCESS_AFTER // MICROSECOND,
+            "forget_host_after": FORGET_HOST_AFTER // MICROSECOND,
+            "forgotten_at_once": FORGOTTEN_AT_ONCE,
             "now": stamp(now),
             "since": since and stamp(since),
         }
-        cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held"), terms)
+        cursors = self._step(redis_scripts.REGISTER, self._keys("ledger", "pauses", "held", "instances"), terms)
         self._seen.update(zip(named, map(bytes.decode, cursors), strict=True))
         return {track: instant_from(cursor) for track, cursor in zip(named, cursors, strict=True)}
 
@@ -198,7 +205,7 @@ class RedisRunStore(RunStore):
     def reap(self, now: datetime) -> list[Run]:
         """See `RunStore.reap`."""
         at, held = self._step(redis_scripts.LOOK, self._keys("held"), {"now": stamp(now)})
-        suspects = [run for run, _ in losses(map(self._run_of, held), instant_from(at))]
+        suspects = [run for run, _ in losses(self._runs_in(held), instant_from(at))]
         lost: list[Run] = []
         for some in _parts(suspects, AT_ONCE):
             try:
@@ -398,6 +405,10 @@ class RedisRunStore(RunStore):
         seconds, microseconds = self._read("TIME")
         return EPOCH + timedelta(seconds=int(seconds), microseconds=int(microseconds))
 
+    def reach(self) -> None:
+        """See `RunStore.reach`; a replica, and a server without room, refuse also what would write nothing."""
+        self._command("SET", f"{self._space}reached", "", "XX")  # only if it is there, which it never is
+
     def after_fork(self) -> None:
         """See `RunStore.after_fork`; the next call connects anew."""
         _inherited.append(self._clients)
@@ -463,7 +474,10 @@ class RedisRunStore(RunStore):
         return answers
 
     def _held(self) -> list[Run]:
-        return [self._run_of(run) for run in self._read("HVALS", "held")]
+        return self._runs_in(self._read("HVALS", "held"))
+
+    def _runs_in(self, held: Iterable[bytes]) -> list[Run]:
+        return self._legible.runs(held, self._run_of, name_in)
 
     def _keys(self, *names: str) -> list[str]:
         return [self._space + name for name in names]
@@ -511,7 +525,10 @@ class RedisRunStore(RunStore):
             raise self._unavailable(error) from error
 
     def _meet(self, client: "redis.Redis") -> None:
-        """Look once at how the server is set up."""
+        """Look once at how the server is set up, and at who has made what it holds."""
+        written: Any = client.hget(f"{self._space}ledger", "format")
+        if written and int(written) > FORMAT:
+            raise redis.RedisError(LATER % int(written))
         memory: Any = client.info("memory")
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy != "noeviction":
@@ -535,8 +552,9 @@ class RedisRunStore(RunStore):
         """What *read* makes of the JSON in *text*."""
         try:
             return read(json.loads(text_of(text)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._unavailable(f"it holds what Pulse has not written ({error!r})") from error
+        except MISREAD as error:
+            holds = "it holds what Pulse has not written, or a later release of it has"
+            raise UnreadableError(str(self._unavailable(f"{holds} ({error!r})"))) from error
 
 
 # Kept from the garbage collector, which could wait for a lock of the parent's threads.

@@ -14,6 +14,7 @@ from typing import Any, Final
 from pulse.model import Fire, Instance, Limits, Outcome, Pause, Press, Progress, Run, Trigger
 from pulse.runstores.base import Totals
 from pulse.runstores.instants import MICROSECOND, number_of
+from pulse.runstores.legible import MISREAD, understood
 from pulse.zone import EPOCH
 
 TOTALS: Final = (
@@ -104,6 +105,7 @@ def progress_text(value: Progress) -> str:
     return json.dumps([value.done, value.total, value.text])
 
 
+@understood
 def run_from(said: Mapping[str, Any]) -> Run:
     """What `run_fields` has written, here or in another release."""
     return Run(**{name: _READERS.get(name, _as_it_is)(value) for name, value in said.items() if name in _RUN})
@@ -136,6 +138,16 @@ _WRITES: Final[Mapping[str, Callable[[Any], Any]]] = {
 _WRITERS: Final = tuple(_WRITES.get(name) for name in _RUN)  # None: as it is
 
 
+def name_in(text: bytes) -> tuple[str, str]:
+    """The task and the id in what `run_fields` has written, whatever else it says."""
+    try:
+        said = json.loads(text_of(text))
+        return str(said["task"]), str(said["id"])
+    except MISREAD:
+        return "?", repr(text[:80])
+
+
+@understood
 def totals_from(
     finished: bytes | None,
     success: bytes | None,

@@ -34,6 +34,16 @@ KEYS: Final = """
 local LEDGER, PAUSES, HELD = KEYS[1], KEYS[2], KEYS[3]
 """
 
+# Of all that is written on a server: one more with each change that an earlier release would take for something else.
+# Processes of such a release then claim nothing more, and finish what they have begun.
+FORMAT: Final = 1
+LATER: Final = "it was made by a later release of Pulse (format %s)"
+
+MADE: Final = f"""
+local FORMAT = {FORMAT}
+local LATER = '{LATER}'
+"""
+
 BIRTH: Final = """
 local LEEWAY = 60000000  -- further the clock of a caller is not believed
 
@@ -61,14 +71,17 @@ end
 local function be_born()
     local before = tonumber(call('HGET', LEDGER, 'born') or 0)
     local born = math.max(before, horizon())
-    call('HSET', LEDGER, 'server', this_server(), 'born', text(born))
+    call('HSET', LEDGER, 'server', this_server(), 'born', text(born), 'format', FORMAT)
     return born
 end
 
 -- A server that was started again, or has taken another one's place, may have lost what
 -- came last: only what is due after its birth may be given out.
 local function birth()
-    local server, born = unpack(call('HMGET', LEDGER, 'server', 'born'))
+    local server, born, format = unpack(call('HMGET', LEDGER, 'server', 'born', 'format'))
+    if format and tonumber(format) > FORMAT then
+        error(string.format(LATER, format), 0)
+    end
     return server == this_server() and tonumber(born or 0) or be_born()
 end
 """
@@ -455,4 +468,4 @@ end
 """
 
 TIME: Final = TERMS + CLOCK
-LEDGER: Final = TIME + KEYS + BIRTH + WORDS + RULES + LOSSES
+LEDGER: Final = TIME + KEYS + MADE + BIRTH + WORDS + RULES + LOSSES

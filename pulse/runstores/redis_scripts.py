@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
-from pulse.runstores.redis_rules import BIRTH, JUDGEMENT, KEYS, LEDGER, RULES, TERMS, TIME, WORDS
+from pulse.runstores.redis_rules import BIRTH, JUDGEMENT, KEYS, LEDGER, MADE, RULES, TERMS, TIME, WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,16 +282,46 @@ return {NOW, call('HVALS', KEYS[1])}
 # Tasks
 
 _REGISTER: Final = """
+local INSTANCES = KEYS[4]
+
 if terms.seen or call('EXISTS', LEDGER, HELD) > 0 then
     birth()
-else
-    call('HSET', LEDGER, 'server', this_server())  -- the very first time: nothing can have been forgotten
+else  -- the very first time: nothing can have been forgotten
+    call('HSET', LEDGER, 'server', this_server(), 'format', FORMAT)
 end
-local fields = call('HGETALL', LEDGER)
+
+local here = {}
+for _, track in ipairs(terms.tracks) do
+    here[track] = true
+end
+
+local function is_long_gone(track, cursor)
+    local place = string.match(track, '@(.*)')
+    local after = string.find(place, ':', 1, true) and terms.forget_process_after or terms.forget_host_after
+    return tonumber(cursor) < now - after and not here[track] and call('HEXISTS', INSTANCES, place) == 0
+end
+
+-- With the attempts that wait there, unless something is under way.
+local function forget(track)
+    local ids = cjson.decode(call('HGET', LEDGER, 'held ' .. track) or '[]')
+    for _, id in ipairs(ids) do
+        local run = call('HGET', HELD, id)
+        if run and cjson.decode(run).started then
+            return
+        end
+    end
+    for _, id in ipairs(ids) do
+        call('HDEL', HELD, id)
+    end
+    call('HDEL', LEDGER, 'cursor ' .. track, 'held ' .. track)
+end
+
+local fields, left = call('HGETALL', LEDGER), terms.forgotten_at_once
 for number = 1, #fields, 2 do
-    local place = string.match(fields[number], '^cursor .*@')
-    if place and tonumber(fields[number + 1]) < now - terms.forget_after then
-        call('HDEL', LEDGER, fields[number])
+    local track = string.match(fields[number], '^cursor (.*@.*)')
+    if track and left > 0 and is_long_gone(track, fields[number + 1]) then
+        forget(track)
+        left = left - 1
     end
 end
 local cursors = {}
@@ -419,7 +449,7 @@ RENEW: Final = Script(TIME + _RENEW)
 ASK_TO_STOP: Final = Script(TIME + _ASK_TO_STOP)
 REPORT: Final = Script(TIME + _REPORT)
 LOOK: Final = Script(TIME + _LOOK)
-REGISTER: Final = Script(TIME + KEYS + BIRTH + _REGISTER)
+REGISTER: Final = Script(TIME + KEYS + MADE + BIRTH + _REGISTER)
 FIND: Final = Script(TIME + _FIND)
 BRIEF: Final = Script(TIME + _BRIEF)
 TOTALS: Final = Script(TIME + _TOTALS)

@@ -1,19 +1,14 @@
 """Runs, totals and pauses as rows of the SQL stores, and rows as these."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
-from pulse.errors import StoreUnavailableError
 from pulse.model import Outcome, Pause, Progress, Run, Trigger
 from pulse.runstores.base import Totals
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
+from pulse.runstores.legible import understood
 from pulse.zone import EPOCH
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # The columns of a run that is held, and of its record, in the order of the rows here.
 RUN: Final = "id, task, due, trigger, attempt, owner, started, expires, place, recovers"
@@ -27,25 +22,7 @@ BRIEF: Final = (  # a record without what its run wrote
 )
 
 
-class UnreadableError(StoreUnavailableError):
-    """A row says what this release has no word for: a later one has written it, or the disk has spoilt it."""
-
-
-def _understood(read: Callable[P, T]) -> Callable[P, T]:
-    """*read*, which raises UnreadableError: any other error would be a fault of each page, and of each fire."""
-
-    @wraps(read)
-    def reader(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return read(*args, **kwargs)
-        except (ValueError, TypeError, OverflowError) as error:
-            holds = "the run store holds what Pulse has not written, or a later release of it has"
-            raise UnreadableError(f"{holds} ({error})") from error
-
-    return reader
-
-
-@_understood
+@understood
 def totals_of(
     finished: int | None, success: int | None, timed: int, seconds: float, seconds_late: float, *counts: int
 ) -> Totals:
@@ -60,7 +37,7 @@ def totals_of(
     )
 
 
-@_understood
+@understood
 def pause_of(since: int, until: int | None, note: str, author: str) -> Pause:
     """The pause in its row."""
     return Pause(since=EPOCH + since * MICROSECOND, until=instant_of(until), note=note, by=author)
@@ -83,6 +60,11 @@ def _run_of(row: tuple[Any, ...]) -> Run:
     )
 
 
+def name_of(row: tuple[Any, ...]) -> tuple[str, str]:
+    """The task and the id in the columns `HELD`, whatever else they say."""
+    return str(row[1]), str(row[0])
+
+
 def held_row(run: Run) -> tuple[Any, ...]:
     """*run* as the columns `HELD`."""
     progress = run.progress
@@ -103,7 +85,7 @@ def held_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-@_understood
+@understood
 def held_of(row: tuple[Any, ...]) -> Run:
     """What the columns `HELD` say."""
     lock, stop, said = row[10:]
@@ -145,7 +127,7 @@ def record_row(run: Run) -> tuple[Any, ...]:
     )
 
 
-@_understood
+@understood
 def record_of(row: tuple[Any, ...]) -> Run:
     """The finished run of a row of records."""
     run_id, task, due, trigger, attempt, owner, started, expires, place, recovers = row[:10]

@@ -7,7 +7,7 @@ are microseconds since 1970.
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -18,8 +18,10 @@ from zlib import crc32
 
 from pulse.model import Fire, Instance, Outcome, Pause, Press, Run, Trigger, track_of
 from pulse.runstores.base import (
-    FORGET_AFTER,
+    FORGET_HOST_AFTER,
     FORGET_INSTANCE_AFTER,
+    FORGET_PROCESS_AFTER,
+    FORGOTTEN_AT_ONCE,
     PRESSES,
     PURGED_AT_ONCE,
     SPENT_FOR,
@@ -27,12 +29,14 @@ from pulse.runstores.base import (
 )
 from pulse.runstores.instants import MICROSECOND, number_of
 from pulse.runstores.ledger import LedgerStore, Standing, timing
+from pulse.runstores.legible import Legible
 from pulse.runstores.rows import (
     BRIEF,
     HELD,
     RECORD,
     held_of,
     held_row,
+    name_of,
     pause_of,
     record_of,
     record_row,
@@ -131,6 +135,12 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[begin : begin + TOGETHER] for begin in range(0, len(items), TOGETHER))
 
 
+def _is_gone(track: str, is_old: bool, alive: Collection[str]) -> bool:  # noqa: FBT001 - of a host it has to be
+    """Whether the place of *track*, which was not heard of for a while, is gone: a process that is not *alive* is."""
+    place = track.partition("@")[2]
+    return place not in alive if ":" in place else is_old
+
+
 class SqlStore(LedgerStore):
     """The primitives of `LedgerStore` in SQL, over `_run`."""
 
@@ -138,6 +148,7 @@ class SqlStore(LedgerStore):
         """*name*: of the application; *history*: how many finished records are kept a task."""
         self._app = name
         self._history = history
+        self._legible = Legible()
 
     # What a backend provides
 
@@ -186,7 +197,7 @@ class SqlStore(LedgerStore):
         """See `RunStore.clear`."""
         with self._step(task):
             gone = self._run("DELETE FROM records WHERE app = ? AND task = ? RETURNING number", self._app, task)
-            return len(gone.fetchall())
+            return min(len(gone.fetchall()), self._history)  # what was not trimmed so far nobody could see
 
     def newest(self) -> Mapping[str, Run]:
         """See `RunStore.newest`."""
@@ -403,12 +414,28 @@ class SqlStore(LedgerStore):
 
     # The primitives of LedgerStore; all are called within a step
 
-    def _forget_places(self, now: datetime) -> None:
-        self._run(
-            "DELETE FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ? AND name NOT IN "
-            "(SELECT task || '@' || place FROM held WHERE app = ?)",
-            self._app, "%@%", number_of(now - FORGET_AFTER), self._app,
-        )  # fmt: skip
+    def _forget_places(self, now: datetime, tracks: Iterable[str]) -> None:
+        """Forget the tracks of hosts and processes that are long gone but *tracks*, and attempts that wait there."""
+        rows = self._run(
+            "SELECT name, cursor FROM tasks WHERE app = ? AND name LIKE ? AND cursor < ?",
+            self._app, "%@%", number_of(now - FORGET_PROCESS_AFTER),
+        ).fetchall()  # fmt: skip
+        if not rows:
+            return
+        here, hosts_since = frozenset(tracks), number_of(now - FORGET_HOST_AFTER)
+        alive = {owner for (owner,) in self._run("SELECT owner FROM instances WHERE app = ?", self._app).fetchall()}
+        gone = [name for name, cursor in rows if name not in here and _is_gone(name, cursor < hosts_since, alive)]
+        for some in _parts(gone[:FORGOTTEN_AT_ONCE]):
+            marks = _marks(len(some))
+            self._run(
+                f"DELETE FROM held WHERE app = ? AND started IS NULL AND task || '@' || place IN ({marks})",  # noqa: S608
+                self._app, *some,
+            )  # fmt: skip
+            self._run(
+                f"DELETE FROM tasks WHERE app = ? AND name IN ({marks}) "  # noqa: S608
+                "AND name NOT IN (SELECT task || '@' || place FROM held WHERE app = ?)",
+                self._app, *some, self._app,
+            )  # fmt: skip
 
     def _standing(self, track: str, task: str) -> Standing | None:
         row = self._run(_STANDING, task, task, track.partition("@")[2], self._app, track).fetchone()
@@ -460,10 +487,9 @@ class SqlStore(LedgerStore):
     def _held(self, track: str | None) -> list[Run]:
         if track is None:
             rows = self._run(f"SELECT {HELD} FROM held WHERE app = ?", self._app)  # noqa: S608
-        else:
-            task, _, place = track.partition("@")
-            rows = self._run(_HELD_OF, self._app, task, place)
-        return [held_of(row) for row in rows.fetchall()]
+            return self._legible.runs(rows.fetchall(), held_of, name_of)
+        task, _, place = track.partition("@")
+        return [held_of(row) for row in self._run(_HELD_OF, self._app, task, place).fetchall()]
 
     def _held_by(self, owner: str) -> list[Run]:
         rows = self._run(f"SELECT {HELD} FROM held WHERE app = ? AND owner = ?", self._app, owner)  # noqa: S608

@@ -5,6 +5,7 @@ SQLite lets one process write at a time, so a claim is one transaction. With a W
 moments of it.
 """
 
+import logging
 import os
 import sqlite3
 import threading
@@ -18,13 +19,16 @@ from pulse.clock import Clock, SystemClock
 from pulse.errors import StoreUnavailableError
 from pulse.model import Instance
 from pulse.runstores.instants import MICROSECOND, instant_of, number_of
-from pulse.runstores.rows import UnreadableError
+from pulse.runstores.legible import UnreadableError
 from pulse.runstores.schema import CHANGED, ERRORS, LOCKS, SECRETS, SUMS, TABLES, TALLIES, TRACES
 from pulse.runstores.sql import SqlStore
 from pulse.runstores.whereabouts import Whereabouts
 from pulse.zone import EPOCH
 
+log = logging.getLogger(__name__)
+
 BUSY_SECONDS: Final = 2.0  # how long a step waits for those of others, which take microseconds
+TURN_SECONDS: Final = 5.0  # and how long for the threads of its own process, of which one may wait for a disk
 # Bytes. A commit writes the pages that it has changed, of which a claim and its finish change
 # five: with 4096, which SQLite takes by itself, they took a tenth longer.
 PAGE: Final = 2048
@@ -137,9 +141,12 @@ class SqliteRunStore(SqlStore):
         self._files.forget()
 
     def close(self) -> None:
-        """Close the file; the next call opens it again."""
-        with self._lock:
-            self._close()
+        """Close the file, unless a step has it that does not end; the next call opens it again."""
+        if self._lock.acquire(timeout=TURN_SECONDS):
+            try:
+                self._close()
+            finally:
+                self._lock.release()
 
     def reach(self) -> None:
         """See `RunStore.reach`; a file that is not there is made when it is needed."""
@@ -216,6 +223,7 @@ class SqliteRunStore(SqlStore):
         if self._files.is_inherited:  # a fork that nobody told us of
             _inherited.append(self._connection)
             self._connection = None
+        was_open = self._connection is not None
         self._close()
         self._make_private_file()
         file = self._which_file()
@@ -231,7 +239,17 @@ class SqliteRunStore(SqlStore):
             connection.close()
             raise
         self._connection = connection
+        if was_open:
+            self._say_replaced()
         return connection
+
+    def _say_replaced(self) -> None:
+        log.warning(
+            "the run store %s was removed, replaced or written over while it was used: nothing is run that it does "
+            "not know, or that was due before",
+            self.path,
+            extra={"pulse_event": "store_replaced"},
+        )
 
     def register(
         self, tracks: Iterable[str], now: datetime, *, since: datetime | None = None
@@ -239,7 +257,7 @@ class SqliteRunStore(SqlStore):
         """See `RunStore.register`; all at once, and forgets the tracks of hosts and processes that are long gone."""
         names, begin = sorted(tracks), number_of(since or now)
         with self._step() as file:
-            self._forget_places(now)
+            self._forget_places(now, names)
             file.executemany(
                 "INSERT INTO tasks (app, name, appended, cursor) VALUES (?, ?, 0, ?) "
                 "ON CONFLICT (app, name) DO UPDATE SET cursor = excluded.cursor WHERE tasks.cursor IS NULL",
@@ -258,7 +276,9 @@ class SqliteRunStore(SqlStore):
         living = super().beat(instance, fingerprints, alive)
         with self._reading() as file:
             self._files.look_closely()
-            self._birth = self._birth_of(file)
+            before, self._birth = self._birth, self._birth_of(file)
+        if self._birth != before:
+            self._say_replaced()
         return living
 
     def _birth_of(self, connection: sqlite3.Connection) -> datetime | None:
@@ -325,7 +345,10 @@ class SqliteRunStore(SqlStore):
 
     def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
         assert self._connection is not None
-        return self._connection.execute(statement, values)
+        try:
+            return self._connection.execute(statement, values)
+        except UnicodeEncodeError:
+            return self._connection.execute(statement, [_spelt(value) for value in values])
 
     def _changed(self, statement: str, *values: Any) -> int:
         return self._run(statement, *values).rowcount
@@ -357,7 +380,9 @@ class _Turn:
         self._give_up = give_up
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
+        if not self._lock.acquire(timeout=TURN_SECONDS):
+            why = f"a step of this process has not ended for {TURN_SECONDS:g} s"
+            raise StoreUnavailableError(f"the run store in a file cannot be used: {why}")
         try:
             return self._begin(self._vain)
         except BaseException as error:
@@ -384,6 +409,11 @@ class _Turn:
 
 def _nothing() -> None:
     """What ends a turn that has begun nothing."""
+
+
+def _spelt(value: Any) -> Any:
+    """*value*; of a text without what no encoding has: halves of surrogate pairs, as names of files may have them."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 _inherited: Final[list[Any]] = []  # kept from the garbage collector, which would close them

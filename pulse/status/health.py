@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from pulse.errors import StoreUnavailableError
+from pulse.runstores.base import RunStore
 from pulse.status.controls import Ringing
 from pulse.status.survey import Moment, Survey
 from pulse.zone import iso_utc
@@ -36,7 +38,7 @@ class Health:
 
     Attributes:
         faults: Why it is not.
-        is_store_there: Whether the run store answers; if not, nothing below is known.
+        is_store_there: Whether the run store answers, and can be written; if not, nothing below is known.
         heartbeat_age: Seconds since a process that rings was last heard of; None if none ever was, or if
             all have said that they leave.
         late_tasks: How many tasks are overdue; None if that is not known.
@@ -71,12 +73,25 @@ STORE_UNAVAILABLE: Final = Health(faults=[Fault(reason="the run store does not a
 
 def health_of(survey: Survey, moment: Moment, ringing: Ringing) -> Health:
     """What the records, the heartbeats and the scheduler of this process say."""
+    silence = _heartbeat(survey, moment)
+    # A store that can only be read answers whoever asks, and takes nobody's beat.
+    if silence and (problem := _why_unusable(survey.store)):
+        reason = "the run store cannot be used"
+        return Health(faults=[Fault(reason=reason, details={"error": problem})], is_store_there=False)
     overdue = _overdue(survey, moment)
     return Health(
-        faults=[*_heartbeat(survey, moment), *_scheduler(ringing, moment), *_tasks(overdue)],
+        faults=[*silence, *_scheduler(ringing, moment), *_tasks(overdue)],
         heartbeat_age=_heartbeat_age(moment),
         late_tasks=len(overdue),
     )
+
+
+def _why_unusable(store: RunStore) -> str:
+    try:
+        store.reach()
+    except StoreUnavailableError as error:
+        return str(error)
+    return ""
 
 
 def _heartbeat_age(moment: Moment) -> float | None:

@@ -1,7 +1,9 @@
 """What is particular to PostgreSQL: a fleet of processes, and everything that befalls servers and networks."""
 
 import os
+import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -12,16 +14,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from servers import wait_until
 from services import Postgres, postgres
 
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Trigger
 from pulse.runstores import postgres as backend
+from pulse.runstores import sql
 from pulse.runstores.base import PURGED_AT_ONCE, Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.ledger import REBORN
@@ -289,7 +294,7 @@ def test_a_step_that_fails_leaves_nothing_behind(store):
 def test_a_lock_that_somebody_keeps_makes_the_task_unavailable_in_bounded_time_and_no_other(store, address):
     begun = time.monotonic()
     with psycopg.connect(address) as keeper:
-        keeper.execute(backend._locks(store._app, ["a"]))
+        keeper.execute(backend._translated(backend._LOCK), backend._locks(store._app, ["a"]))
 
         with pytest.raises(StoreUnavailableError, match="lock timeout"):
             claim(store, 1)
@@ -299,21 +304,82 @@ def test_a_lock_that_somebody_keeps_makes_the_task_unavailable_in_bounded_time_a
     assert claim(store, 1).answer is Claim.WON
 
 
-def test_a_handful_costs_few_more_ways_there_and_back_than_one_run(store, monkeypatch):
-    tasks, ways, wait = [f"task{number}" for number in range(20)], [], backend._Connection.wait
-    store.register(tasks, NOON)
-    monkeypatch.setattr(backend._Connection, "wait", lambda *arguments: ways.append(1) or wait(*arguments))
+class Line:
+    """Counts the ways there and back that are made through it to a server on a socket."""
 
-    def ways_of(some: list[str], seconds: int) -> int:
-        ways.clear()
-        due = NOON + seconds * SECOND
-        bids = [Bid(fire=Fire(task=task, due=due), passed=nothing, limits=Limits()) for task in some]
-        claimed = store.claim_all(bids, owner="me", now=due, lease=30 * SECOND)
-        assert all(store.finish_all([replace(one.run, outcome=Outcome.SUCCESS, finished=due) for one in claimed]))
-        return len(ways)
+    def __init__(self, folder: str) -> None:
+        (self._socket,) = Path(folder).glob(".s.PGSQL.*[0-9]")
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        self.ways = 0
+        self._is_asked = False
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
-    ways_of(tasks, 1)  # the first time some are looked up
-    assert ways_of(tasks, 2) < 2 * ways_of(tasks[:1], 3)
+    def _serve(self) -> None:
+        client, _ = self._door.accept()
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(str(self._socket))
+            while True:
+                for one in select.select([client, server], [], [])[0]:
+                    if not (said := one.recv(65_536)):
+                        return
+                    self._pass_on(said, client, server, is_asked=one is client)
+
+    def _pass_on(self, said: bytes, client: socket.socket, server: socket.socket, *, is_asked: bool) -> None:
+        self.ways += is_asked and not self._is_asked
+        self._is_asked = is_asked
+        (server if is_asked else client).sendall(said)
+
+    def close(self) -> None:
+        """Once the client has closed its connection."""
+        self._thread.join()
+        self._door.close()
+
+
+@pytest.fixture
+def line(address: str) -> Iterator[Line]:
+    line = Line(conninfo_to_dict(address)["host"])
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def far(line: Line, address: str) -> Iterator[PostgresRunStore]:
+    """A store at the other end of *line*."""
+    said = conninfo_to_dict(address)
+    with opened(f"postgresql://{said['user']}@127.0.0.1:{line.port}/{said['dbname']}") as far:
+        far.register(["a", "b"], NOON)
+        yield far
+
+
+def test_a_claim_and_the_end_of_a_run_are_two_ways_there_and_back_each(far, line):
+    line.ways = 0
+
+    run = claim(far, 1).run
+    assert line.ways == 2
+    assert far.finish(replace(run, outcome=Outcome.SUCCESS, finished=NOON))
+
+    assert line.ways == 4
+
+
+def test_a_handful_costs_no_more_ways_there_and_back_than_one_run(far, line):
+    tasks = [f"task{number}" for number in range(20)]
+    far.register(tasks, NOON)
+    bids = [Bid(fire=Fire(task=task, due=NOON + SECOND), passed=nothing, limits=Limits()) for task in tasks]
+    line.ways = 0
+
+    claimed = far.claim_all(bids, owner="me", now=NOON + SECOND, lease=30 * SECOND)
+    assert all(far.finish_all([replace(one.run, outcome=Outcome.SUCCESS, finished=NOON) for one in claimed]))
+
+    assert line.ways == 4
+
+
+def test_the_first_step_of_a_generation_notes_it_though_it_asks_for_nothing(address):
+    with opened(address) as store:
+        store.register(["a"], NOON, since=NOON - HOUR)
+
+        assert claim_at(store, NOON - HOUR + SECOND, NOON).answer is Claim.WON
 
 
 def test_a_server_that_freezes_is_unavailable_in_bounded_time_and_usable_after(own_server):
@@ -754,11 +820,32 @@ def test_a_role_that_may_use_the_tables_needs_no_right_to_make_them(own_database
         assert guest.purge([]) == ["a"]
 
 
-def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(address):
+@pytest.mark.parametrize(("place", "days"), [("there", 401), ("there:7/5.ab-cd.3", 31)])
+def test_the_tracks_of_places_that_are_long_gone_are_forgotten(address, place, days):
+    track = f"a@{place}"
     with opened(address) as store:
-        store.register(["a", "a@there"], NOON - timedelta(days=31))
+        store.register(["a", track], NOON - timedelta(days=days))
+        run = claim_at(store, NOON - timedelta(days=days - 1), place=place).run
+        store.finish(replace(run, outcome=Outcome.FAILED, finished=run.due), again_at=run.due)
+        assert [one.attempt for one in store.waiting()] == [2]
 
-        assert store.register(["a", "a@there"], NOON) == {"a": NOON - timedelta(days=31), "a@there": NOON}
+        store.register(["a@here"], NOON + 2 * timedelta(days=1))
+
+        assert store.waiting() == []
+        assert store.register(["a", track], NOON) == {"a": NOON - timedelta(days=days), track: NOON}
+
+
+def test_very_many_places_that_are_long_gone_keep_nobody_from_starting(address, monkeypatch):
+    monkeypatch.setattr(sql, "FORGOTTEN_AT_ONCE", 1000)
+    with opened(address) as store:
+        store.register([f"a@there:{number}/5.ab-cd.3" for number in range(1500)], NOON - timedelta(days=31))
+
+        left = []
+        for _ in range(2):
+            store.register(["a"], NOON)
+            left.append(execute(address, f"SELECT count(*) FROM pulse.tasks WHERE app = '{store._app}'"))
+
+    assert left == [[(501,)], [(1,)]]
 
 
 def test_purging_many_tasks_forgets_them_all(address):

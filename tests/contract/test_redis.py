@@ -24,9 +24,11 @@ from services import Valkey, valkey
 
 from pulse.errors import ConfigError, StoreUnavailableError
 from pulse.model import Claim, Claimed, Fire, Instance, Limits, Outcome, Pause, Progress, Run, Span, Trigger
+from pulse.runstores import redis as redis_store
 from pulse.runstores.base import Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.redis import AT_ONCE, RedisRunStore
+from pulse.runstores.redis_rules import FORMAT
 
 ODD = 'na\u00efve \u2028 "quoted" \\ / \udcff \x00'
 NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
@@ -720,6 +722,17 @@ def test_a_replica_that_may_only_be_read_is_unavailable(server, kept):
 
     with pytest.raises(StoreUnavailableError):
         claim(kept, 2)
+    with pytest.raises(StoreUnavailableError, match="read only replica"):
+        kept.reach()
+
+
+def test_a_server_without_room_for_more_is_unavailable(server, kept):
+    kept.reach()
+    tell(server, "CONFIG", "SET", "maxmemory", "1")
+
+    for ask in (lambda: claim(kept, 2), kept.reach):
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            ask()
 
 
 # Servers that forget
@@ -902,7 +915,7 @@ def test_nothing_is_left_of_runs_that_are_over(store, admin, name):
     store.finish(ended(claim(store, 2, lock="files").run))
 
     assert set(admin.hkeys(f"pulse:{{{name}}}:ledger")) == {
-        b"server", b"cursor a", b"cursor b", b"ran", b"ran_on",
+        b"server", b"format", b"cursor a", b"cursor b", b"ran", b"ran_on",
     }  # fmt: skip
     assert admin.exists(f"pulse:{{{name}}}:held") == 0
 
@@ -979,6 +992,99 @@ def test_what_is_no_record_of_pulse_is_unavailable(store, admin, name):
 
     with pytest.raises(StoreUnavailableError, match="not written"):
         store.history("a")
+
+
+@pytest.fixture
+def spoil(admin, name):
+    """Has what is held of one task say what no release has written so far."""
+
+    def spoil(task: str, old: str, new: str) -> None:
+        key = f"pulse:{{{name}}}:held"
+        for run_id, held in admin.hgetall(key).items():
+            if f'"task":"{task}"'.encode() in held:
+                assert old.encode() in held
+                admin.hset(key, run_id, held.replace(old.encode(), new.encode()))
+
+    return spoil
+
+
+@pytest.mark.parametrize("spoilt", [('"schedule"', '"unheard-of"'), ('"due":"1', '"due":"9999999999999991')])
+def test_what_is_held_and_cannot_be_read_keeps_nobody_from_the_rest_and_is_named_once(store, spoil, spoilt, caplog):
+    of_a, of_b = claim(store, 1, "a").run, claim(store, 1, "b").run
+    spoil("a", *spoilt)
+
+    assert store.running() == [of_b]
+    assert store.waiting() == []
+    assert store.renew([of_a, of_b], NOON + 40 * SECOND) == []
+    assert [run.id for run in store.reap(NOON + 50 * SECOND)] == [of_b.id]
+
+    (told,) = [record for record in caplog.records if record.name == "pulse.runstores.legible"]
+    assert (told.pulse_event, told.pulse_task, told.pulse_run) == ("held_unreadable", "a", of_a.id)
+
+
+def test_what_is_no_run_at_all_is_named_by_what_it_says(store, admin, name, caplog):
+    admin.hset(f"pulse:{{{name}}}:held", "x", "what is this")
+
+    assert store.running() == []
+
+    (told,) = [record for record in caplog.records if record.name == "pulse.runstores.legible"]
+    assert "what is this" in told.getMessage()
+
+
+def test_a_claim_beside_what_cannot_be_read_makes_no_other_error_than_a_store_that_does_not_answer(store, spoil):
+    claim(store, 1, owner="there:1")
+    spoil("a", '"schedule"', '"unheard-of"')
+
+    with pytest.raises(StoreUnavailableError, match="later release"):
+        claim(store, 2, instances=1)
+    answers = judged(claim_all(store, 3, ["a", "b"], instances=1))
+
+    assert answers == [Claim.WAIT, Claim.WON]
+
+
+def test_totals_that_cannot_be_read_make_no_other_error_than_a_store_that_does_not_answer(store, admin, name):
+    admin.hset(f"pulse:{{{name}}}:task:a", "success", "many")
+
+    for ask in (lambda: store.totals("a"), store.all_totals):
+        with pytest.raises(StoreUnavailableError, match="later release"):
+            ask()
+
+
+def test_what_a_later_release_has_made_is_left_to_it_but_for_the_ends_of_runs(store, other, admin, name):
+    run = claim(store, 1, owner="dead:1").run
+    admin.hset(f"pulse:{{{name}}}:ledger", "format", FORMAT + 1)
+
+    asks = (
+        lambda: claim(store, 2),
+        lambda: claim_all(store, 2, ["a", "b"]),
+        lambda: store.dismiss(
+            Fire(task="a", due=NOON + 2 * SECOND),
+            outcome=Outcome.SKIPPED,
+            reason="",
+            now=NOON,
+            passed=lambda cursor: None,
+        ),
+        lambda: store.register(["a"], NOON),
+        lambda: store.reap(NOON + DAY),
+        other.reach,
+        lambda: other.history("a"),
+    )
+    for ask in asks:
+        with pytest.raises(StoreUnavailableError, match=f"made by a later release of Pulse .format {FORMAT + 1}."):
+            ask()
+
+    assert store.finish(ended(run))
+    assert admin.hget(f"pulse:{{{name}}}:ledger", "cursor a") == str(number_of(run.due)).encode()
+
+
+def test_what_is_made_says_by_which_format(store, admin, name):
+    written = f"pulse:{{{name}}}:ledger"
+    assert admin.hget(written, "format") == str(FORMAT).encode()
+    admin.delete(written)
+
+    claim(store, 1)
+
+    assert admin.hget(written, "format") == str(FORMAT).encode()
 
 
 # Time
@@ -1243,12 +1349,45 @@ def test_more_tasks_than_one_script_can_name_are_purged(store):
     assert not set(tasks) & set(store.tasks())
 
 
-def test_places_that_are_long_gone_are_forgotten(store):
-    store.register(["a@gone"], NOON)
-    store.register(["a@here"], NOON + 31 * DAY)
+@pytest.mark.parametrize(("place", "days"), [("gone", 401), ("gone:7/5.ab-cd.3", 31)])
+def test_places_that_are_long_gone_are_forgotten(store, admin, name, place, days):
+    track = f"a@{place}"
+    store.register([track], NOON)
+    run = claim_fire(store, Fire(task="a", due=NOON + SECOND, place=place)).run
+    store.finish(replace(ended(run), outcome=Outcome.FAILED), again_at=NOON + 2 * SECOND)
+    assert [one.attempt for one in store.waiting()] == [2]
 
-    later = NOON + 32 * DAY
-    assert store.register(["a@gone", "a@here", "a"], later) == {"a@gone": later, "a@here": NOON + 31 * DAY, "a": NOON}
+    begin = NOON + (days + 1) * DAY
+    store.register(["a@here"], begin)
+
+    assert store.waiting() == []
+    assert f"held {track}".encode() not in admin.hkeys(f"pulse:{{{name}}}:ledger")
+    later = begin + DAY
+    assert store.register([track, "a@here", "a"], later) == {track: later, "a@here": begin, "a": NOON}
+
+
+def test_very_many_places_that_are_long_gone_keep_nobody_from_starting(store, admin, name, monkeypatch):
+    monkeypatch.setattr(redis_store, "FORGOTTEN_AT_ONCE", 1000)
+    store.register([f"a@there:{number}/5.ab-cd.3" for number in range(1500)], NOON)
+
+    left = []
+    for _ in range(2):
+        store.register(["a"], NOON + 31 * DAY)
+        left.append(sum(b"@" in field for field in admin.hkeys(f"pulse:{{{name}}}:ledger")))
+
+    assert left == [500, 0]
+
+
+def test_a_place_where_something_is_under_way_is_kept(store):
+    track = "a@there:7/5.ab-cd.3"
+    store.register([track], NOON)
+    fire = Fire(task="a", due=NOON + SECOND, place="there:7/5.ab-cd.3")
+    claim_fire(store, fire)
+
+    store.register(["a@here"], NOON + 40 * DAY)
+
+    assert store.register([track], NOON + 40 * DAY) == {track: fire.due}
+    assert [run.due for run in store.running()] == [fire.due]
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

@@ -998,6 +998,25 @@ def test_an_instance_that_leaves_is_not_there(store):
     assert [(one.owner, one.seen) for one in store.instances()] == [("one", NOON + timedelta(seconds=10))]
 
 
+@pytest.mark.parametrize("place", ["web1", "web1:7/5.ab-cd.3"])
+def test_a_rare_task_of_a_place_that_lives_runs_though_other_processes_begin_meanwhile(store, place):
+    store.register([f"yearly@{place}"], NOON)
+    beat(store, place, "old", 300 * 86_400)
+    store.register(["yearly@web2"], NOON + timedelta(days=300))
+
+    due = NOON + timedelta(days=365)
+    claimed = claim(store, Fire(task="yearly", due=due, place=place))
+
+    assert claimed.answer is Claim.WON
+
+
+def test_a_place_that_comes_back_goes_on_where_it_was_however_rare_its_task(store):
+    first, back = NOON - timedelta(days=700), NOON
+    store.register(["yearly@web1"], back, since=first)
+
+    assert store.register(["yearly@web1"], back) == {"yearly@web1": first}
+
+
 # What the status page needs
 
 
@@ -1262,6 +1281,20 @@ def test_what_a_run_leaves_behind_comes_back_whole(store):
     assert store.find("cleanup", run.id) == [run]
 
 
+def test_texts_that_no_encoding_has_break_nothing(store):
+    run, odd = claim(store, fire(1)).run, "odd \udcff"
+
+    assert store.ask_to_stop(run.id, odd)
+    assert store.finish(replace(ended(run, Outcome.FAILED), reason=odd, result=odd, request=odd, headers=odd))
+    store.pause("cleanup", Pause(since=NOON, note=odd))
+    store.keep_press(Press(at=NOON, by=odd, address="here", action="pause", task="cleanup"))
+
+    assert store.history("cleanup")[0].reason.startswith("odd ")
+    assert store.pauses()["cleanup"].note.startswith("odd ")
+    assert store.presses()[0].by.startswith("odd ")
+    assert store.find("cleanup", odd) == []
+
+
 def test_a_run_that_is_not_kept_is_not_found(store):
     store.finish(told(claim(store, fire(1)).run))
 
@@ -1374,6 +1407,14 @@ def test_a_history_that_is_cleared_is_gone_and_its_totals_stay(store):
     assert store.totals("cleanup").counts == {Outcome.SUCCESS: 1, Outcome.SKIPPED: 1}
     assert store.totals("cleanup").last_success == fire(1).due + timedelta(seconds=1)
     assert (store.totals("cleanup").timed, store.totals("cleanup").seconds) == (1, 1.0)
+
+
+def test_of_a_long_history_that_is_cleared_as_many_records_are_counted_as_were_to_be_seen(store):
+    for minutes in range(1, 3 * HISTORY):
+        store.finish(ended(claim(store, fire(minutes)).run))
+
+    assert len(store.history("cleanup")) == HISTORY
+    assert store.clear("cleanup") == HISTORY
 
 
 def test_a_task_whose_history_was_cleared_goes_on_where_it_was(store):

@@ -21,7 +21,7 @@ from servers import wait_until
 from pulse.errors import StoreUnavailableError
 from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press
 from pulse.runstores import sqlite
-from pulse.runstores.base import Totals
+from pulse.runstores.base import Bid, Totals
 from pulse.runstores.instants import number_of
 from pulse.runstores.sql import TRIM_EVERY
 from pulse.runstores.sqlite import _UPGRADES, SqliteRunStore
@@ -316,6 +316,37 @@ def test_a_file_that_vanished_or_was_replaced_knows_nothing_and_gives_out_nothin
     assert claim(store, 2).answer is Claim.WON
 
 
+def test_a_file_that_vanished_or_was_replaced_while_it_was_open_is_told_of_once(store, path, caplog):
+    claim(store, 1)
+    store.close()
+    claim(store, 2)
+    assert caplog.records == []
+    for leftover in path.parent.glob("runs.db*"):
+        leftover.unlink()
+
+    for task in ("a", "b"):
+        assert claim(store, 1, task).answer is Claim.REFUSED
+
+    (told,) = caplog.records
+    assert told.pulse_event == "store_replaced"
+    assert str(path) in told.getMessage()
+
+
+def test_an_older_copy_that_is_written_over_the_file_is_told_of_once(store, path, tmp_path, caplog):
+    instance = Instance(owner="me", started=NOON, seen=NOON, digest="new", server="", version="1")
+    store.beat(instance, {}, DAY)
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(path)) as file:
+        file.backup(copy)
+        store.beat(instance, {}, DAY)
+        copy.backup(file)
+    assert caplog.records == []
+
+    for _ in range(2):
+        store.beat(instance, {}, DAY)
+
+    assert [told.pulse_event for told in caplog.records] == ["store_replaced"]
+
+
 def test_an_older_copy_in_the_place_of_the_file_gives_out_nothing_that_may_have_run(path, tmp_path):
     clock = ManualClock(NOON)
     store = SqliteRunStore(path, clock=clock)
@@ -376,29 +407,40 @@ def test_applications_that_share_a_file_know_nothing_of_each_other(path):
     two.close()
 
 
-def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store):
-    store.register(["a@there"], NOON - 31 * DAY)
+@pytest.mark.parametrize(("place", "days"), [("there", 401), ("there:7/5.ab-cd.3", 31)])
+def test_the_tracks_of_places_that_are_long_gone_are_forgotten(store, place, days):
+    store.register([f"a@{place}"], NOON - days * DAY)
 
     assert store.register(["a@here"], NOON) == {"a@here": NOON}
 
-    assert store.register(["a@there"], NOON) == {"a@there": NOON}
+    assert store.register([f"a@{place}"], NOON) == {f"a@{place}": NOON}
 
 
-def test_a_place_that_comes_back_when_it_is_long_gone_begins_anew(store):
-    store.register(["new", "new@there"], NOON - 31 * DAY)
+def test_an_attempt_that_waits_for_a_process_that_is_long_gone_is_forgotten(store):
+    place, terms = "there:7/5.ab-cd.3", {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None}
+    store.register([f"a@{place}"], NOON - 40 * DAY)
+    fire = Fire(task="a", due=NOON - 39 * DAY, place=place)
+    run = store.claim(fire, now=fire.due, limits=Limits(), **terms).run
+    store.finish(replace(run, outcome=Outcome.FAILED, finished=fire.due), again_at=fire.due + SECOND)
+    assert [one.attempt for one in store.waiting()] == [2]
 
-    assert store.register(["new", "new@there"], NOON) == {"new": NOON - 31 * DAY, "new@there": NOON}
+    store.register(["a@here"], NOON)
+
+    assert store.waiting() == []
+    assert [one.outcome for one in store.history("a")] == [Outcome.FAILED]
 
 
 def test_the_track_of_a_place_where_something_is_under_way_is_kept(store):
-    store.register(["a@there"], NOON - 40 * DAY)
-    fire = Fire(task="a", due=NOON - 31 * DAY, place="there")
+    track = "a@there:7/5.ab-cd.3"
+    store.register([track], NOON - 40 * DAY)
+    fire = Fire(task="a", due=NOON - 31 * DAY, place="there:7/5.ab-cd.3")
     terms = {"owner": "me", "lease": 30 * SECOND, "passed": lambda cursor: None, "limits": Limits()}
     assert store.claim(fire, now=fire.due, **terms).answer is Claim.WON
 
     store.register(["a@here"], NOON)
 
-    assert store.register(["a@there"], NOON) == {"a@there": fire.due}
+    assert store.register([track], NOON) == {track: fire.due}
+    assert [run.due for run in store.running()] == [fire.due]
 
 
 def test_a_corrupt_file_is_unavailable_and_never_claimed(store, path):
@@ -441,6 +483,41 @@ def test_a_step_that_cannot_read_what_it_needs_keeps_nobody_waiting(store, path,
     other = SqliteRunStore(path)
     assert claim(other, 2, "b").answer is Claim.WON
     other.close()
+
+
+def test_what_is_held_and_cannot_be_read_keeps_nobody_from_the_rest_and_is_named_once(store, path, caplog):
+    of_a, of_b = claim(store, 1, "a").run, claim(store, 1, "b").run
+    execute(path, "UPDATE held SET trigger = 'unheard-of' WHERE task = 'a'")
+
+    assert store.running() == [of_b]
+    assert store.waiting() == []
+    assert store.renew([of_a, of_b], NOON + 40 * SECOND) == []
+    assert [run.id for run in store.reap(NOON + 50 * SECOND)] == [of_b.id]
+
+    (told,) = caplog.records
+    assert (told.pulse_event, told.pulse_task, told.pulse_run) == ("held_unreadable", "a", of_a.id)
+    assert "'unheard-of' is not a valid Trigger" in told.getMessage()
+
+
+def test_what_could_not_be_read_is_named_again_when_it_was_gone_meanwhile(store, path, caplog):
+    claim(store, 1)
+    for trigger in ("unheard-of", "schedule", "unheard-of"):
+        execute(path, f"UPDATE held SET trigger = '{trigger}'")
+        store.running()
+
+    assert [told.pulse_event for told in caplog.records] == ["held_unreadable"] * 2
+
+
+def test_a_task_of_which_something_cannot_be_read_is_left_out_of_a_handful(store, path):
+    claim(store, 1, "a")
+    execute(path, "UPDATE held SET trigger = 'unheard-of' WHERE task = 'a'")
+    fires = [Fire(task=task, due=NOON + 2 * SECOND) for task in ("a", "b")]
+    bids = [Bid(fire=fire, passed=lambda cursor: None, limits=Limits()) for fire in fires]
+
+    claims = store.claim_all(bids, owner="me", now=NOON + 2 * SECOND, lease=30 * SECOND)
+
+    assert [claimed.answer for claimed in claims] == [Claim.WAIT, Claim.WON]
+    assert store.running() == [claims[1].run]
 
 
 def test_a_file_whose_schema_is_spoilt_is_unavailable(store, path):
@@ -573,18 +650,12 @@ class CountedLock:
         self.came = 0
         self._lock = threading.Lock()
 
-    def acquire(self):
+    def acquire(self, timeout):
         self.came += 1
-        return self._lock.acquire()
+        return self._lock.acquire(timeout=timeout)
 
     def release(self):
         self._lock.release()
-
-    def __enter__(self):
-        return self.acquire()
-
-    def __exit__(self, *error):
-        self.release()
 
 
 def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, path, monkeypatch):
@@ -612,19 +683,31 @@ def test_who_waits_behind_a_step_that_waited_in_vain_does_not_wait_again(store, 
     assert claim(store, 2).answer is Claim.WON
 
 
+def test_who_waits_behind_a_step_that_does_not_end_is_told_so_in_bounded_time(store, monkeypatch):
+    monkeypatch.setattr(sqlite, "TURN_SECONDS", 0.05)
+
+    with store._lock:  # as a thread has it for which a disk does not answer
+        for ask in (lambda: claim(store, 1), store.tasks):
+            with pytest.raises(StoreUnavailableError, match="has not ended"):
+                ask()
+        store.close()
+
+    assert claim(store, 1).answer is Claim.WON
+
+
 def test_who_waits_behind_a_step_that_had_its_turn_has_one_too(store):
     lock = store._lock
 
     class Crowd:
         """While somebody waits for the lock, one step waits in vain, and then one has its turn."""
 
-        def acquire(self):
+        def acquire(self, timeout):
             with lock:
                 store._vain += 1
             store._lock = lock
             assert claim(store, 1).answer is Claim.WON
             store._lock = self
-            lock.acquire()
+            return lock.acquire(timeout=timeout)
 
         def release(self):
             lock.release()

@@ -114,6 +114,14 @@ def test_a_state_directory_that_cannot_be_made_gives_way_to_the_temporary_one(st
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_state_directory_that_would_be_another_one_in_each_folder_is_not_used(state, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+    assert file_of(name="shop").parent == tmp_path / "home" / ".local" / "state" / "pulse"
+
+
 def test_a_folder_that_others_can_write_is_not_used(state, monkeypatch, tmp_path, caplog):
     (tmp_path / "state").write_text("in the way")
     monkeypatch.setattr(automatic.tempfile, "gettempdir", lambda: str(tmp_path))

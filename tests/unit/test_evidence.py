@@ -110,6 +110,15 @@ def test_long_lines_are_bounded_in_bytes():
     assert said.startswith(b"(2 earlier lines are not kept)")
 
 
+def test_no_line_is_kept_that_came_before_one_that_is_not():
+    taken = RunLog(100)
+    token = set_current(taken)
+    log.info("first\n\n%s\nlast", "x" * 200)
+    reset_current(token)
+
+    assert taken.close() == b"(3 earlier lines are not kept)\nlast"
+
+
 def test_of_one_line_that_is_too_long_the_beginning_is_kept():
     taken = RunLog(100)
     token = set_current(taken)

@@ -167,3 +167,11 @@ def test_what_a_process_says_of_its_runs_needs_no_look_at_those_of_others(store)
 
     assert store.read == []
     assert [one.progress for one in store.running() if one.owner == "here:1"] == [Progress(done=1)]
+
+
+def test_codes_that_ended_long_ago_are_kept_in_memory_no_longer(store):
+    for day in range(10):
+        assert store.spend(f"code {day}", NOON + timedelta(days=day))
+
+    assert len(store._spent) == 2
+    assert not store.spend("code 9", NOON + timedelta(days=9))

@@ -581,6 +581,25 @@ def test_when_nobody_rings_somebody_is_told(window):
     assert answer.json["heartbeat_age"] == 31.0
 
 
+def test_where_nobody_rings_because_nobody_can_write_it_is_the_store_that_is_not_well(window, monkeypatch):
+    def refuse():
+        raise StoreUnavailableError("the run store redis://there cannot be used: it is a replica")
+
+    healthy(window)
+    monkeypatch.setattr(window.store, "reach", refuse)
+    assert window.ask("/health").status_code == 200  # it is not asked what the beats have answered
+    window.clock.advance(31)
+
+    stranger, visitor = window.ask("/health"), window.ask("/health", headers=BEARER)
+
+    assert stranger.status_code == 503
+    assert stranger.json == {
+        "status": "failing", "reasons": ["the run store cannot be used"], "store": "unavailable",
+        "heartbeat_age": None, "late_tasks": None,
+    }  # fmt: skip
+    assert "it is a replica" in visitor.json["details"]["the run store cannot be used"]["error"]
+
+
 def test_where_nobody_ever_rang_there_is_no_heartbeat(window):
     answer = window.ask("/health")
 
