@@ -114,7 +114,7 @@ class EngineFactory:
         self._workers = config.workers or (AIO_WORKERS if self.mode == "asyncio" else WORKERS)
         self._application = application
         if mode == "celery":
-            _must_reach_workers(config, store)
+            must_reach_workers(config, store)
         self.announcers = _announcers(config)
 
     def after_fork(self) -> None:
@@ -286,7 +286,7 @@ def mode_of(app: WsgiApp, config: Config) -> str:
     return mode
 
 
-def _must_reach_workers(config: Config, store: RunStore) -> None:
+def must_reach_workers(config: Config, store: RunStore) -> None:
     """Refuse what would never come to a worker of Celery, or back.
 
     Raises:

@@ -1,7 +1,7 @@
 """`pulse check`: every fault and every danger of a configuration, at once."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Final
@@ -83,6 +83,7 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
         findings += _findings(one, source.name, now)
     findings += [_warning(one.where, one.text) for one in source.suspicions(filters)]
     brokers = list(ask_brokers(filters))
+    findings += [_refusal(fault, one.where) for one in brokers for fault in one.faults]
     findings += [_warning(one.where, problem) for one in brokers for problem in one.problems]
     is_sound = not any(finding.level is Level.ERROR for finding in findings)
     stores = list(ask_stores(filters)) if is_connecting else None
@@ -106,6 +107,11 @@ def _warning(where: str, text: str) -> Finding:
     return Finding(level=Level.WARNING, where=where, text=text)
 
 
+def _refusal(fault: Fault, where: str) -> Finding:
+    """*fault* in the words of the start, at its own place or else at *where*."""
+    return _error(fault.where if "[" in fault.where else where, str(replace(fault, where="")))
+
+
 def _inspect(source: Source) -> tuple[list[Filter], list[Finding]]:
     try:
         filters, problems = source.filters()
@@ -118,12 +124,9 @@ def _inspect(source: Source) -> tuple[list[Filter], list[Finding]]:
 
 
 def _findings(found: Filter, file: str, now: datetime) -> Iterator[Finding]:
-    for fault in found.faults:
-        where = fault.where if "[" in fault.where else found.where
-        yield _error(where, f"{fault.key} = {fault.shown}: {fault.problem}")
+    yield from (_refusal(fault, found.where) for fault in found.faults)
     if found.config and found.config.store != "auto":  # of an automatic one there is nothing to judge
-        for fault in _faults_of_store(found.config):
-            yield _error(found.where, f"{fault.key} = {fault.shown}: {fault.problem}")
+        yield from (_refusal(fault, found.where) for fault in _faults_of_store(found.config))
     sound = found.config or _without(found.faults, found)
     if sound:
         written = found.written

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paste.deploy import loadapp
 
 from pulse.address import masked
 from pulse.asgi import AsgiPulse
@@ -622,6 +623,7 @@ def check(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("PULSE_START", raising=False)
     return check
 
@@ -706,6 +708,43 @@ def check(tmp_path, monkeypatch, capsys):
 )
 def test_the_check_says_what_to_do_about_a_file(check, text, finding):
     assert finding in check(text + APPLICATION)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "pulse.config.guard_scope = all",
+        "pulse.task.a.b.action = x",
+        f"pulse.task.{'x' * 201}.action = x",
+        "pulse.task.a.headers.X Y = z",
+        "pulse.config.store = sqlite:/tmp",
+        "pulse.config.store = redis://there/0?nothing=1\npulse.config.name = shop",
+        "pulse.config.mode = celery\npulse.config.broker = mqtt://:s3cret@there\npulse.config.store = redis://there\n"
+        "pulse.config.name = shop",
+    ],
+)
+def test_the_check_refuses_what_the_start_refuses_at_the_same_place_in_the_same_words(check, tmp_path, lines):
+    (tmp_path / "site_app.py").write_text("def make(global_conf):\n    return print\n", encoding="utf-8")
+    text = f"{FILTER_APP}{TASKS}{lines}\n[app:application]\npaste.app_factory = site_app:make\n"
+
+    found = check(text)
+
+    with pytest.raises(ConfigError) as refused:
+        loadapp(f"config:{tmp_path / 'site.ini'}")
+    place, _, fault = str(refused.value).partition(": ")
+    assert place == "site.ini [filter-app:main]"
+    assert f"{place}\n  error    {fault}\n" in found
+    assert ", 1 error, 0 warnings\n" in found
+
+
+def test_the_check_refuses_mode_celery_without_its_extra_as_the_start_does(check, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pulse.workers.celery", None)
+    celery = "pulse.config.mode = celery\npulse.config.broker = redis://there\npulse.config.store = sqlite:x.db\n"
+
+    found = check(f"{FILTER_APP}{TASKS}{celery}{APPLICATION}")
+
+    assert "  error    pulse.config.mode = 'celery': it needs an extra" in found
+    assert "pip install 'pulse[celery]'" in found
 
 
 GUNICORN = "[server:main]\nuse = egg:gunicorn#main\n"
