@@ -6,7 +6,7 @@ PasteDeploy would import a factory, its name is taken instead.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from configparser import Error as IniError
 from configparser import InterpolationError, MissingSectionHeaderError, ParsingError
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ PULSE: Final = frozenset(
         "factory:pulse.middleware:pulse_filter_app_factory",
     }
 )
+SESSIONS: Final = frozenset({"egg:pulse#sessions", "factory:pulse.sessions.wsgi:session_filter_app_factory"})
 WANTED: Final = "; want file.ini, file.ini#name or module:object"
 _OPTIONS: Final = ("pulse.config.", "pulse.task.")
 _COMPOSITES: Final = ("composite", "composit")
@@ -46,9 +47,10 @@ _FACTORIES: Final = tuple(f"paste.{kind}_factory" for kind in ("app", "composite
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blueprint:
-    """One Pulse filter as it will be built: where it stands, and what its factory is given."""
+    """One filter as it will be built: where it stands, which one it is, and what its factory is given."""
 
     where: str
+    uri: str
     global_conf: Mapping[str, str]
     local_conf: Mapping[str, str]
 
@@ -66,16 +68,13 @@ def blueprints(file: str, name: str | None = None) -> tuple[list[Blueprint], lis
 
     Nothing is raised: a section that cannot be read does not hide the others.
     """
-    drawing = _open(file)
-    if isinstance(drawing, Problem):
-        return [], [drawing]
-    problems = drawing.reach_all() if name is None else drawing.reach(APP, name)
-    found: list[Blueprint] = []
-    for context in drawing.reached:
-        blueprint = drawing.blueprint(context)
-        if blueprint not in found:  # a filter in two pipelines is one, unless their settings differ
-            found.append(blueprint)
-    return found, problems
+    return _drawn(file, name, PULSE)
+
+
+def session_blueprints(file: str, name: str | None = None) -> list[Blueprint]:
+    """As `blueprints`, but the session filters of Pulse."""
+    found, _ = _drawn(file, name, SESSIONS)
+    return found
 
 
 def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Problem]]:
@@ -90,7 +89,8 @@ def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Pr
     if name is None and not drawing.has_application("main"):
         return blueprints(file)
     problems = drawing.reach(APP, name or "main")
-    found = [drawing.blueprint(context) for root in drawing.roots for context in drawing.built(root)]
+    drawn = [drawing.blueprint(context) for root in drawing.roots for context in drawing.built(root)]
+    found = [blueprint for blueprint in drawn if blueprint.uri in PULSE]
     return (found, problems) if found or problems or name else blueprints(file)
 
 
@@ -106,6 +106,18 @@ def suspicions(file: str, drain: timedelta) -> list[Problem]:
     return [*drawing.idle_filters(), *drawing.stray_options(), *drawing.hasty_servers(drain)]
 
 
+def _drawn(file: str, name: str | None, uris: Container[str]) -> tuple[list[Blueprint], list[Problem]]:
+    drawing = _open(file)
+    if isinstance(drawing, Problem):
+        return [], [drawing]
+    problems = drawing.reach_all() if name is None else drawing.reach(APP, name)
+    found: list[Blueprint] = []
+    for blueprint in map(drawing.blueprint, drawing.reached):
+        if blueprint.uri in uris and blueprint not in found:  # in two pipelines it is one, unless their settings differ
+            found.append(blueprint)
+    return found, problems
+
+
 def _open(file: str) -> "_Drawing | Problem":
     try:
         return _Drawing(file, {}, {}, [])
@@ -119,7 +131,7 @@ def _open(file: str) -> "_Drawing | Problem":
 
 
 class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
-    """Follows the sections of one file, and notes the Pulse filters that it comes by."""
+    """Follows the sections of one file, and notes the filters of Pulse that it comes by."""
 
     def __init__(
         self,
@@ -176,7 +188,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         if not any(_kind(section) is APP for section in self.parser.sections()):
             return  # another file may use them
         for context in self.roots:
-            if context.object_type is FILTER and context in self.reached:
+            is_ours = context in self.reached and self.blueprint(context).uri in PULSE
+            if is_ours and context.object_type is FILTER:
                 name = _name(self.reached[context].partition("[")[2].rstrip("]"))
                 text = "no application uses this filter, so nothing of it runs: want it in pipeline = ..., or"
                 yield Problem(where=self.reached[context], text=f"{text} filter-with = {name}")
@@ -225,10 +238,15 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def blueprint(self, context: LoaderContext) -> Blueprint:
         """The filter that *context*, one of `reached`, builds."""
-        return Blueprint(where=self.reached[context], global_conf=context.global_conf, local_conf=context.local_conf)
+        return Blueprint(
+            where=self.reached[context],
+            uri=context.object.lower(),
+            global_conf=context.global_conf,
+            local_conf=context.local_conf,
+        )
 
     def built(self, context: LoaderContext) -> Iterator[LoaderContext]:
-        """The Pulse filters in *context*, in the order in which PasteDeploy builds them: from the inside."""
+        """The filters of Pulse in *context*, in the order in which PasteDeploy builds them: from the inside."""
         if context.object_type is PIPELINE:
             parts = [context.app_context, *reversed(context.filter_contexts)]
         elif context.object_type in (FILTER_APP, FILTER_WITH):
@@ -266,7 +284,7 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         if problem := _misused(uri, object_type):
             raise LookupError(problem)
         context = LoaderContext(uri, object_type, None, global_conf or {}, {}, self)
-        if uri.lower() in PULSE and self._opened:
+        if uri.lower() in PULSE | SESSIONS and self._opened:
             self.reached[context] = self._opened[-1]
         return context
 

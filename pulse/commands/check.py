@@ -1,5 +1,6 @@
 """`pulse check`: every fault and every danger of a configuration, at once."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -7,6 +8,7 @@ from enum import Enum
 from typing import Final
 
 from pulse.clock import SystemClock
+from pulse.commands.blueprint import Blueprint
 from pulse.commands.brokers import Answer, ask_brokers
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
@@ -18,6 +20,8 @@ from pulse.errors import ConfigError, Fault
 from pulse.given import store_of
 from pulse.meant import TASK
 from pulse.model import Config
+from pulse.sessions.opening import open_session_store
+from pulse.sessions.option import read_filter_options
 
 
 class Level(Enum):
@@ -78,9 +82,13 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
     Returns:
         `USAGE` if anything in the configuration is an error, else `NO_STORE` if a run store is out of reach.
     """
+    # The warnings of what is built to be judged are not about this process, and Python would print them.
+    logging.getLogger("pulse").addHandler(logging.NullHandler())
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
+    for blueprint in source.session_filters():
+        findings += _findings_of_sessions(blueprint)
     findings += [_warning(one.where, one.text) for one in source.suspicions(filters)]
     brokers = list(ask_brokers(filters))
     findings += [_refusal(fault, one.where) for one in brokers for fault in one.faults]
@@ -132,6 +140,16 @@ def _findings(found: Filter, file: str, now: datetime) -> Iterator[Finding]:
         written = found.written
         for danger in dangers(sound, written, file, now):
             yield _warning(found.where, danger)
+
+
+def _findings_of_sessions(found: Blueprint) -> Iterator[Finding]:
+    """What keeps a session filter from being built; nothing is opened."""
+    try:
+        open_session_store(read_filter_options(found.global_conf, found.local_conf))
+    except ConfigError as error:
+        yield from (_refusal(fault, found.where) for fault in error.faults)
+    except (ImportError, RuntimeError) as error:  # there is no library for its store, or no secret in production
+        yield _error(found.where, str(error))
 
 
 def _faults_of_store(config: Config) -> Iterable[Fault]:

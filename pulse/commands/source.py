@@ -20,7 +20,7 @@ from urllib.parse import quote
 from paste.deploy import loadapp
 
 from pulse.clock import Clock
-from pulse.commands.blueprint import WANTED, Blueprint, Problem, blueprints, builds, suspicions
+from pulse.commands.blueprint import WANTED, Blueprint, Problem, blueprints, builds, session_blueprints, suspicions
 from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
@@ -82,6 +82,10 @@ class Source(ABC):
 
     def suspicions(self, filters: Sequence[Filter]) -> list[Problem]:  # noqa: ARG002 - of an object there is nothing
         """What is read without complaint, and is hardly meant so, where *filters* are what was found."""
+        return []
+
+    def session_filters(self) -> list[Blueprint]:
+        """Its session filters; an object that can be imported has built its own."""
         return []
 
     def set_up_logging(self) -> bool:
@@ -176,6 +180,10 @@ class IniSource(Source):
         """See `Source.suspicions`; of the whole file alone."""
         drains = [one.config.shutdown_timeout for one in filters if one.config]
         return [] if self._section else suspicions(self.path, max(drains, default=timedelta(0)))
+
+    def session_filters(self) -> list[Blueprint]:
+        """See `Source.session_filters`; without a section those of the whole file."""
+        return session_blueprints(self.path, self._section)
 
     def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:
         """See `Source.run_stores`; without a section those of `main`, as `load` has it."""

@@ -747,6 +747,62 @@ def test_the_check_refuses_mode_celery_without_its_extra_as_the_start_does(check
     assert "pip install 'pulse[celery]'" in found
 
 
+SESSIONS = "[pipeline:main]\npipeline = sessions application\n[filter:sessions]\nuse = egg:pulse#sessions\n"
+SESSION_FACTORY = SESSIONS.replace("use = egg:pulse#", "paste.filter_app_factory = pulse.sessions.wsgi:").replace(
+    "wsgi:sessions", "wsgi:session_filter_app_factory"
+)
+
+
+@pytest.mark.parametrize("sessions", [SESSIONS, SESSION_FACTORY])
+@pytest.mark.parametrize(
+    ("lines", "faults"),
+    [
+        ("ttl = forever", ["ttl = 'forever': want 1s to 3650d"]),
+        ("tll = 5", ["tll = '5': unknown option; did you mean 'ttl'?"]),
+        ("store = memory:\nsecret = 0123456789abcdef", ["secret = ***: want it with store = cookie: only"]),
+        (
+            "store = redis://there/x\nkey = session",
+            ["store = 'redis://there/x': want redis://", "key = 'session': want"],
+        ),
+    ],
+)
+def test_the_check_refuses_a_session_filter_as_its_start_does(check, tmp_path, sessions, lines, faults):
+    (tmp_path / "site_app.py").write_text("def make(global_conf):\n    return print\n", encoding="utf-8")
+    application = "[app:application]\npaste.app_factory = site_app:make\n"
+
+    found = check(f"{sessions}{lines}\n{FILTER}{application}")
+
+    with pytest.raises(ConfigError) as refused:
+        loadapp(f"config:{tmp_path / 'site.ini'}")
+    assert len(refused.value.faults) == len(faults)
+    for fault, known in zip(refused.value.faults, faults, strict=True):
+        assert str(fault).startswith(f"site.ini [filter:sessions]: {known}")
+        assert f"  error    {str(fault).partition(': ')[2]}\n" in found
+
+
+def test_the_check_wants_a_secret_for_cookies_in_production_as_the_start_does(check, monkeypatch):
+    monkeypatch.delenv("PULSE_SECRET", raising=False)
+    monkeypatch.setenv("PULSE_ENV", "production")
+
+    assert "[filter:sessions]\n  error    PULSE_SECRET is not set: " in check(f"{SESSIONS}{FILTER}{APPLICATION}")
+
+
+def test_the_check_names_the_extra_that_a_session_filter_lacks(check, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pulse.state.redis", None)
+
+    found = check(f"{SESSIONS}store = redis://there\n{FILTER}{APPLICATION}")
+
+    assert "[filter:sessions]\n  error    import of pulse.state.redis halted" in found
+
+
+def test_the_check_says_nothing_of_a_sound_session_filter(check, monkeypatch):
+    monkeypatch.setenv("PULSE_ENV", "development")
+
+    found = check(f"{SESSIONS.replace('= sessions', '= pulse sessions')}ttl = 1h\n{FILTER}{APPLICATION}")
+
+    assert found == "1 file, 1 task, 0 errors, 0 warnings\n"
+
+
 GUNICORN = "[server:main]\nuse = egg:gunicorn#main\n"
 
 
