@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from paste.deploy.loadwsgi import APP, FILTER, FILTER_APP, FILTER_WITH, PIPELINE, ConfigLoader, LoaderContext
 
+from pulse.inifile import COMMENT, INLINE_COMMENT
 from pulse.reader import spell
 
 PULSE: Final = frozenset(
@@ -39,6 +40,7 @@ _KINDS: Final = {
     **dict.fromkeys(("app", "application", "pipeline", "filter-app", *_COMPOSITES), APP),
     "filter": FILTER,
 }
+_SCHEMES: Final = ("egg", "call", "factory")  # the last one is ours, see `_name_factory`
 _GUNICORN: Final = ("egg:gunicorn", "egg:gunicorn#main")
 _GRACEFUL: Final = 30  # seconds; gunicorn's own `graceful_timeout`
 PARTING: Final = timedelta(seconds=2)  # until a worker has noticed its end, and Pulse has recorded what it gave up
@@ -92,6 +94,12 @@ def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Pr
     drawn = [drawing.blueprint(context) for root in drawing.roots for context in drawing.built(root)]
     found = [blueprint for blueprint in drawn if blueprint.uri in PULSE]
     return (found, problems) if found or problems or name else blueprints(file)
+
+
+def sections_of(file: str) -> list[str] | Problem:
+    """The sections that the ini *file* has."""
+    drawing = _open(file)
+    return drawing if isinstance(drawing, Problem) else list(drawing.parser.sections())
 
 
 def suspicions(file: str, drain: timedelta) -> list[Problem]:
@@ -281,7 +289,7 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         scheme, _, rest = uri.partition(":")
         if scheme.lower() == "config":
             return self._other_file(object_type, rest, global_conf)
-        if problem := _misused(uri, object_type):
+        if problem := _misspelt(uri) or _misused(uri, object_type):
             raise LookupError(problem)
         context = LoaderContext(uri, object_type, None, global_conf or {}, {}, self)
         if uri.lower() in PULSE | SESSIONS and self._opened:
@@ -316,6 +324,14 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def _place(self, section: str) -> str:
         return f"{relpath(self.filename)} [{section}]"
+
+
+def _misspelt(uri: str) -> str:
+    """What is wrong with a `use` that nothing can be found by; empty for all others."""
+    if mark := COMMENT.search(uri):
+        return f"use = {uri}: {INLINE_COMMENT.format(mark[0][-1])}"
+    is_known = uri.partition(":")[0].lower() in _SCHEMES
+    return "" if is_known else f"use = {uri}: want egg:..., call:... or config:..."
 
 
 def _misused(uri: str, object_type: Any) -> str:
@@ -360,16 +376,20 @@ def _name(section: str) -> str:
 def _said(error: Exception) -> str:
     match error:
         case OSError():
-            return f"{error.filename}: {error.strerror}"
+            said = f"{error.filename}: {error.strerror}"
         case UnicodeDecodeError():
-            return "is no text file"
+            said = "is no text in UTF-8"
         case IniError():
-            return " ".join(f"{error}{_remedy(error)}".split())
+            said = " ".join(f"{error}{_remedy(error)}".split())
         case KeyError():
-            return f"nothing sets {error}"
+            said = f"nothing sets {error}"
+        case IndexError():
+            said = "pipeline names nothing: want filters, and an application as the last one"
         case ImportError():
-            return f"requires {error}"
-    return str(error)
+            said = f"requires {error}"
+        case _:
+            said = str(error)
+    return said
 
 
 def _remedy(error: IniError) -> str:

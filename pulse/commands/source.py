@@ -8,8 +8,6 @@ import logging.config
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from configparser import Error as IniError
-from configparser import RawConfigParser
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +18,15 @@ from urllib.parse import quote
 from paste.deploy import loadapp
 
 from pulse.clock import Clock
-from pulse.commands.blueprint import WANTED, Blueprint, Problem, blueprints, builds, session_blueprints, suspicions
+from pulse.commands.blueprint import (
+    Blueprint,
+    Problem,
+    blueprints,
+    builds,
+    sections_of,
+    session_blueprints,
+    suspicions,
+)
 from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
@@ -135,10 +141,10 @@ class Source(ABC):
 
 
 def _in_lines(problems: Iterable[Problem]) -> str:
-    return "\n".join(f"{problem.where}: {problem.text}" for problem in problems)
+    return "\n".join(dict.fromkeys(f"{problem.where}: {problem.text}" for problem in problems))
 
 
-NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse)"
+NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse; in Python PulseMiddleware)"
 
 
 def source_of(written: str) -> Source:
@@ -192,7 +198,6 @@ class IniSource(Source):
         return [(where, config, store_of(config, clock)) for where, config in filters]
 
     def load(self) -> Application:
-        self._must_exist()
         with collecting() as built:
             try:
                 app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
@@ -204,13 +209,10 @@ class IniSource(Source):
         return Application(app=app, middlewares=tuple(built))
 
     def set_up_logging(self) -> bool:
-        self._must_exist()
-        parser = RawConfigParser()
-        try:
-            parser.read(self.path, encoding="utf-8")
-        except (IniError, UnicodeDecodeError) as error:
-            raise CommandError(f"{self.path}: {error}") from error
-        if not parser.has_section("loggers"):
+        sections = sections_of(self.path)
+        if isinstance(sections, Problem):
+            raise CommandError(_in_lines([sections]))
+        if "loggers" not in sections:
             return False
         file = Path(self.path).absolute()
         defaults = {"here": str(file.parent), "__file__": str(file)}
@@ -220,11 +222,6 @@ class IniSource(Source):
             lambda: logging.config.fileConfig(file, defaults, disable_existing_loggers=False),
         )
         return True
-
-    def _must_exist(self) -> None:
-        """Complain in plain words of a file that is not there."""
-        if not Path(self.path).is_file():
-            raise CommandError(f"{self.path}: there is no such file{WANTED}")
 
 
 class ObjectSource(Source):

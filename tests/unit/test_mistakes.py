@@ -662,6 +662,19 @@ def check(tmp_path, monkeypatch, capsys):
             "[app:main]\n  error    use = egg:pulse is a filter: want [filter-app:...] with next = ..., "
             "or [filter:...] and a pipeline",
         ),
+        (
+            FILTER_APP.replace("egg:pulse", "egg:pulse ; the filter") + TASKS,
+            "use = egg:pulse ; the filter: an ini file keeps '; ...' behind a value as part of it",
+        ),
+        (
+            FILTER_APP.replace("egg:pulse", "egg:pulse # the filter") + TASKS,
+            "use = egg:pulse # the filter: an ini file keeps '# ...' behind a value as part of it",
+        ),
+        (FILTER_APP.replace("egg:pulse", "eg:pulse"), "use = eg:pulse: want egg:..., call:... or config:..."),
+        (
+            f"[pipeline:main]\npipeline =\n{FILTER}",
+            "[pipeline:main]\n  error    pipeline names nothing: want filters, and an application as the last one",
+        ),
         (FILTER_APP.replace("next", "nxt") + TASKS, "is missing a 'next' setting"),
         (FILTER_APP.replace("use", "uses") + TASKS, "No loader given in section 'filter-app:main'"),
         (
