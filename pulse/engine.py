@@ -16,7 +16,7 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import WsgiApp, is_asynchronous_app, known_as_synchronous
 from pulse.instance import this_instance, this_place
-from pulse.model import MOST_THREADS, Config, Fire, Run, Task
+from pulse.model import MOST_THREADS, WORKER_COUNT, Config, Fire, Run, Task
 from pulse.option import shown
 from pulse.recorder import UNRECORDED, Listener
 from pulse.runner import Runner
@@ -281,8 +281,7 @@ def mode_of(app: WsgiApp, config: Config) -> str:
         problem = "the application is synchronous, and would keep all others waiting: want threading or processing"
         raise ConfigError([Fault(key="pulse.config.mode", shown="'asyncio'", problem=problem)])
     if mode != "asyncio" and config.workers and config.workers > MOST_THREADS:
-        problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
-        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=problem)])
+        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=WORKER_COUNT)])
     return mode
 
 

@@ -154,6 +154,7 @@ MOMENT = "want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00"
 NAME = "want a task name of at most 200 letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
 PATH = "want a path without blanks, backslashes and #"
 SECRET = "want at least 16 ASCII characters without blanks"
+WORKER_COUNT = "want a whole number from 1 to 256, in mode asyncio to 100000"
 ZONE = "want an IANA time zone such as UTC or Europe/Berlin"
 COMMENT = "behind a value as part of it: give the comment a line of its own"
 QUOTES = "quotes are taken as part of the value: leave them out"
@@ -182,10 +183,10 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.config.timezone", "New York", f"{ZONE}; did you mean 'America/New_York'?"),
         ("pulse.config.timezone", "CEST", f"'CEST': {ZONE}"),
         ("pulse.config.timezone", "../etc/passwd", ZONE),
-        ("pulse.config.workers", "0", "want a whole number from 1 to 100000"),
-        ("pulse.config.workers", "1.5", "want a whole number from 1 to 100000"),
-        ("pulse.config.workers", "٣", "want a whole number from 1 to 100000"),
-        ("pulse.config.workers", "100000", "want a whole number from 1 to 256; only in mode asyncio it may be more"),
+        ("pulse.config.workers", "0", WORKER_COUNT),
+        ("pulse.config.workers", "1.5", WORKER_COUNT),
+        ("pulse.config.workers", "٣", WORKER_COUNT),
+        ("pulse.config.workers", "100000", WORKER_COUNT),
         ("pulse.config.host", "http://h", "want a host such as www.example.org or localhost:8080"),
         ("pulse.config.status", "/", "want a path that begins with / and is not the root, such as /_pulse"),
         ("pulse.config.status", "_pulse", "want a path that begins with / and is not the root, such as /_pulse"),
@@ -216,6 +217,7 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.a.interval", "2 hours", f"{DURATION}; did you mean '2h'?"),
         ("pulse.task.a.interval", "1h 30m", f"{DURATION}; did you mean '1h30m'?"),
         ("pulse.task.a.interval", "1 Day, 2 hours and 5 mins", f"{DURATION}; did you mean '1d2h5m'?"),
+        ("pulse.task.a.interval", "3 hrs 20 Secs", f"{DURATION}; did you mean '3h20s'?"),
         ("pulse.task.a.interval", "*/5 * * * *", f"{DURATION}; did you mean cron = */5 * * * *?"),
         ("pulse.task.a.interval", "@daily", f"{DURATION}; did you mean cron = @daily?"),
         ("pulse.task.a.cron", "* * * *", f"{CRON} (wrong number of fields)"),
@@ -392,7 +394,11 @@ def test_an_abbreviation_is_no_misspelt_zone():
     assert "did you mean" not in said({"pulse.config.timezone": "CEST"})
 
 
-@pytest.mark.parametrize("span", ["30m 1h", "5 minutes ago", "ends in 5m", "5m 3", "0 s"])
+def test_in_mode_auto_too_many_threads_are_refused_when_the_application_is_known():
+    assert said(TASK, mode="auto", workers=257) == f"pulse.config.workers = 257: {WORKER_COUNT}"
+
+
+@pytest.mark.parametrize("span", ["30m 1h", "5 minutes ago", "ends in 5m", "5m 3", "0 s", "500ms"])
 def test_a_span_that_may_mean_anything_is_not_guessed(span):
     assert said({**TASK, "pulse.task.a.interval": span}).endswith(DURATION)
 
