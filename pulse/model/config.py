@@ -100,8 +100,8 @@ class Config:
     )
     store: str = option(
         "auto",
-        address.store,
-        "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`",
+        reader.from_environment(address.store),
+        "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`, `env:NAME`",
         "Where claims, runs and pauses are kept; `auto` is a file of this application that all processes of "
         "the host share.",
         is_shown=False,
@@ -135,8 +135,8 @@ class Config:
     )
     broker: str | None = option(
         None,
-        reader.optional(reader.broker),
-        "URL",
+        reader.optional(reader.from_environment(reader.broker)),
+        "URL, `env:NAME`",
         "In mode `celery`, the broker through which Celery's workers are given their runs, as Celery writes it.",
         is_secret=True,
     )
@@ -213,8 +213,7 @@ def _celery_faults(config: Config) -> list[Fault]:
         return [options["broker"].fault(config.broker, _CELERY)] if config.broker is not None else []
     faults = []
     if config.broker is None:
-        problem = "want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host"
-        faults.append(Fault(key="broker", shown="''", problem=problem))
+        faults.append(Fault(key="broker", shown="''", problem=reader.BROKER))
     if isinstance(config.store, str) and config.store.startswith("memory:"):
         problem = "Celery's workers are other processes: want a store that they reach, redis:// or postgresql://"
         faults.append(options["store"].fault(config.store, problem))

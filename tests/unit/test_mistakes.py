@@ -302,10 +302,11 @@ def test_a_value_that_cannot_be_is_refused_with_its_key_and_what_is_wanted(key, 
 
 
 STORE = (
-    "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket "
-    "or postgresql://host/database"
+    "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket, "
+    "postgresql://host/database or env:NAME"
 )
 PORT = "a port is a number from 1 to 65535"
+REDIS = "want redis://[user:password@]host[:port][/number], special characters percent-encoded"
 
 
 @pytest.mark.parametrize(
@@ -388,6 +389,24 @@ def test_a_zone_without_a_name_is_refused():
     utc = b"TZif" + bytes(16) + counts + bytes(6) + b"UTC\0"
 
     assert ZONE in said({"pulse.config.timezone": ZoneInfo.from_file(io.BytesIO(utc))})
+
+
+@pytest.mark.parametrize(
+    ("held", "problem"),
+    [
+        (None, "want an address in the environment variable SHOP_STORE, which is not set"),
+        ("", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("hunter2", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("/hunter2.db", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("env:SHOP_STORE", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("redis://:hunter2@", f"{REDIS}: the host is missing (in the environment variable SHOP_STORE)"),
+    ],
+)
+def test_what_is_wrong_with_an_address_in_the_environment_is_said_without_it(monkeypatch, held, problem):
+    if held is not None:
+        monkeypatch.setenv("SHOP_STORE", held)
+
+    assert said({**TASK, "pulse.config.store": "env:SHOP_STORE"}) == f"pulse.config.store = 'env:SHOP_STORE': {problem}"
 
 
 def test_an_abbreviation_is_no_misspelt_zone():
@@ -737,6 +756,7 @@ def test_the_check_says_what_to_do_about_a_file(check, text, finding):
         f"pulse.task.{'x' * 201}.action = x",
         "pulse.task.a.headers.X Y = z",
         "pulse.config.store = sqlite:/tmp",
+        "pulse.config.store = env:SHOP_STORE",
         "pulse.config.store = redis://there/0?nothing=1\npulse.config.name = shop",
         "pulse.config.mode = celery\npulse.config.broker = mqtt://:s3cret@there\npulse.config.store = redis://there\n"
         "pulse.config.name = shop",
