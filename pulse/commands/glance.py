@@ -78,7 +78,8 @@ def glances(one: Stored, now: datetime) -> list[Glance]:
             one.config,
             task,
             now,
-            history=store.history(task.name, RECENT),
+            # Without what the runs wrote, of which the last ones of all tasks would be kept here.
+            history=store.brief([task.name], RECENT)[task.name],
             pauses=pauses,
             running=[run for run in running if run.task == task.name],
         )

@@ -14,8 +14,9 @@ import pytest
 
 from pulse.cli import main
 from pulse.clock import SystemClock
+from pulse.commands.glance import glances
 from pulse.commands.source import source_of
-from pulse.commands.stored import place_of
+from pulse.commands.stored import opened, place_of
 from pulse.config import read_config
 from pulse.errors import StoreUnavailableError
 from pulse.fleet import digest_of
@@ -279,7 +280,7 @@ def test_a_store_that_is_not_there_is_no_error(pulse, write_tasks, place):
 
     assert pulse("history").lines == [
         "no records",
-        "all 1 tasks: nothing is recorded",
+        "all 1 task: nothing is recorded",
         f"nothing has run yet: there is no sqlite:{place}/runs.db",
     ]
 
@@ -646,6 +647,16 @@ def test_a_jitter_is_waited_for_before_a_task_is_late(pulse, write_tasks, book):
     assert state_in(pulse, now=starts + 11 * SECOND) == "late"
 
 
+def test_a_glance_at_all_tasks_keeps_nothing_of_what_their_runs_wrote(write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.ran("a", NOON, body=b"x" * 4096, errors=b"x", log=b"x", headers="x")
+
+    with opened(source_of("development.ini"), ManualClock(NOW)) as (one,):
+        (seen,) = glances(one, NOW)
+
+    assert seen.last == book.store.history("a")[0].without_output()
+
+
 def test_a_cancelled_run_is_no_failure_and_a_success_ends_a_row(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     book.ran("a", NOON - 10 * MINUTE, Outcome.FAILED, 500)
@@ -949,6 +960,19 @@ def test_there_has_to_be_something_to_cancel(pulse, write_tasks, book):
     assert unknown.code == 3
 
 
+def test_the_id_of_a_run_that_has_ended_is_not_taken_for_a_task(pulse, write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+    run = book.ran("a", NOON)
+
+    done = pulse("cancel", run.id)
+
+    assert done.code == 3
+    assert done.err == (
+        f"pulse: no run that is under way begins with {run.id!r}, and no task is called so; "
+        f"pulse show {run.id} tells of one that has ended\n"
+    )
+
+
 # What they all have in common
 
 
@@ -1094,5 +1118,5 @@ def test_an_object_brings_its_own_stores(write, pulse, place):
     sys.modules.pop("stored_module", None)
 
     assert len(history.lines) == 3
-    assert history.lines[-1].startswith("all 1 tasks: 1 success")
+    assert history.lines[-1].startswith("all 1 task: 1 success")
     assert "LAST RUN" in listed.lines[0]
