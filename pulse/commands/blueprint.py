@@ -229,7 +229,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def _own_options(self, section: str) -> list[str]:
         """Those that stand in *section* itself."""
-        return [key for key in self.parser.options(section) if key not in self.parser.defaults()]
+        shared = self.parser.defaults()  # made anew each time it is asked for
+        return [key for key in self.parser.options(section) if key not in shared]
 
     def _is_no_filter(self, section: str) -> bool:
         kind = section.partition(":")[0]
