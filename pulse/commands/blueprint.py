@@ -102,6 +102,13 @@ def sections_of(file: str) -> list[str] | Problem:
     return drawing if isinstance(drawing, Problem) else list(drawing.parser.sections())
 
 
+def why_unfound(file: str, name: str | None = None) -> str:
+    """Why PasteDeploy does not find the application *name*, or else `main`, of the ini *file*; empty if it does."""
+    drawing = _open(file)
+    problems = [drawing] if isinstance(drawing, Problem) else drawing.reach(APP, name or "main")
+    return problems[0].text if problems else ""
+
+
 def suspicions(file: str, drain: timedelta) -> list[Problem]:
     """What PasteDeploy reads without complaint, and is hardly meant so.
 

@@ -26,6 +26,7 @@ from pulse.commands.blueprint import (
     sections_of,
     session_blueprints,
     suspicions,
+    why_unfound,
 )
 from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
@@ -183,9 +184,10 @@ class IniSource(Source):
         return [_read(blueprint) for blueprint in found], problems
 
     def suspicions(self, filters: Sequence[Filter]) -> list[Problem]:
-        """See `Source.suspicions`; of the whole file alone."""
+        """See `Source.suspicions`; those about no filter of the whole file alone."""
         drains = [one.config.shutdown_timeout for one in filters if one.config]
-        return [] if self._section else suspicions(self.path, max(drains, default=timedelta(0)))
+        others = [] if self._section else suspicions(self.path, max(drains, default=timedelta(0)))
+        return [*others, *_out_of_reach(filters)]
 
     def session_filters(self) -> list[Blueprint]:
         """See `Source.session_filters`; without a section those of the whole file."""
@@ -283,6 +285,17 @@ def attempt(name: str, build: Callable[[], T]) -> T:
     # Whatever an application raises while it is built is for its author to read, `sys.exit()` included.
     except (Exception, SystemExit) as error:
         raise CommandError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _out_of_reach(filters: Iterable[Filter]) -> Iterator[Problem]:
+    """The applications that child processes will not find: each run fails then, and the start does not."""
+    for one in filters:
+        if one.config is None or one.config.mode != "processing" or not one.config.application.startswith("config:"):
+            continue
+        path, name = file_and_section(one.config.application.removeprefix("config:"))
+        if problem := why_unfound(path, name):
+            said = f"pulse.config.application = {one.config.application}: child processes will not find it"
+            yield Problem(where=one.where, text=f"{said}, want config:file.ini#name: {problem}")
 
 
 def _read(blueprint: Blueprint) -> Filter:

@@ -842,6 +842,40 @@ def test_the_check_says_nothing_of_a_sound_session_filter(check, monkeypatch):
     assert found == "1 file, 1 task, 0 errors, 0 warnings\n"
 
 
+IN_CHILDREN = f"{FILTER_APP.replace('main', 'web')}{TASKS}pulse.config.mode = processing\n"
+
+
+@pytest.mark.parametrize("name", ["site.ini", "site.ini#web"])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("", "site.ini: child processes will not find it, want config:file.ini#name: No section 'main'"),
+        ("pulse.config.application = config:%(here)s/site.ini#wep", "did you mean [filter-app:web]?"),
+        (
+            "pulse.config.application = config:%(here)s/sight.ini",
+            "sight.ini: child processes will not find it, want config:file.ini#name: No such file",
+        ),
+    ],
+)
+def test_an_application_that_child_processes_will_not_find_is_warned_of(check, capsys, name, line, problem):
+    check(f"{IN_CHILDREN}{line}\n{APPLICATION}")
+
+    assert main(["check", name]) == 0
+    said = capsys.readouterr().out
+    assert "site.ini [filter-app:web]\n  warning  pulse.config.application = config:" in said
+    assert problem in said
+
+
+@pytest.mark.parametrize("line", ["#web", "some_module:app"])
+def test_an_application_that_child_processes_may_find_is_not(check, line):
+    application = f"config:%(here)s/site.ini{line}" if line.startswith("#") else line
+
+    found = check(f"{IN_CHILDREN}pulse.config.application = {application}\n{APPLICATION}")
+
+    assert found == "1 file, 1 task, 0 errors, 0 warnings\n"
+    assert "0 warnings" in check(f"{IN_CHILDREN.replace('processing', 'threading')}{APPLICATION}")
+
+
 GUNICORN = "[server:main]\nuse = egg:gunicorn#main\n"
 
 
