@@ -362,6 +362,24 @@ def test_what_starts_an_unreadable_file_says_the_same_as_the_check(pulse, place,
     assert wanted in done.err
 
 
+@pytest.mark.parametrize(
+    ("server", "fault"),
+    [
+        ("use = egg:waitress#main\nport = abc", "port = 'abc': want a whole number from 0 to 65535"),
+        ("use = egg:waitress#main\nlisten = *:0\nno = 1", "cannot serve at *:0: ValueError: Unknown adjustment 'no'"),
+        ("use = egg:there-is-no-such-server", "PackageNotFoundError: "),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_said_with_its_section(pulse, write, write_module, server, fault):
+    write_module("def make(global_conf):\n    return print\n")
+    write(f"[app:web]\npaste.app_factory = some_module:make\n[server:main]\n[server:web]\n{server}\n")
+
+    done = pulse("serve", "development.ini#web")
+
+    assert done.code == 2
+    assert done.err.startswith(f"pulse: development.ini [server:web]: {fault}")
+
+
 def test_what_is_wrong_with_two_sections_alike_is_said_once(pulse, write):
     write("[app:main]\nuse = egg:a\n[pipeline:main]\npipeline = main\n[filter:p]\nuse = egg:pulse\n")
 
