@@ -865,12 +865,14 @@ def test_why_means_the_last_instant_or_the_last_time_that_a_clock_of_the_zone_sh
 
 
 def test_why_of_a_task_that_was_never_due_is_asked_of_now(pulse, write_tasks):
-    write_tasks("pulse.task.a.cron = @manually")
+    write_tasks("pulse.task.a.cron = @manually", "pulse.task.b.at = 2027-02-01")
 
     done = pulse("why", "a")
+    later = pulse("why", "b", now=NOW + timedelta(seconds=5, milliseconds=250))
 
     assert done.code == 0
     assert done.lines[0] == "a is never due: by hand only."
+    assert later.lines[0].startswith("b was not due at Fri 01 Jan 2027 12:02:05 UTC: once at ")
 
 
 def test_why_answers_for_each_filter_that_has_the_task(pulse, write):
