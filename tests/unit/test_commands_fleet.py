@@ -23,6 +23,7 @@ from pulse.fleet import digest_of
 from pulse.instance import this_instance
 from pulse.model import Fire, Instance, Limits, Outcome, Pause, Progress, Trigger
 from pulse.runstores.sqlite import SqliteRunStore
+from pulse.status.login import code_key, read_code
 from pulse.testing import ManualClock
 
 NOW = datetime(2027, 1, 1, 12, 2, tzinfo=UTC)
@@ -161,6 +162,19 @@ def test_the_history_of_all_tasks_stands_in_the_order_in_which_they_ended(pulse,
     assert [line.split()[0] for line in lines[:-1]] == ["TASK", "a", "b", "a"]
     assert "Fri 01 Jan 2027 12:55 CET" in lines[2]
     assert lines[-1] == "all 2 tasks: 3 success; last success Fri 01 Jan 2027 12:00:03 UTC"
+
+
+def test_the_history_of_several_filters_says_which_one_ran_what(pulse, write, place):
+    write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
+    for name in ("one", "two"):
+        book = Book(place / f"{name}.db")
+        book.ran("a", NOON)
+        book.store.close()
+
+    head, *rows = pulse("history", "a").lines[:3]
+
+    assert head.split()[-2:] == ["FILTER", "REASON"]
+    assert [row.partition("development.ini ")[2] for row in rows] == ["[filter:one]", "[filter:two]"]
 
 
 def test_a_span_says_from_when_to_when_and_how_many(pulse, write_tasks, book):
@@ -647,6 +661,24 @@ def test_a_jitter_is_waited_for_before_a_task_is_late(pulse, write_tasks, book):
     assert state_in(pulse, now=starts + 11 * SECOND) == "late"
 
 
+@pytest.mark.parametrize("line", ["pulse.task.a.enabled = false", "pulse.config.enabled = false"])
+def test_what_is_disabled_is_so_whatever_became_of_it(pulse, write_tasks, book, line):
+    write_tasks("pulse.task.a.interval = 5m", line)
+    book.ran("a", NOON, Outcome.FAILED, 500)
+
+    assert state_in(pulse) == "disabled"
+
+
+def test_tasks_are_listed_without_the_library_of_their_store(pulse, write_tasks, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pulse.runstores.redis", None)
+    write_tasks("pulse.task.a.interval = 5m", "pulse.config.name = shop", store="redis://there")
+
+    done = pulse("list")
+
+    assert (done.code, done.lines[1].split()[:2]) == (0, ["a", "unknown"])
+    assert done.lines[2].startswith("states and last runs are not known: pulse.config.store = 'redis://there': ")
+
+
 def test_a_glance_at_all_tasks_keeps_nothing_of_what_their_runs_wrote(write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     book.ran("a", NOON, body=b"x" * 4096, errors=b"x", log=b"x", headers="x")
@@ -973,6 +1005,32 @@ def test_the_id_of_a_run_that_has_ended_is_not_taken_for_a_task(pulse, write_tas
         f"pulse: no run that is under way begins with {run.id!r}, and no task is called so; "
         f"pulse show {run.id} tells of one that has ended\n"
     )
+
+
+# pulse login-code
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_login_code_is_signed_for_the_token_and_the_store_of_the_page(pulse, write_tasks, book, options):
+    write_tasks("pulse.config.status = /_pulse", "pulse.config.token = 0123456789abcdef")
+
+    done = pulse("login-code", *options)
+
+    (link,) = done.document["links"] if options else done.lines[:1]
+    path, _, code = link.partition("/login?code=")
+    key = code_key("0123456789abcdef", book.store.secret())
+    assert (done.code, path) == (0, "/_pulse")
+    assert read_code(key, code, NOW + 9 * MINUTE)
+    assert not read_code(key, code, NOW + 10 * MINUTE)
+
+
+def test_without_a_status_page_there_is_nothing_to_log_in_to(pulse, write_tasks):
+    write_tasks("pulse.task.a.interval = 5m")
+
+    done = pulse("login-code")
+
+    assert (done.code, done.out) == (2, "")
+    assert "no filter has a status page (pulse.config.status = /_pulse)" in done.err
 
 
 # What they all have in common

@@ -340,6 +340,7 @@ REDIS = "want redis://[user:password@]host[:port][/number], special characters p
         ("redis://u:hunter2@", "the host is missing"),
         ("redis://h#1", "what follows # is not read"),
         ("redis://[::1", "a bracket is missing"),
+        ("postgresql://u:hunter2@[::1/d", "a bracket is missing"),
         ("redis://u:hun ter2hunter2@h", "it holds a blank"),
         ("redis://u:hunter2/0", PORT),
         ("redis:u:hunter2@h", STORE),
