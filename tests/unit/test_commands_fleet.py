@@ -520,6 +520,19 @@ TWO = """
     """
 
 
+def test_a_pause_that_is_over_in_one_zone_pauses_in_none(pulse, write, place):
+    filters = TWO.format(store="sqlite:one.db", other="sqlite:two.db").rstrip()
+    write(f"{filters}\n    pulse.config.timezone = Asia/Tokyo\n")
+    book = Book(place / "one.db")
+
+    done = pulse("pause", "a", "--until", "2027-01-01T15:00")
+
+    assert (done.code, done.out) == (2, "")
+    assert "Fri 01 Jan 2027 15:00 JST has passed" in done.err
+    assert book.store.pauses() == {}
+    book.store.close()
+
+
 def test_a_task_that_two_filters_have_is_paused_in_both(pulse, write):
     write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
 
