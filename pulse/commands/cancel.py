@@ -34,12 +34,13 @@ def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str
     asked: list[tuple[Run, str]] = []
     with opened(source, clock) as filters:
         known = {name for one in filters for name in one.config.tasks}
-        for one in by_store(filters):
-            meant = [run for run in one.store.running() if run.task == what or _is_id(what, run)]
+        # All that is meant before any of it is asked: a store that is down would leave the rest unsaid.
+        stores = by_store(filters)
+        meant = [(one, run) for one in stores for run in one.store.running() if run.task == what or _is_id(what, run)]
+        for one, run in meant:
             now = one.now(clock)
-            stopped = [run for run in meant if one.store.ask_to_stop(run.id, reason)]
-            asked += [(run, rough(now - (run.started or now))) for run in stopped]
-            for run in stopped:
+            if one.store.ask_to_stop(run.id, reason):
+                asked.append((run, rough(now - (run.started or now))))
                 note_press(one.store, now, "cancel", run.task, f"run {run.id[:8]}" + (f"; {note}" if note else ""))
     if not asked and what not in known:
         raise _unknown(what, known)

@@ -1007,6 +1007,19 @@ def test_there_has_to_be_something_to_cancel(pulse, write_tasks, book):
     assert unknown.code == 3
 
 
+def test_nothing_is_cancelled_while_one_of_the_stores_is_down(pulse, write, place):
+    write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
+    book = Book(place / "one.db")
+    book.claim("a", NOON)
+    (place / "two.db").write_bytes(b"no database at all" * 100)
+
+    done = pulse("cancel", "a")
+
+    assert done.code == 5
+    assert [run.stop for run in book.store.running()] == [""]
+    book.store.close()
+
+
 def test_the_id_of_a_run_that_has_ended_is_not_taken_for_a_task(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     run = book.ran("a", NOON)
