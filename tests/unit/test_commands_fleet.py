@@ -1007,19 +1007,6 @@ def test_there_has_to_be_something_to_cancel(pulse, write_tasks, book):
     assert unknown.code == 3
 
 
-def test_nothing_is_cancelled_while_one_of_the_stores_is_down(pulse, write, place):
-    write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
-    book = Book(place / "one.db")
-    book.claim("a", NOON)
-    (place / "two.db").write_bytes(b"no database at all" * 100)
-
-    done = pulse("cancel", "a")
-
-    assert done.code == 5
-    assert [run.stop for run in book.store.running()] == [""]
-    book.store.close()
-
-
 def test_the_id_of_a_run_that_has_ended_is_not_taken_for_a_task(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     run = book.ran("a", NOON)
@@ -1060,6 +1047,23 @@ def test_without_a_status_page_there_is_nothing_to_log_in_to(pulse, write_tasks)
 
 
 # What they all have in common
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "cancel"])
+def test_nothing_is_changed_while_one_of_the_stores_is_down(pulse, write, place, command):
+    write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
+    book = Book(place / "one.db")
+    book.claim("a", NOON)
+    pause = Pause(since=NOON, until=None, note="", by="ada")
+    book.store.pause("a", pause)
+    (place / "two.db").write_bytes(b"no database at all" * 100)
+
+    done = pulse(command, "a")
+
+    assert done.code == 5
+    assert [run.stop for run in book.store.running()] == [""]
+    assert book.store.pauses() == {"a": pause}
+    book.store.close()
 
 
 @pytest.mark.parametrize(
