@@ -11,8 +11,8 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 STORE: Final = (
-    "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket "
-    "or postgresql://host/database"
+    "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket, "
+    "postgresql://host/database or env:NAME"
 )
 REDIS: Final = "want redis://[user:password@]host[:port][/number], special characters percent-encoded"
 SOCKET: Final = "want unix://[user:password@]/path/to/socket[?db=number], special characters percent-encoded"

@@ -16,7 +16,7 @@ from pulse.errors import ConfigError, Fault, StoreUnavailableError
 from pulse.fleet import Fleet, FleetClock
 from pulse.gateway import WsgiApp, is_asynchronous_app, known_as_synchronous
 from pulse.instance import this_instance, this_place
-from pulse.model import MOST_THREADS, Config, Fire, Run, Task
+from pulse.model import MOST_THREADS, WORKER_COUNT, Config, Fire, Run, Task
 from pulse.option import shown
 from pulse.recorder import UNRECORDED, Listener
 from pulse.runner import Runner
@@ -114,7 +114,7 @@ class EngineFactory:
         self._workers = config.workers or (AIO_WORKERS if self.mode == "asyncio" else WORKERS)
         self._application = application
         if mode == "celery":
-            _must_reach_workers(config, store)
+            must_reach_workers(config, store)
         self.announcers = _announcers(config)
 
     def after_fork(self) -> None:
@@ -281,12 +281,11 @@ def mode_of(app: WsgiApp, config: Config) -> str:
         problem = "the application is synchronous, and would keep all others waiting: want threading or processing"
         raise ConfigError([Fault(key="pulse.config.mode", shown="'asyncio'", problem=problem)])
     if mode != "asyncio" and config.workers and config.workers > MOST_THREADS:
-        problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
-        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=problem)])
+        raise ConfigError([Fault(key="pulse.config.workers", shown=str(config.workers), problem=WORKER_COUNT)])
     return mode
 
 
-def _must_reach_workers(config: Config, store: RunStore) -> None:
+def must_reach_workers(config: Config, store: RunStore) -> None:
     """Refuse what would never come to a worker of Celery, or back.
 
     Raises:

@@ -16,15 +16,16 @@ from typing import Final
 from pulse.errors import Fault
 from pulse.option import shown
 
+COMMENT: Final = re.compile(r"\s[;#]")
+INLINE_COMMENT: Final = "an ini file keeps '{} ...' behind a value as part of it: give the comment a line of its own"
+
 _SECRETIVE: Final = re.compile(
     r"token|secret|passw|pwd|authori|(?<![a-z])auth(?![a-z])|credential|bearer|(api|private).?key|cookie|headers|environ",
     re.IGNORECASE,
 )
 _TASK: Final = re.compile(r"^pulse\.task\.[^.]*\.")  # what precedes the option of one
 _ORDINARY: Final = re.compile(r"[^;#\n\"']*")  # nothing in it can be a comment, a line or a quotation
-_COMMENT: Final = re.compile(r"\s[;#]")
 _FREE: Final = re.compile(r"\.(headers|environ)\.")  # texts that may well hold a blank and a #
-_INLINE_COMMENT: Final = "an ini file keeps '{} ...' behind a value as part of it: give the comment a line of its own"
 _QUOTED: Final = re.compile(r"""(["']).*\1""", re.DOTALL)
 _LINE: Final = re.compile(r"\n[^\S\n]*((?:set )?pulse\.[\w.-]+)\s*[=:]")
 
@@ -68,11 +69,11 @@ def swallowed(key: str, value: object) -> str:
         return ""
     if not _FREE.search(key) and option != "description" and _QUOTED.fullmatch(value.strip()):
         return "quotes are taken as part of the value: leave them out"
-    mark = _COMMENT.search(value)
+    mark = COMMENT.search(value)
     is_free = option in ("description", "token") or bool(_FREE.search(key))
     if mark is None or (is_free and not mark[0].endswith(";")):
         return ""
-    return _INLINE_COMMENT.format(mark[0][-1])
+    return INLINE_COMMENT.format(mark[0][-1])
 
 
 def file_and_section(written: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from pulse.clock import Clock, SystemClock
 from pulse.config import read_paste_config
 from pulse.context import entered
 from pulse.engine import Engine, EngineFactory, fit
+from pulse.errors import ConfigError
 from pulse.gateway import Environ, StartResponse, WsgiApp
 from pulse.given import all_of, config_of, faults_of, store_of
 from pulse.guard import Guard
@@ -316,7 +318,13 @@ def pulse_filter_app_factory(app: WsgiApp, global_conf: Mapping[str, str] | None
     Raises:
         ConfigError: (a ValueError) naming every fault with its file and section.
     """
-    middleware = PulseMiddleware(app, read_paste_config(global_conf, local_conf))
+    config = read_paste_config(global_conf, local_conf)
+    try:
+        middleware = PulseMiddleware(app, config)
+    except ConfigError as error:  # what is found only now knows its key, and not the file
+        places = config.origins
+        found = [replace(one, where=one.where or places.get(one.key, "")) for one in error.faults]
+        raise ConfigError(found) from error.__cause__
     if not middleware.config.tasks:
         log.warning("there are no tasks: nothing will run", extra={"pulse_event": "no_tasks"})
     return middleware

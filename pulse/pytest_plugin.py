@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OPTION: Final = "pulse_start"
 WORDS: Final = ("manual", "configured")
-VARIABLE: Final = "PULSE_START"  # that of pulse.start, which would load the half of Pulse
+VARIABLE: Final = "PULSE_START"  # that of pulse.wsgi.lazy, which would load much of Pulse
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,10 +20,10 @@ from pulse.forks import heed_forks, heed_gevent, heed_uwsgi
 from pulse.model import Config
 from pulse.option import options_of, shown
 from pulse.probes import Probes
+from pulse.wsgi.lazy import START_VARIABLE
 
 log = logging.getLogger(__name__)
 
-VARIABLE: Final = "PULSE_START"  # of the environment; wins over `pulse.config.start`
 LOOK: Final = 0.5  # seconds between two looks; what one costs grows with the number of open files
 LOOKS: Final = 2  # in a row that must find it listening: many servers bind first, and fork a moment later
 RETRY: Final = 5.0  # seconds until what failed is tried again
@@ -378,13 +378,13 @@ def _end(watch: _Watch) -> None:
 
 def _wanted(start: str) -> tuple[str, str]:
     """Who says when to start, and what."""
-    written = os.environ.get(VARIABLE, "")
+    written = os.environ.get(START_VARIABLE, "")
     if not written.strip():
         return "start", start
     try:
-        return VARIABLE, options_of(Config)["start"].read(written)
+        return START_VARIABLE, options_of(Config)["start"].read(written)
     except ValueError as error:
-        fault = Fault(key=VARIABLE, shown=shown(written), problem=str(error), where="environment")
+        fault = Fault(key=START_VARIABLE, shown=shown(written), problem=str(error), where="environment")
         raise ConfigError([fault]) from error
 
 

@@ -6,7 +6,7 @@ PasteDeploy would import a factory, its name is taken instead.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from configparser import Error as IniError
 from configparser import InterpolationError, MissingSectionHeaderError, ParsingError
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 from paste.deploy.loadwsgi import APP, FILTER, FILTER_APP, FILTER_WITH, PIPELINE, ConfigLoader, LoaderContext
 
+from pulse.inifile import COMMENT, INLINE_COMMENT
 from pulse.reader import spell
 
 PULSE: Final = frozenset(
@@ -31,6 +32,7 @@ PULSE: Final = frozenset(
         "factory:pulse.middleware:pulse_filter_app_factory",
     }
 )
+SESSIONS: Final = frozenset({"egg:pulse#sessions", "factory:pulse.sessions.wsgi:session_filter_app_factory"})
 WANTED: Final = "; want file.ini, file.ini#name or module:object"
 _OPTIONS: Final = ("pulse.config.", "pulse.task.")
 _COMPOSITES: Final = ("composite", "composit")
@@ -38,6 +40,7 @@ _KINDS: Final = {
     **dict.fromkeys(("app", "application", "pipeline", "filter-app", *_COMPOSITES), APP),
     "filter": FILTER,
 }
+_SCHEMES: Final = ("egg", "call", "factory")  # the last one is ours, see `_name_factory`
 _GUNICORN: Final = ("egg:gunicorn", "egg:gunicorn#main")
 _GRACEFUL: Final = 30  # seconds; gunicorn's own `graceful_timeout`
 PARTING: Final = timedelta(seconds=2)  # until a worker has noticed its end, and Pulse has recorded what it gave up
@@ -46,9 +49,10 @@ _FACTORIES: Final = tuple(f"paste.{kind}_factory" for kind in ("app", "composite
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blueprint:
-    """One Pulse filter as it will be built: where it stands, and what its factory is given."""
+    """One filter as it will be built: where it stands, which one it is, and what its factory is given."""
 
     where: str
+    uri: str
     global_conf: Mapping[str, str]
     local_conf: Mapping[str, str]
 
@@ -66,16 +70,13 @@ def blueprints(file: str, name: str | None = None) -> tuple[list[Blueprint], lis
 
     Nothing is raised: a section that cannot be read does not hide the others.
     """
-    drawing = _open(file)
-    if isinstance(drawing, Problem):
-        return [], [drawing]
-    problems = drawing.reach_all() if name is None else drawing.reach(APP, name)
-    found: list[Blueprint] = []
-    for context in drawing.reached:
-        blueprint = drawing.blueprint(context)
-        if blueprint not in found:  # a filter in two pipelines is one, unless their settings differ
-            found.append(blueprint)
-    return found, problems
+    return _drawn(file, name, PULSE)
+
+
+def session_blueprints(file: str, name: str | None = None) -> list[Blueprint]:
+    """As `blueprints`, but the session filters of Pulse."""
+    found, _ = _drawn(file, name, SESSIONS)
+    return found
 
 
 def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Problem]]:
@@ -90,8 +91,22 @@ def builds(file: str, name: str | None = None) -> tuple[list[Blueprint], list[Pr
     if name is None and not drawing.has_application("main"):
         return blueprints(file)
     problems = drawing.reach(APP, name or "main")
-    found = [drawing.blueprint(context) for root in drawing.roots for context in drawing.built(root)]
+    drawn = [drawing.blueprint(context) for root in drawing.roots for context in drawing.built(root)]
+    found = [blueprint for blueprint in drawn if blueprint.uri in PULSE]
     return (found, problems) if found or problems or name else blueprints(file)
+
+
+def sections_of(file: str) -> list[str] | Problem:
+    """The sections that the ini *file* has."""
+    drawing = _open(file)
+    return drawing if isinstance(drawing, Problem) else list(drawing.parser.sections())
+
+
+def why_unfound(file: str, name: str | None = None) -> str:
+    """Why PasteDeploy does not find the application *name*, or else `main`, of the ini *file*; empty if it does."""
+    drawing = _open(file)
+    problems = [drawing] if isinstance(drawing, Problem) else drawing.reach(APP, name or "main")
+    return problems[0].text if problems else ""
 
 
 def suspicions(file: str, drain: timedelta) -> list[Problem]:
@@ -104,6 +119,18 @@ def suspicions(file: str, drain: timedelta) -> list[Problem]:
     if isinstance(drawing, Problem) or drawing.reach_all():
         return []  # what cannot be read may be what uses them
     return [*drawing.idle_filters(), *drawing.stray_options(), *drawing.hasty_servers(drain)]
+
+
+def _drawn(file: str, name: str | None, uris: Container[str]) -> tuple[list[Blueprint], list[Problem]]:
+    drawing = _open(file)
+    if isinstance(drawing, Problem):
+        return [], [drawing]
+    problems = drawing.reach_all() if name is None else drawing.reach(APP, name)
+    found: list[Blueprint] = []
+    for blueprint in map(drawing.blueprint, drawing.reached):
+        if blueprint.uri in uris and blueprint not in found:  # in two pipelines it is one, unless their settings differ
+            found.append(blueprint)
+    return found, problems
 
 
 def _open(file: str) -> "_Drawing | Problem":
@@ -119,7 +146,7 @@ def _open(file: str) -> "_Drawing | Problem":
 
 
 class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
-    """Follows the sections of one file, and notes the Pulse filters that it comes by."""
+    """Follows the sections of one file, and notes the filters of Pulse that it comes by."""
 
     def __init__(
         self,
@@ -176,7 +203,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         if not any(_kind(section) is APP for section in self.parser.sections()):
             return  # another file may use them
         for context in self.roots:
-            if context.object_type is FILTER and context in self.reached:
+            is_ours = context in self.reached and self.blueprint(context).uri in PULSE
+            if is_ours and context.object_type is FILTER:
                 name = _name(self.reached[context].partition("[")[2].rstrip("]"))
                 text = "no application uses this filter, so nothing of it runs: want it in pipeline = ..., or"
                 yield Problem(where=self.reached[context], text=f"{text} filter-with = {name}")
@@ -208,7 +236,8 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def _own_options(self, section: str) -> list[str]:
         """Those that stand in *section* itself."""
-        return [key for key in self.parser.options(section) if key not in self.parser.defaults()]
+        shared = self.parser.defaults()  # made anew each time it is asked for
+        return [key for key in self.parser.options(section) if key not in shared]
 
     def _is_no_filter(self, section: str) -> bool:
         kind = section.partition(":")[0]
@@ -225,10 +254,15 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def blueprint(self, context: LoaderContext) -> Blueprint:
         """The filter that *context*, one of `reached`, builds."""
-        return Blueprint(where=self.reached[context], global_conf=context.global_conf, local_conf=context.local_conf)
+        return Blueprint(
+            where=self.reached[context],
+            uri=context.object.lower(),
+            global_conf=context.global_conf,
+            local_conf=context.local_conf,
+        )
 
     def built(self, context: LoaderContext) -> Iterator[LoaderContext]:
-        """The Pulse filters in *context*, in the order in which PasteDeploy builds them: from the inside."""
+        """The filters of Pulse in *context*, in the order in which PasteDeploy builds them: from the inside."""
         if context.object_type is PIPELINE:
             parts = [context.app_context, *reversed(context.filter_contexts)]
         elif context.object_type in (FILTER_APP, FILTER_WITH):
@@ -263,10 +297,10 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
         scheme, _, rest = uri.partition(":")
         if scheme.lower() == "config":
             return self._other_file(object_type, rest, global_conf)
-        if problem := _misused(uri, object_type):
+        if problem := _misspelt(uri) or _misused(uri, object_type):
             raise LookupError(problem)
         context = LoaderContext(uri, object_type, None, global_conf or {}, {}, self)
-        if uri.lower() in PULSE and self._opened:
+        if uri.lower() in PULSE | SESSIONS and self._opened:
             self.reached[context] = self._opened[-1]
         return context
 
@@ -298,6 +332,14 @@ class _Drawing(ConfigLoader):  # type: ignore[misc]  # PasteDeploy has no types
 
     def _place(self, section: str) -> str:
         return f"{relpath(self.filename)} [{section}]"
+
+
+def _misspelt(uri: str) -> str:
+    """What is wrong with a `use` that nothing can be found by; empty for all others."""
+    if mark := COMMENT.search(uri):
+        return f"use = {uri}: {INLINE_COMMENT.format(mark[0][-1])}"
+    is_known = uri.partition(":")[0].lower() in _SCHEMES
+    return "" if is_known else f"use = {uri}: want egg:..., call:... or config:..."
 
 
 def _misused(uri: str, object_type: Any) -> str:
@@ -342,16 +384,20 @@ def _name(section: str) -> str:
 def _said(error: Exception) -> str:
     match error:
         case OSError():
-            return f"{error.filename}: {error.strerror}"
+            said = f"{error.filename}: {error.strerror}"
         case UnicodeDecodeError():
-            return "is no text file"
+            said = "is no text in UTF-8"
         case IniError():
-            return " ".join(f"{error}{_remedy(error)}".split())
+            said = " ".join(f"{error}{_remedy(error)}".split())
         case KeyError():
-            return f"nothing sets {error}"
+            said = f"nothing sets {error}"
+        case IndexError():
+            said = "pipeline names nothing: want filters, and an application as the last one"
         case ImportError():
-            return f"requires {error}"
-    return str(error)
+            said = f"requires {error}"
+        case _:
+            said = str(error)
+    return said
 
 
 def _remedy(error: IniError) -> str:

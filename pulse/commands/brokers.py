@@ -6,7 +6,8 @@ from importlib import import_module
 
 from pulse.clock import SystemClock
 from pulse.commands.source import Filter
-from pulse.errors import BrokerUnavailableError, ConfigError
+from pulse.engine import must_reach_workers
+from pulse.errors import BrokerUnavailableError, ConfigError, Fault
 from pulse.given import store_of
 from pulse.model import Config
 
@@ -19,12 +20,14 @@ class Answer:
         where: File and section of the filter.
         is_there: Whether the broker answered.
         takers: The workers that take runs of the filter, by the names that Celery gives them.
+        faults: Why the filter refuses to start.
         problems: What keeps runs from being taken.
     """
 
     where: str
     is_there: bool = False
     takers: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -37,12 +40,14 @@ def ask_brokers(filters: Iterable[Filter]) -> Iterator[Answer]:
 
 def _ask(where: str, config: Config) -> Answer:
     try:
-        celery = import_module("pulse.workers.celery")
-        celery.must_be_reachable(config)
-        workers = celery.Post(config, store_of(config, SystemClock())).takers()
-    except ImportError as error:
-        return Answer(where=where, problems=(f"mode celery needs an extra ({error}): pip install 'pulse[celery]'",))
-    except (BrokerUnavailableError, ConfigError) as error:
+        store = store_of(config, SystemClock())
+        must_reach_workers(config, store)
+    except ConfigError as error:
+        return Answer(where=where, faults=error.faults)
+    celery = import_module("pulse.workers.celery")
+    try:
+        workers = celery.Post(config, store).takers()
+    except BrokerUnavailableError as error:
         return Answer(where=where, problems=(str(error),))
     wanted = sorted({celery.queue_of(config, task) for task in config.tasks.values() if task.enabled})
     served = {queue for _, queues in workers for queue in queues}

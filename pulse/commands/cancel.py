@@ -1,5 +1,7 @@
 """`pulse cancel`: the runs of a task that are under way are asked to stop, wherever they run."""
 
+import re
+from collections.abc import Collection
 from typing import Final
 
 from pulse.clock import Clock
@@ -9,11 +11,12 @@ from pulse.commands.pause import author, note_press
 from pulse.commands.screen import Screen
 from pulse.commands.source import Source
 from pulse.commands.stored import by_store, opened
-from pulse.errors import UnknownTaskError
+from pulse.errors import PulseError, UnknownTaskError
 from pulse.instance import short
 from pulse.model import Run
 
 SHORTEST: Final = 4  # letters of an id that may stand for it
+_ID: Final = re.compile(f"[0-9a-f]{{{SHORTEST},32}}", re.IGNORECASE)
 
 
 def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str) -> Exit:
@@ -31,15 +34,16 @@ def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str
     asked: list[tuple[Run, str]] = []
     with opened(source, clock) as filters:
         known = {name for one in filters for name in one.config.tasks}
-        for one in by_store(filters):
-            meant = [run for run in one.store.running() if run.task == what or _is_id(what, run)]
+        # All that is meant before any of it is asked: a store that is down would leave the rest unsaid.
+        stores = by_store(filters)
+        meant = [(one, run) for one in stores for run in one.store.running() if run.task == what or _is_id(what, run)]
+        for one, run in meant:
             now = one.now(clock)
-            stopped = [run for run in meant if one.store.ask_to_stop(run.id, reason)]
-            asked += [(run, rough(now - (run.started or now))) for run in stopped]
-            for run in stopped:
+            if one.store.ask_to_stop(run.id, reason):
+                asked.append((run, rough(now - (run.started or now))))
                 note_press(one.store, now, "cancel", run.task, f"run {run.id[:8]}" + (f"; {note}" if note else ""))
     if not asked and what not in known:
-        raise UnknownTaskError(what, sorted(known))
+        raise _unknown(what, known)
     if not asked:
         raise CommandError(f"{what}: nothing is under way", Exit.FAILED)
     if screen.is_json:
@@ -49,6 +53,14 @@ def cancel(source: Source, screen: Screen, clock: Clock, what: str, *, note: str
     for run, lasted in asked:
         screen.line(f"{run.task} {run.id[:8]} on {short(run.owner)} is asked to stop, after {lasted}", "yellow")
     return Exit.OK
+
+
+def _unknown(what: str, known: Collection[str]) -> PulseError:
+    """Nothing is called *what*: of the id of a run, that this has ended is the likely reason."""
+    if not _ID.fullmatch(what):
+        return UnknownTaskError(what, sorted(known))
+    said = f"no run that is under way begins with {what!r}, and no task is called so"
+    return CommandError(f"{said}; pulse show {what} tells of one that has ended", Exit.UNKNOWN_TASK)
 
 
 def _is_id(what: str, run: Run) -> bool:

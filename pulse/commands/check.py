@@ -1,12 +1,15 @@
 """`pulse check`: every fault and every danger of a configuration, at once."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
+from importlib import import_module
 from typing import Final
 
 from pulse.clock import SystemClock
+from pulse.commands.blueprint import Blueprint
 from pulse.commands.brokers import Answer, ask_brokers
 from pulse.commands.danger import dangers
 from pulse.commands.exits import CommandError, Exit
@@ -78,11 +81,16 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
     Returns:
         `USAGE` if anything in the configuration is an error, else `NO_STORE` if a run store is out of reach.
     """
+    # The warnings of what is built to be judged are not about this process, and Python would print them.
+    logging.getLogger("pulse").addHandler(logging.NullHandler())
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
+    for blueprint in source.session_filters():
+        findings += _findings_of_sessions(blueprint)
     findings += [_warning(one.where, one.text) for one in source.suspicions(filters)]
     brokers = list(ask_brokers(filters))
+    findings += [_refusal(fault, one.where) for one in brokers for fault in one.faults]
     findings += [_warning(one.where, problem) for one in brokers for problem in one.problems]
     is_sound = not any(finding.level is Level.ERROR for finding in findings)
     stores = list(ask_stores(filters)) if is_connecting else None
@@ -106,6 +114,11 @@ def _warning(where: str, text: str) -> Finding:
     return Finding(level=Level.WARNING, where=where, text=text)
 
 
+def _refusal(fault: Fault, where: str) -> Finding:
+    """*fault* in the words of the start, at its own place or else at *where*."""
+    return _error(fault.where if "[" in fault.where else where, str(replace(fault, where="")))
+
+
 def _inspect(source: Source) -> tuple[list[Filter], list[Finding]]:
     try:
         filters, problems = source.filters()
@@ -118,17 +131,26 @@ def _inspect(source: Source) -> tuple[list[Filter], list[Finding]]:
 
 
 def _findings(found: Filter, file: str, now: datetime) -> Iterator[Finding]:
-    for fault in found.faults:
-        where = fault.where if "[" in fault.where else found.where
-        yield _error(where, f"{fault.key} = {fault.shown}: {fault.problem}")
+    yield from (_refusal(fault, found.where) for fault in found.faults)
     if found.config and found.config.store != "auto":  # of an automatic one there is nothing to judge
-        for fault in _faults_of_store(found.config):
-            yield _error(found.where, f"{fault.key} = {fault.shown}: {fault.problem}")
+        yield from (_refusal(fault, found.where) for fault in _faults_of_store(found.config))
     sound = found.config or _without(found.faults, found)
     if sound:
         written = found.written
         for danger in dangers(sound, written, file, now):
             yield _warning(found.where, danger)
+
+
+def _findings_of_sessions(found: Blueprint) -> Iterator[Finding]:
+    """What keeps a session filter from being built; nothing is opened."""
+    # Only now: most files have none, and all that sessions need takes 0.1 s to import.
+    option, opening = import_module("pulse.sessions.option"), import_module("pulse.sessions.opening")
+    try:
+        opening.open_session_store(option.read_filter_options(found.global_conf, found.local_conf))
+    except ConfigError as error:
+        yield from (_refusal(fault, found.where) for fault in error.faults)
+    except (ImportError, RuntimeError) as error:  # there is no library for its store, or no secret in production
+        yield _error(found.where, str(error))
 
 
 def _faults_of_store(config: Config) -> Iterable[Fault]:

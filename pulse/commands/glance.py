@@ -79,7 +79,8 @@ def glances(one: Stored, clock: Clock) -> list[Glance]:
 
 
 def _glance(task: Task, survey: Survey, moment: Moment) -> Glance:
-    history = survey.store.history(task.name, RECENT)
+    # Without what the runs wrote, of which the last ones of all tasks would be kept here.
+    history = survey.store.brief([task.name], RECENT)[task.name]
     # Of a history that was cleared the totals stay: who ran in time is not late.
     survey.note(task.name, history, None if history else survey.store.totals(task.name).last_success)
     pause = moment.pauses.get(task.name)

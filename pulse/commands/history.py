@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from pulse.clock import Clock
 from pulse.commands import record
 from pulse.commands.exits import Exit
-from pulse.commands.screen import Screen
+from pulse.commands.screen import Screen, counted
 from pulse.commands.source import Source
 from pulse.commands.stored import Stored, in_filters, in_stores, opened
 from pulse.model import Outcome, Run, Task
@@ -61,7 +61,7 @@ def history(source: Source, screen: Screen, clock: Clock, wanted: Wanted) -> Exi
         _show(entries, screen, with_task=wanted.task is None, with_filter=len(filters) > 1)
     else:
         screen.line("no records")
-    name = wanted.task or f"all {len(totals)} tasks"
+    name = wanted.task or f"all {counted(len(totals), 'task')}"
     zone = pairs[0][1].zone if wanted.task else ZoneInfo("UTC")
     screen.line(f"{name}: {record.totals_words(_sum([each for _, _, each in totals]), zone)}")
     for one in filters:

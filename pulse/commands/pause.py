@@ -37,16 +37,17 @@ def pause(
         UnknownTaskError: there is no such task.
         StoreUnavailableError: the store does not answer.
     """
-    said = []
     with opened(source, clock, is_changing=True) as filters:
+        # First what may fail, for all of them: an instant may have passed in one zone alone, a store be down.
+        said = []
         for one, task in in_stores(in_filters(filters, name)):
             now = one.now(clock)
-            new = Pause(since=now, until=_until(until, task, now), note=note, by=author())
             old = one.store.pauses().get(name)
+            new = Pause(since=now, until=_until(until, task, now), note=note, by=author())
+            said.append((one, task, new, old if old and old.holds(now) else None))
+        for one, task, new, _ in said:
             one.store.pause(name, new)
-            note_press(one.store, now, "pause", name, _details(new, task))
-            replaced = old if old and old.holds(now) else None
-            said.append((one, task, new, replaced))
+            note_press(one.store, new.since, "pause", name, _details(new, task))
     if screen.is_json:
         documents = [_document(one, new, replaced) for one, _, new, replaced in said]
         screen.document({"source": source.name, "task": name, "pauses": documents})

@@ -22,9 +22,10 @@ def resume(source: Source, screen: Screen, clock: Clock, name: str) -> Exit:
     """
     said = []
     with opened(source, clock) as filters:  # what is not there yet has no pauses
-        for one, task in in_stores(in_filters(filters, name)):
-            now = one.now(clock)
-            old = one.store.pauses().get(name)
+        pairs = in_stores(in_filters(filters, name))
+        # All are looked at before one is changed: a store that is down would leave the others unsaid.
+        pauses = [(one, task, one.now(clock), one.store.pauses().get(name)) for one, task in pairs]
+        for one, task, now, old in pauses:
             was_paused = one.store.resume(name) and old is not None and old.holds(now)
             note_press(one.store, now, "resume", name, "" if was_paused else "it was not paused")
             due = schedule_of(task).next_due(now) if one.config.enabled and task.enabled else None

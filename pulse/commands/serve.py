@@ -86,16 +86,16 @@ def set_up_logging(source: Source) -> None:
 
 def _server_of(source: Source, app: WsgiApp, *, host: str | None, port: int | None) -> _Server:
     """The server of the file; waitress where it names none."""
-    context = _server_context(source)
+    place, context = _server_context(source)
     if context is None:
-        return _waitress(source, app, {"host": host or HOST, "port": PORT if port is None else port})
+        return _waitress(place, app, {"host": host or HOST, "port": PORT if port is None else port})
     settings = context.local_conf
     if host is not None or port is not None:
         _move(settings, host, port)
     if context.object is waitress.serve_paste:
-        return _waitress(source, app, settings)
+        return _waitress(place, app, settings)
     address = _address(settings)
-    return _Server(address=address, serve=lambda: _serve_elsewhere(context, app, f"{source.name}: {address}"))
+    return _Server(address=address, serve=lambda: _serve_elsewhere(context, app, f"{place}: {address}"))
 
 
 def _move(settings: dict[str, str], host: str | None, port: int | None) -> None:
@@ -107,15 +107,16 @@ def _move(settings: dict[str, str], host: str | None, port: int | None) -> None:
     settings.update(host=host or said_host, port=said_port if port is None else str(port))
 
 
-def _server_context(source: Source) -> Any:
-    """How PasteDeploy would build the server: of the application's own name, else `main`."""
+def _server_context(source: Source) -> tuple[str, Any]:
+    """Where the server stands, and how PasteDeploy would build it: of the application's own name, else `main`."""
     if not isinstance(source, IniSource):
-        return None
+        return source.name, None
     sections = ConfigLoader(source.path).parser.sections()
     name = next((name for name in (source.section, "main") if f"server:{name}" in sections), None)
     if name is None:
-        return None
-    return attempt(f"{source.path} [server:{name}]", lambda: loadcontext(SERVER, source.uri, name=name))
+        return source.name, None
+    place = f"{source.path} [server:{name}]"
+    return place, attempt(place, lambda: loadcontext(SERVER, source.uri, name=name))
 
 
 def _serve_elsewhere(context: Any, app: WsgiApp, what: str) -> None:
@@ -125,22 +126,22 @@ def _serve_elsewhere(context: Any, app: WsgiApp, what: str) -> None:
         raise CommandError(f"{what}: {error}") from error
 
 
-def _waitress(source: Source, app: WsgiApp, settings: Mapping[str, object]) -> _Server:
+def _waitress(place: str, app: WsgiApp, settings: Mapping[str, object]) -> _Server:
     """Waitress, already listening: its real address is known, and it can be closed early."""
-    _require_port(source, settings)
+    _require_port(place, settings)
     address = _address({name: str(value) for name, value in settings.items()})
-    server = attempt(f"{source.name}: cannot serve at {address}", lambda: waitress.create_server(app, **settings))
+    server = attempt(f"{place}: cannot serve at {address}", lambda: waitress.create_server(app, **settings))
     pairs = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
     return _Server(address=" ".join(_url(*pair) for pair in pairs), serve=server.run, close=server.close)
 
 
-def _require_port(source: Source, settings: Mapping[str, object]) -> None:
+def _require_port(place: str, settings: Mapping[str, object]) -> None:
     """Refuse what is no port, which waitress would not name."""
     port = settings.get("port", PORT)
     try:
         reader.integer(0, 65_535)(port)
     except ValueError as error:
-        raise CommandError(f"{source.name}: port = {port!r}: {error}") from None
+        raise CommandError(f"{place}: port = {port!r}: {error}") from None
 
 
 def _url(host: str, port: object) -> str:

@@ -8,8 +8,6 @@ import logging.config
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from configparser import Error as IniError
-from configparser import RawConfigParser
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +18,16 @@ from urllib.parse import quote
 from paste.deploy import loadapp
 
 from pulse.clock import Clock
-from pulse.commands.blueprint import WANTED, Blueprint, Problem, blueprints, builds, suspicions
+from pulse.commands.blueprint import (
+    Blueprint,
+    Problem,
+    blueprints,
+    builds,
+    sections_of,
+    session_blueprints,
+    suspicions,
+    why_unfound,
+)
 from pulse.commands.exits import CommandError
 from pulse.config import read_paste_config
 from pulse.errors import ConfigError, Fault, UnknownTaskError
@@ -84,6 +91,10 @@ class Source(ABC):
         """What is read without complaint, and is hardly meant so, where *filters* are what was found."""
         return []
 
+    def session_filters(self) -> list[Blueprint]:
+        """Its session filters; an object that can be imported has built its own."""
+        return []
+
     def set_up_logging(self) -> bool:
         """Configure logging as it says; whether it says anything.
 
@@ -131,10 +142,10 @@ class Source(ABC):
 
 
 def _in_lines(problems: Iterable[Problem]) -> str:
-    return "\n".join(f"{problem.where}: {problem.text}" for problem in problems)
+    return "\n".join(dict.fromkeys(f"{problem.where}: {problem.text}" for problem in problems))
 
 
-NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse)"
+NO_FILTER: Final = "there is no Pulse filter in it (use = egg:pulse; in Python PulseMiddleware)"
 
 
 def source_of(written: str) -> Source:
@@ -173,9 +184,14 @@ class IniSource(Source):
         return [_read(blueprint) for blueprint in found], problems
 
     def suspicions(self, filters: Sequence[Filter]) -> list[Problem]:
-        """See `Source.suspicions`; of the whole file alone."""
+        """See `Source.suspicions`; those about no filter of the whole file alone."""
         drains = [one.config.shutdown_timeout for one in filters if one.config]
-        return [] if self._section else suspicions(self.path, max(drains, default=timedelta(0)))
+        others = [] if self._section else suspicions(self.path, max(drains, default=timedelta(0)))
+        return [*others, *_out_of_reach(filters)]
+
+    def session_filters(self) -> list[Blueprint]:
+        """See `Source.session_filters`; without a section those of the whole file."""
+        return session_blueprints(self.path, self._section)
 
     def run_stores(self, clock: Clock) -> list[tuple[str, Config, RunStore]]:
         """See `Source.run_stores`; without a section those of `main`, as `load` has it."""
@@ -184,7 +200,6 @@ class IniSource(Source):
         return [(where, config, store_of(config, clock)) for where, config in filters]
 
     def load(self) -> Application:
-        self._must_exist()
         with collecting() as built:
             try:
                 app = attempt(f"{self.name} cannot be loaded", lambda: loadapp(self.uri, name=self.section))
@@ -196,13 +211,10 @@ class IniSource(Source):
         return Application(app=app, middlewares=tuple(built))
 
     def set_up_logging(self) -> bool:
-        self._must_exist()
-        parser = RawConfigParser()
-        try:
-            parser.read(self.path, encoding="utf-8")
-        except (IniError, UnicodeDecodeError) as error:
-            raise CommandError(f"{self.path}: {error}") from error
-        if not parser.has_section("loggers"):
+        sections = sections_of(self.path)
+        if isinstance(sections, Problem):
+            raise CommandError(_in_lines([sections]))
+        if "loggers" not in sections:
             return False
         file = Path(self.path).absolute()
         defaults = {"here": str(file.parent), "__file__": str(file)}
@@ -212,11 +224,6 @@ class IniSource(Source):
             lambda: logging.config.fileConfig(file, defaults, disable_existing_loggers=False),
         )
         return True
-
-    def _must_exist(self) -> None:
-        """Complain in plain words of a file that is not there."""
-        if not Path(self.path).is_file():
-            raise CommandError(f"{self.path}: there is no such file{WANTED}")
 
 
 class ObjectSource(Source):
@@ -278,6 +285,17 @@ def attempt(name: str, build: Callable[[], T]) -> T:
     # Whatever an application raises while it is built is for its author to read, `sys.exit()` included.
     except (Exception, SystemExit) as error:
         raise CommandError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _out_of_reach(filters: Iterable[Filter]) -> Iterator[Problem]:
+    """The applications that child processes will not find: each run fails then, and the start does not."""
+    for one in filters:
+        if one.config is None or one.config.mode != "processing" or not one.config.application.startswith("config:"):
+            continue
+        path, name = file_and_section(one.config.application.removeprefix("config:"))
+        if problem := why_unfound(path, name):
+            said = f"pulse.config.application = {one.config.application}: child processes will not find it"
+            yield Problem(where=one.where, text=f"{said}, want config:file.ini#name: {problem}")
 
 
 def _read(blueprint: Blueprint) -> Filter:

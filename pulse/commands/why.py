@@ -145,7 +145,7 @@ def why(source: Source, screen: Screen, clock: Clock, name: str, *, at: datetime
 def _meant(at: datetime | time | None, facts: Facts) -> datetime:
     """The instant that is meant by *at*, see `why`."""
     if at is None:
-        return facts.schedule.previous_due(facts.now) or facts.now
+        return facts.schedule.previous_due(facts.now) or facts.now.replace(microsecond=0)
     if isinstance(at, datetime):
         return instant_of(at, facts.zone)
     today = facts.now.astimezone(facts.zone).date()

@@ -4,7 +4,7 @@ All are frozen and validated once, at the door; inside the house they are truste
 """
 
 from pulse.model.claim import Claim, Claimed, Limits, Span
-from pulse.model.config import MOST_THREADS, Config, misfits
+from pulse.model.config import MOST_THREADS, WORKER_COUNT, Config, misfits
 from pulse.model.fleet import Instance, Pause, Press
 from pulse.model.run import FAILURES, QUEUE, Fire, Outcome, Progress, Run, Trigger, track_of
 from pulse.model.task import DEFAULT_INTERVAL, SCHEDULES, TASK_NAME, YEAR, Task
@@ -16,6 +16,7 @@ __all__ = [
     "QUEUE",
     "SCHEDULES",
     "TASK_NAME",
+    "WORKER_COUNT",
     "YEAR",
     "Claim",
     "Claimed",

@@ -12,8 +12,17 @@ from pulse.model.task import TASK_NAME, Task
 from pulse.option import option, options_of, read_options, shown
 
 MOST_THREADS: Final = 256
+MOST_WORKERS: Final = 100_000  # of mode asyncio
+WORKER_COUNT: Final = f"want a whole number from 1 to {MOST_THREADS}, in mode asyncio to {MOST_WORKERS}"
 _SHARED_STORES: Final = frozenset({"redis", "rediss", "unix", "postgres", "postgresql"})
 _CELERY: Final = "goes with mode celery only"
+
+
+def _workers(value: object) -> int:
+    try:
+        return reader.integer(1, MOST_WORKERS)(value)
+    except ValueError:  # what is wanted depends on the mode
+        raise ValueError(WORKER_COUNT) from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +69,7 @@ class Config:
     timezone: ZoneInfo = option("UTC", reader.zone, "IANA name", "The time zone of tasks that name none.")
     workers: int | None = option(
         None,
-        reader.optional(reader.integer(1, 100_000)),
+        reader.optional(_workers),
         "whole number, 1 to 256; in mode `asyncio` to 100000",
         "How many runs a process has under way at once; from 2 on, two quick ones more may pass runs that last. If "
         "not given it is 4, and in mode `threading` any number more beside runs that last; in mode `asyncio` 1000.",
@@ -91,8 +100,8 @@ class Config:
     )
     store: str = option(
         "auto",
-        address.store,
-        "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`",
+        reader.from_environment(address.store),
+        "`auto`, `memory:`, `sqlite:<path>`, `redis://`, `rediss://`, `unix://`, `postgresql://`, `env:NAME`",
         "Where claims, runs and pauses are kept; `auto` is a file of this application that all processes of "
         "the host share.",
         is_shown=False,
@@ -126,8 +135,8 @@ class Config:
     )
     broker: str | None = option(
         None,
-        reader.optional(reader.broker),
-        "URL",
+        reader.optional(reader.from_environment(reader.broker)),
+        "URL, `env:NAME`",
         "In mode `celery`, the broker through which Celery's workers are given their runs, as Celery writes it.",
         is_secret=True,
     )
@@ -151,8 +160,7 @@ class Config:
                 Fault(key="name", shown="''", problem="want a name: the store may be shared with other applications")
             )
         if refused.isdisjoint({"mode", "workers"}) and self._has_too_many_threads():
-            problem = f"want a whole number from 1 to {MOST_THREADS}; only in mode asyncio it may be more"
-            faults.append(options_of(Config)["workers"].fault(self.workers, problem))
+            faults.append(options_of(Config)["workers"].fault(self.workers, WORKER_COUNT))
         if "mode" not in refused:
             faults += _celery_faults(self)
             faults += [
@@ -205,8 +213,7 @@ def _celery_faults(config: Config) -> list[Fault]:
         return [options["broker"].fault(config.broker, _CELERY)] if config.broker is not None else []
     faults = []
     if config.broker is None:
-        problem = "want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host"
-        faults.append(Fault(key="broker", shown="''", problem=problem))
+        faults.append(Fault(key="broker", shown="''", problem=reader.BROKER))
     if isinstance(config.store, str) and config.store.startswith("memory:"):
         problem = "Celery's workers are other processes: want a store that they reach, redis:// or postgresql://"
         faults.append(options["store"].fault(config.store, problem))

@@ -212,8 +212,8 @@ class Task:
     )
     ping_url: str | None = option(
         None,
-        reader.optional(reader.url),
-        "URL",
+        reader.optional(reader.from_environment(reader.url)),
+        "URL, `env:NAME`",
         "Is requested when a run succeeds, with `/start` when it begins, and with `/fail` when it fails.",
         is_secret=True,
     )

@@ -8,12 +8,13 @@ been read before gives it back unchanged, so `dataclasses.replace` may read twic
 from pulse.reader.base import Reader, optional
 from pulse.reader.crons import MANUALLY, cron
 from pulse.reader.moments import last_moment, moment, zone
-from pulse.reader.places import TOKEN_LENGTH, broker, hook, specification, token
+from pulse.reader.places import BROKER, TOKEN_LENGTH, broker, from_environment, hook, specification, token
 from pulse.reader.plain import boolean, choice, integer, name, number, text, word
 from pulse.reader.spans import duration, grace, limit, phase, spell
 from pulse.reader.web import body, context, environ, header_value, headers, host, method, mount, path, statuses, url
 
 __all__ = [
+    "BROKER",
     "MANUALLY",
     "TOKEN_LENGTH",
     "Reader",
@@ -25,6 +26,7 @@ __all__ = [
     "cron",
     "duration",
     "environ",
+    "from_environment",
     "grace",
     "header_value",
     "headers",

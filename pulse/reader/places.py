@@ -5,12 +5,32 @@ import re
 from pathlib import Path
 from typing import Final
 
+from pulse.reader.base import Reader
 from pulse.reader.web import path
 
 TOKEN_LENGTH: Final = 16  # below this a bearer token can be guessed over the network
+BROKER: Final = (
+    "want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host, or env:NAME"
+)
 # A # may stand in the path of a file; a section has neither blanks nor slashes.
 _APPLICATION: Final = re.compile(r"config:[^#](.*/[^#/]*|[^#]*)(#[^#/\s]+)?|[^\W\d][\w.]*:[^\W\d][\w.]*", re.DOTALL)
 _BROKER: Final = re.compile(r"(?!memory:)[A-Za-z][A-Za-z0-9+]*://[^\s\x00-\x1f;]*")
+
+
+def from_environment(read: Reader[str]) -> Reader[str]:
+    """*read*, of an address or of `env:NAME`, the environment variable that holds it."""
+
+    def read_there(value: object) -> str:
+        source, _, name = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
+        if source != "env":
+            return read(value)
+        found = _from_environment("an address", name)
+        try:
+            return read(found)
+        except ValueError as error:  # a guess may show what was found, which nobody has written here
+            raise ValueError(f"{str(error).partition('; did you')[0]} (in the environment variable {name})") from None
+
+    return read_there
 
 
 def specification(value: object) -> str:
@@ -36,7 +56,7 @@ def broker(value: object) -> str:
     written = value.strip() if isinstance(value, str) else ""
     if all(_BROKER.fullmatch(address) for address in written.split(";")):
         return written
-    raise ValueError("want the address of Celery's broker, such as redis://host:6379/0 or amqp://user:password@host")
+    raise ValueError(BROKER)
 
 
 def token(value: object) -> str:
@@ -52,7 +72,7 @@ def token(value: object) -> str:
         if not place:
             raise ValueError(f"{wanted}: nothing stands behind {source}:")
         wanted = f"want at least {TOKEN_LENGTH} ASCII characters without blanks in {_at(source, place)}"
-        written = _from_environment(place) if source == "env" else _from_file(place)
+        written = _from_environment("a token", place) if source == "env" else _from_file(place)
     if len(written) < TOKEN_LENGTH or not written.isascii() or re.search(r"[\s\x00-\x1f\x7f]", written):
         raise ValueError(wanted)
     return written
@@ -62,10 +82,10 @@ def _at(source: str, place: str) -> str:
     return f"the environment variable {place}" if source == "env" else place
 
 
-def _from_environment(place: str) -> str:
-    if place not in os.environ:
-        raise ValueError(f"want a token in the environment variable {place}, which is not set")
-    return os.environ[place].strip()
+def _from_environment(what: str, name: str) -> str:
+    if name not in os.environ:
+        raise ValueError(f"want {what} in the environment variable {name}, which is not set")
+    return os.environ[name].strip()
 
 
 def _from_file(place: str) -> str:

@@ -67,7 +67,9 @@ def duration(least: float, most: timedelta) -> Reader[timedelta]:
 
 
 _LONG_UNIT: Final = re.compile(
-    r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|sec|min|hr?|second|minute|hour|day)s?(?![a-z])", re.IGNORECASE
+    # No `s` behind a single letter: `500ms` would be `500m`.
+    r"([0-9]+(?:\.[0-9]+)?) *(s|m|h|d|(?:sec|min|hr|second|minute|hour|day)s?)(?![a-z])",
+    re.IGNORECASE,
 )
 _BETWEEN: Final = re.compile(r"[ ,]*|,? and ", re.IGNORECASE)
 

@@ -69,7 +69,7 @@ def url(value: object) -> str:
     found = re.fullmatch(r"https?://[^\s/?#@:]+(?::([0-9]{1,5}))?(?:/[^\s?#]*)?", address)
     if found and address.isascii() and int(found[1] or 1) in range(1, 65_536):
         return address.rstrip("/")
-    raise ValueError("want an address such as https://hc-ping.com/your-check, without a query")
+    raise ValueError("want an address such as https://hc-ping.com/your-check, without a query, or env:NAME")
 
 
 def method(value: object) -> str:

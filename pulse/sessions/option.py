@@ -24,7 +24,7 @@ def address(value: object) -> str:
     """The address of a session store."""
     text = value.strip() if isinstance(value, str) else ""
     if not _ADDRESS.fullmatch(text):
-        raise ValueError("want memory:, cookie:, redis://host, rediss://host or unix:///path/to/socket")
+        raise ValueError("want memory:, cookie:, redis://host, rediss://host, unix:///path/to/socket or env:NAME")
     if "//" in text:
         require_redis(text)
     return text
@@ -92,8 +92,8 @@ class SessionOptions:
 
     store: str = option(
         "cookie:",
-        address,
-        "`cookie:`, `memory:`, `redis://`, `rediss://`, `unix://`",
+        reader.from_environment(address),
+        "`cookie:`, `memory:`, `redis://`, `rediss://`, `unix://`, `env:NAME`",
         "Where sessions are kept; `cookie:` is the client.",
     )
     secret: str | None = option(

@@ -32,6 +32,7 @@ from pulse.runner import Runner
 from pulse.workers.base import say
 from pulse.workers.protocol import Answer, Application, Ready, Request, Startup, Told, receive, send
 from pulse.workers.threads import ThreadWorkers
+from pulse.wsgi.lazy import START_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -438,7 +439,7 @@ def _environment() -> dict[str, str]:
     """That of this process; the child never rings, and finds Pulse where this process did."""
     home = str(Path(__file__).parents[2])
     paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PULSE_START": "manual", "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, START_VARIABLE: "manual", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _last_line(problem: str) -> str:

@@ -20,6 +20,8 @@ from paste.deploy import loadapp
 from pulse.errors import ApplicationError
 from pulse.inifile import file_and_section
 
+START_VARIABLE: Final = "PULSE_START"  # of the environment; wins over `pulse.config.start`
+
 
 class LazyWsgi:
     """A WSGI application that makes the actual one when it is first called.
@@ -114,18 +116,15 @@ def load_application(specification: str) -> Any:
 @contextmanager
 def manual_start() -> Iterator[None]:
     """Inside, no application that is built begins to run its tasks."""
-    before = os.environ.get(_START)
-    os.environ[_START] = "manual"
+    before = os.environ.get(START_VARIABLE)
+    os.environ[START_VARIABLE] = "manual"
     try:
         yield
     finally:
         if before is None:
-            del os.environ[_START]
+            del os.environ[START_VARIABLE]
         else:
-            os.environ[_START] = before
-
-
-_START: Final = "PULSE_START"  # see `pulse.start`
+            os.environ[START_VARIABLE] = before
 
 
 @contextmanager

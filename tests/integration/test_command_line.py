@@ -732,6 +732,17 @@ def test_a_run_store_that_never_answers_is_not_waited_for(write, check, monkeypa
     assert (code, "does not answer within 0.1 s" in said) == (5, True)
 
 
+def test_the_check_does_not_pass_on_what_a_filter_logs_when_it_is_built(tmp_path):
+    sessions = "[filter:sessions]\nuse = egg:pulse#sessions\nstore = cookie:\n"  # without a secret, which is warned of
+    (tmp_path / "site.ini").write_text(f"{sessions}[filter:pulse]\nuse = egg:pulse\n")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PULSE_")}
+
+    command = [sys.executable, "-m", "pulse", "check", "site.ini"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_an_output_that_cannot_be_written_is_no_failure_of_the_task(write, tmp_path, options):

@@ -52,7 +52,7 @@ def test_other_addresses_are_refused_and_not_shown(broker):
 
     assert said == (
         "pulse.config.broker = ***: want the address of Celery's broker, such as redis://host:6379/0 or "
-        "amqp://user:password@host"
+        "amqp://user:password@host, or env:NAME"
     )
 
 

@@ -341,7 +341,86 @@ def test_a_missing_file_is_an_error(pulse, command):
 def test_a_file_that_is_no_text_is_an_error(pulse, place):
     place.joinpath("development.ini").write_bytes(b"[filter:p]\nuse = \xff\xfe\n")
 
-    assert errors(pulse("check")) == ["is no text file"]
+    assert errors(pulse("check")) == ["is no text in UTF-8"]
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "worker"])
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"pulse.config.guard = true\n", "want lines such as key = value, in [sections]"),
+        (b"\xef\xbb\xbf[filter:p]\nuse = egg:pulse\n", "save it as UTF-8 without one"),
+        ("[filter:p]\nuse = egg:pulse\npulse.config.name = été\n".encode("latin-1"), "is no text in UTF-8"),
+    ],
+)
+def test_what_starts_an_unreadable_file_says_the_same_as_the_check(pulse, place, command, content, wanted):
+    place.joinpath("development.ini").write_bytes(content)
+
+    done = pulse(command, "development.ini", *(["a"] if command == "run" else []))
+
+    assert (done.code, done.err) == (2, f"pulse: development.ini: {errors(pulse('check'))[0]}\n")
+    assert wanted in done.err
+
+
+@pytest.mark.parametrize(
+    ("server", "fault"),
+    [
+        ("use = egg:waitress#main\nport = abc", "port = 'abc': want a whole number from 0 to 65535"),
+        ("use = egg:waitress#main\nlisten = *:0\nno = 1", "cannot serve at *:0: ValueError: Unknown adjustment 'no'"),
+        ("use = egg:there-is-no-such-server", "PackageNotFoundError: "),
+    ],
+)
+def test_what_is_wrong_with_a_server_is_said_with_its_section(pulse, write, write_module, server, fault):
+    write_module("def make(global_conf):\n    return print\n")
+    write(f"[app:web]\npaste.app_factory = some_module:make\n[server:main]\n[server:web]\n{server}\n")
+
+    done = pulse("serve", "development.ini#web")
+
+    assert done.code == 2
+    assert done.err.startswith(f"pulse: development.ini [server:web]: {fault}")
+
+
+def test_what_is_wrong_with_two_sections_alike_is_said_once(pulse, write):
+    write("[app:main]\nuse = egg:a\n[pipeline:main]\npipeline = main\n[filter:p]\nuse = egg:pulse\n")
+
+    assert pulse("list").err.count("Ambiguous section names") == 1
+
+
+WITH_SESSIONS = """
+    [pipeline:main]
+    pipeline = pulse sessions application
+
+    [pipeline:other]
+    pipeline = pulse application
+
+    [filter:pulse]
+    use = egg:pulse
+    pulse.config.guard = true
+    pulse.task.cleanup.interval = 300
+
+    [filter:sessions]
+    use = egg:pulse#sessions
+    ttl = forever
+
+    [app:application]
+    use = egg:there-is-no-such-application
+    """
+
+
+def test_a_session_filter_has_no_tasks(pulse, write):
+    write(WITH_SESSIONS)
+
+    done = pulse("list")
+
+    assert [line.split()[0] for line in done.lines] == ["TASK", "cleanup"]
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(("section", "count"), [("", 1), ("#main", 1), ("#other", 0)])
+def test_session_filters_of_other_applications_are_not_judged(pulse, write, section, count):
+    write(WITH_SESSIONS)
+
+    assert len(errors(pulse("check", f"development.ini{section}"))) == count
 
 
 def test_the_check_writes_one_json_document(pulse, write):

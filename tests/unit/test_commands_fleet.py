@@ -14,14 +14,16 @@ import pytest
 
 from pulse.cli import main
 from pulse.clock import SystemClock
+from pulse.commands.glance import glances
 from pulse.commands.source import source_of
-from pulse.commands.stored import place_of
+from pulse.commands.stored import opened, place_of
 from pulse.config import read_config
 from pulse.errors import StoreUnavailableError
 from pulse.fleet import digest_of
 from pulse.instance import this_instance
 from pulse.model import Fire, Instance, Limits, Outcome, Pause, Progress, Trigger
 from pulse.runstores.sqlite import SqliteRunStore
+from pulse.status.login import code_key, read_code
 from pulse.testing import ManualClock
 
 NOW = datetime(2027, 1, 1, 12, 2, tzinfo=UTC)
@@ -162,6 +164,19 @@ def test_the_history_of_all_tasks_stands_in_the_order_in_which_they_ended(pulse,
     assert lines[-1] == "all 2 tasks: 3 success; last success Fri 01 Jan 2027 12:00:03 UTC"
 
 
+def test_the_history_of_several_filters_says_which_one_ran_what(pulse, write, place):
+    write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
+    for name in ("one", "two"):
+        book = Book(place / f"{name}.db")
+        book.ran("a", NOON)
+        book.store.close()
+
+    head, *rows = pulse("history", "a").lines[:3]
+
+    assert head.split()[-2:] == ["FILTER", "REASON"]
+    assert [row.partition("development.ini ")[2] for row in rows] == ["[filter:one]", "[filter:two]"]
+
+
 def test_a_span_says_from_when_to_when_and_how_many(pulse, write_tasks, book):
     write_tasks("pulse.task.a.interval = 5m")
     book.skipped("a", NOON - 20 * MINUTE, NOON - 15 * MINUTE, NOON - 10 * MINUTE)
@@ -279,7 +294,7 @@ def test_a_store_that_is_not_there_is_no_error(pulse, write_tasks, place):
 
     assert pulse("history").lines == [
         "no records",
-        "all 1 tasks: nothing is recorded",
+        "all 1 task: nothing is recorded",
         f"nothing has run yet: there is no sqlite:{place}/runs.db",
     ]
 
@@ -505,6 +520,19 @@ TWO = """
     """
 
 
+def test_a_pause_that_is_over_in_one_zone_pauses_in_none(pulse, write, place):
+    filters = TWO.format(store="sqlite:one.db", other="sqlite:two.db").rstrip()
+    write(f"{filters}\n    pulse.config.timezone = Asia/Tokyo\n")
+    book = Book(place / "one.db")
+
+    done = pulse("pause", "a", "--until", "2027-01-01T15:00")
+
+    assert (done.code, done.out) == (2, "")
+    assert "Fri 01 Jan 2027 15:00 JST has passed" in done.err
+    assert book.store.pauses() == {}
+    book.store.close()
+
+
 def test_a_task_that_two_filters_have_is_paused_in_both(pulse, write):
     write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
 
@@ -665,6 +693,34 @@ def test_a_jitter_is_waited_for_before_a_task_is_late(pulse, write_tasks, book):
 
     assert state_in(pulse, now=starts + 9 * SECOND) == "ok"
     assert state_in(pulse, now=starts + 11 * SECOND) == "late"
+
+
+@pytest.mark.parametrize("line", ["pulse.task.a.enabled = false", "pulse.config.enabled = false"])
+def test_what_is_disabled_is_so_whatever_became_of_it(pulse, write_tasks, book, line):
+    write_tasks("pulse.task.a.interval = 5m", line)
+    book.ran("a", NOON, Outcome.FAILED, 500)
+
+    assert state_in(pulse) == "disabled"
+
+
+def test_tasks_are_listed_without_the_library_of_their_store(pulse, write_tasks, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pulse.runstores.redis", None)
+    write_tasks("pulse.task.a.interval = 5m", "pulse.config.name = shop", store="redis://there")
+
+    done = pulse("list")
+
+    assert (done.code, done.lines[1].split()[:2]) == (0, ["a", "unknown"])
+    assert done.lines[2].startswith("states and last runs are not known: pulse.config.store = 'redis://there': ")
+
+
+def test_a_glance_at_all_tasks_keeps_nothing_of_what_their_runs_wrote(write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+    book.ran("a", NOON, body=b"x" * 4096, errors=b"x", log=b"x", headers="x")
+
+    with opened(source_of("development.ini"), ManualClock(NOW)) as (one,):
+        (seen,) = glances(one, NOW)
+
+    assert seen.last == book.store.history("a")[0].without_output()
 
 
 def test_a_cancelled_run_is_no_failure_and_a_success_ends_a_row(pulse, write_tasks, book):
@@ -875,12 +931,14 @@ def test_why_means_the_last_instant_or_the_last_time_that_a_clock_of_the_zone_sh
 
 
 def test_why_of_a_task_that_was_never_due_is_asked_of_now(pulse, write_tasks):
-    write_tasks("pulse.task.a.cron = @manually")
+    write_tasks("pulse.task.a.cron = @manually", "pulse.task.b.at = 2027-02-01")
 
     done = pulse("why", "a")
+    later = pulse("why", "b", now=NOW + timedelta(seconds=5, milliseconds=250))
 
     assert done.code == 0
     assert done.lines[0] == "a is never due: by hand only."
+    assert later.lines[0].startswith("b was not due at Fri 01 Jan 2027 12:02:05 UTC: once at ")
 
 
 def test_why_answers_for_each_filter_that_has_the_task(pulse, write):
@@ -970,7 +1028,63 @@ def test_there_has_to_be_something_to_cancel(pulse, write_tasks, book):
     assert unknown.code == 3
 
 
+def test_the_id_of_a_run_that_has_ended_is_not_taken_for_a_task(pulse, write_tasks, book):
+    write_tasks("pulse.task.a.interval = 5m")
+    run = book.ran("a", NOON)
+
+    done = pulse("cancel", run.id)
+
+    assert done.code == 3
+    assert done.err == (
+        f"pulse: no run that is under way begins with {run.id!r}, and no task is called so; "
+        f"pulse show {run.id} tells of one that has ended\n"
+    )
+
+
+# pulse login-code
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_login_code_is_signed_for_the_token_and_the_store_of_the_page(pulse, write_tasks, book, options):
+    write_tasks("pulse.config.status = /_pulse", "pulse.config.token = 0123456789abcdef")
+
+    done = pulse("login-code", *options)
+
+    (link,) = done.document["links"] if options else done.lines[:1]
+    path, _, code = link.partition("/login?code=")
+    key = code_key("0123456789abcdef", book.store.secret())
+    assert (done.code, path) == (0, "/_pulse")
+    assert read_code(key, code, NOW + 9 * MINUTE)
+    assert not read_code(key, code, NOW + 10 * MINUTE)
+
+
+def test_without_a_status_page_there_is_nothing_to_log_in_to(pulse, write_tasks):
+    write_tasks("pulse.task.a.interval = 5m")
+
+    done = pulse("login-code")
+
+    assert (done.code, done.out) == (2, "")
+    assert "no filter has a status page (pulse.config.status = /_pulse)" in done.err
+
+
 # What they all have in common
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "cancel"])
+def test_nothing_is_changed_while_one_of_the_stores_is_down(pulse, write, place, command):
+    write(TWO.format(store="sqlite:one.db", other="sqlite:two.db"))
+    book = Book(place / "one.db")
+    book.claim("a", NOON)
+    pause = Pause(since=NOON, until=None, note="", by="ada")
+    book.store.pause("a", pause)
+    (place / "two.db").write_bytes(b"no database at all" * 100)
+
+    done = pulse(command, "a")
+
+    assert done.code == 5
+    assert [run.stop for run in book.store.running()] == [""]
+    assert book.store.pauses() == {"a": pause}
+    book.store.close()
 
 
 @pytest.mark.parametrize(
@@ -1115,5 +1229,5 @@ def test_an_object_brings_its_own_stores(write, pulse, place):
     sys.modules.pop("stored_module", None)
 
     assert len(history.lines) == 3
-    assert history.lines[-1].startswith("all 1 tasks: 1 success")
+    assert history.lines[-1].startswith("all 1 task: 1 success")
     assert "LAST RUN" in listed.lines[0]

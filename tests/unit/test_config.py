@@ -250,6 +250,20 @@ def test_a_token_is_read_from_the_environment_or_a_file(monkeypatch, tmp_path):
     assert read_config(options={"token": f"file:{tmp_path}/token"}).token == "abcdefgh0123456789"
 
 
+def test_addresses_that_hold_passwords_are_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("A_STORE", " redis://:s3cret@there/1\n")
+    monkeypatch.setenv("A_BROKER", "sentinel://:s3cret@a;sentinel://b")
+    monkeypatch.setenv("A_PING", "https://hc-ping.com/s3cret/")
+
+    options = {"mode": "celery", "name": "shop", "store": "env:A_STORE", "broker": "env:A_BROKER"}
+    config = read_config(options=options, tasks={"a": {"ping_url": " env:A_PING "}})
+
+    assert (config.store, config.broker) == ("redis://:s3cret@there/1", "sentinel://:s3cret@a;sentinel://b")
+    assert config.tasks["a"].ping_url == "https://hc-ping.com/s3cret"
+    assert "s3cret" not in repr(config)
+    assert replace(config, history=7).store == config.store
+
+
 @pytest.mark.parametrize("token", ["", "short", "env:NO_SUCH_VARIABLE", "file:/no/such/file", "has blanks in it, many"])
 def test_a_token_that_cannot_be_had_is_a_fault_and_not_an_open_door(token):
     assert "pulse.config.token" in problems(options={"token": token})

@@ -10,8 +10,7 @@ import pytest
 
 from pulse.errors import ApplicationError
 from pulse.middleware import PulseMiddleware
-from pulse.start import VARIABLE
-from pulse.wsgi.lazy import LazyWsgi, collecting, load_application, manual_start
+from pulse.wsgi.lazy import START_VARIABLE, LazyWsgi, collecting, load_application, manual_start
 
 
 def page(environ, start_response):
@@ -217,12 +216,12 @@ def test_whoever_loads_can_find_the_middlewares_that_were_built():
 
 @pytest.mark.parametrize("before", [None, "now"])
 def test_what_is_loaded_is_kept_from_ringing_only_while_it_is_loaded(before, monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(START_VARIABLE, raising=False)
     if before is not None:
-        monkeypatch.setenv(VARIABLE, before)
+        monkeypatch.setenv(START_VARIABLE, before)
 
     with manual_start():
-        inside = os.environ[VARIABLE]
+        inside = os.environ[START_VARIABLE]
 
     assert inside == "manual"
-    assert os.environ.get(VARIABLE) == before
+    assert os.environ.get(START_VARIABLE) == before

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paste.deploy import loadapp
 
 from pulse.address import masked
 from pulse.asgi import AsgiPulse
@@ -153,6 +154,7 @@ MOMENT = "want a date and time as 2027-03-28T02:30 or 2027-03-28T02:30+01:00"
 NAME = "want a task name of at most 200 letters, digits, _ and - (no dots): pulse.task.<name>.<option>"
 PATH = "want a path without blanks, backslashes and #"
 SECRET = "want at least 16 ASCII characters without blanks"
+WORKER_COUNT = "want a whole number from 1 to 256, in mode asyncio to 100000"
 ZONE = "want an IANA time zone such as UTC or Europe/Berlin"
 COMMENT = "behind a value as part of it: give the comment a line of its own"
 QUOTES = "quotes are taken as part of the value: leave them out"
@@ -181,10 +183,10 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.config.timezone", "New York", f"{ZONE}; did you mean 'America/New_York'?"),
         ("pulse.config.timezone", "CEST", f"'CEST': {ZONE}"),
         ("pulse.config.timezone", "../etc/passwd", ZONE),
-        ("pulse.config.workers", "0", "want a whole number from 1 to 100000"),
-        ("pulse.config.workers", "1.5", "want a whole number from 1 to 100000"),
-        ("pulse.config.workers", "٣", "want a whole number from 1 to 100000"),
-        ("pulse.config.workers", "100000", "want a whole number from 1 to 256; only in mode asyncio it may be more"),
+        ("pulse.config.workers", "0", WORKER_COUNT),
+        ("pulse.config.workers", "1.5", WORKER_COUNT),
+        ("pulse.config.workers", "٣", WORKER_COUNT),
+        ("pulse.config.workers", "100000", WORKER_COUNT),
         ("pulse.config.host", "http://h", "want a host such as www.example.org or localhost:8080"),
         ("pulse.config.status", "/", "want a path that begins with / and is not the root, such as /_pulse"),
         ("pulse.config.status", "_pulse", "want a path that begins with / and is not the root, such as /_pulse"),
@@ -215,6 +217,7 @@ QUOTES = "quotes are taken as part of the value: leave them out"
         ("pulse.task.a.interval", "2 hours", f"{DURATION}; did you mean '2h'?"),
         ("pulse.task.a.interval", "1h 30m", f"{DURATION}; did you mean '1h30m'?"),
         ("pulse.task.a.interval", "1 Day, 2 hours and 5 mins", f"{DURATION}; did you mean '1d2h5m'?"),
+        ("pulse.task.a.interval", "3 hrs 20 Secs", f"{DURATION}; did you mean '3h20s'?"),
         ("pulse.task.a.interval", "*/5 * * * *", f"{DURATION}; did you mean cron = */5 * * * *?"),
         ("pulse.task.a.interval", "@daily", f"{DURATION}; did you mean cron = @daily?"),
         ("pulse.task.a.cron", "* * * *", f"{CRON} (wrong number of fields)"),
@@ -299,10 +302,11 @@ def test_a_value_that_cannot_be_is_refused_with_its_key_and_what_is_wanted(key, 
 
 
 STORE = (
-    "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket "
-    "or postgresql://host/database"
+    "want auto, memory:, sqlite:/path/to/file, redis://host, rediss://host, unix:///path/to/socket, "
+    "postgresql://host/database or env:NAME"
 )
 PORT = "a port is a number from 1 to 65535"
+REDIS = "want redis://[user:password@]host[:port][/number], special characters percent-encoded"
 
 
 @pytest.mark.parametrize(
@@ -336,6 +340,7 @@ PORT = "a port is a number from 1 to 65535"
         ("redis://u:hunter2@", "the host is missing"),
         ("redis://h#1", "what follows # is not read"),
         ("redis://[::1", "a bracket is missing"),
+        ("postgresql://u:hunter2@[::1/d", "a bracket is missing"),
         ("redis://u:hun ter2hunter2@h", "it holds a blank"),
         ("redis://u:hunter2/0", PORT),
         ("redis:u:hunter2@h", STORE),
@@ -387,11 +392,33 @@ def test_a_zone_without_a_name_is_refused():
     assert ZONE in said({"pulse.config.timezone": ZoneInfo.from_file(io.BytesIO(utc))})
 
 
+@pytest.mark.parametrize(
+    ("held", "problem"),
+    [
+        (None, "want an address in the environment variable SHOP_STORE, which is not set"),
+        ("", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("hunter2", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("/hunter2.db", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("env:SHOP_STORE", f"{STORE} (in the environment variable SHOP_STORE)"),
+        ("redis://:hunter2@", f"{REDIS}: the host is missing (in the environment variable SHOP_STORE)"),
+    ],
+)
+def test_what_is_wrong_with_an_address_in_the_environment_is_said_without_it(monkeypatch, held, problem):
+    if held is not None:
+        monkeypatch.setenv("SHOP_STORE", held)
+
+    assert said({**TASK, "pulse.config.store": "env:SHOP_STORE"}) == f"pulse.config.store = 'env:SHOP_STORE': {problem}"
+
+
 def test_an_abbreviation_is_no_misspelt_zone():
     assert "did you mean" not in said({"pulse.config.timezone": "CEST"})
 
 
-@pytest.mark.parametrize("span", ["30m 1h", "5 minutes ago", "ends in 5m", "5m 3", "0 s"])
+def test_in_mode_auto_too_many_threads_are_refused_when_the_application_is_known():
+    assert said(TASK, mode="auto", workers=257) == f"pulse.config.workers = 257: {WORKER_COUNT}"
+
+
+@pytest.mark.parametrize("span", ["30m 1h", "5 minutes ago", "ends in 5m", "5m 3", "0 s", "500ms"])
 def test_a_span_that_may_mean_anything_is_not_guessed(span):
     assert said({**TASK, "pulse.task.a.interval": span}).endswith(DURATION)
 
@@ -622,6 +649,7 @@ def check(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv("PULSE_START", raising=False)
     return check
 
@@ -659,6 +687,19 @@ def check(tmp_path, monkeypatch, capsys):
             f"[app:main]\nuse = egg:pulse\n{TASKS}",
             "[app:main]\n  error    use = egg:pulse is a filter: want [filter-app:...] with next = ..., "
             "or [filter:...] and a pipeline",
+        ),
+        (
+            FILTER_APP.replace("egg:pulse", "egg:pulse ; the filter") + TASKS,
+            "use = egg:pulse ; the filter: an ini file keeps '; ...' behind a value as part of it",
+        ),
+        (
+            FILTER_APP.replace("egg:pulse", "egg:pulse # the filter") + TASKS,
+            "use = egg:pulse # the filter: an ini file keeps '# ...' behind a value as part of it",
+        ),
+        (FILTER_APP.replace("egg:pulse", "eg:pulse"), "use = eg:pulse: want egg:..., call:... or config:..."),
+        (
+            f"[pipeline:main]\npipeline =\n{FILTER}",
+            "[pipeline:main]\n  error    pipeline names nothing: want filters, and an application as the last one",
         ),
         (FILTER_APP.replace("next", "nxt") + TASKS, "is missing a 'next' setting"),
         (FILTER_APP.replace("use", "uses") + TASKS, "No loader given in section 'filter-app:main'"),
@@ -706,6 +747,134 @@ def check(tmp_path, monkeypatch, capsys):
 )
 def test_the_check_says_what_to_do_about_a_file(check, text, finding):
     assert finding in check(text + APPLICATION)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "pulse.config.guard_scope = all",
+        "pulse.task.a.b.action = x",
+        f"pulse.task.{'x' * 201}.action = x",
+        "pulse.task.a.headers.X Y = z",
+        "pulse.config.store = sqlite:/tmp",
+        "pulse.config.store = env:SHOP_STORE",
+        "pulse.config.store = redis://there/0?nothing=1\npulse.config.name = shop",
+        "pulse.config.mode = celery\npulse.config.broker = mqtt://:s3cret@there\npulse.config.store = redis://there\n"
+        "pulse.config.name = shop",
+    ],
+)
+def test_the_check_refuses_what_the_start_refuses_at_the_same_place_in_the_same_words(check, tmp_path, lines):
+    (tmp_path / "site_app.py").write_text("def make(global_conf):\n    return print\n", encoding="utf-8")
+    text = f"{FILTER_APP}{TASKS}{lines}\n[app:application]\npaste.app_factory = site_app:make\n"
+
+    found = check(text)
+
+    with pytest.raises(ConfigError) as refused:
+        loadapp(f"config:{tmp_path / 'site.ini'}")
+    place, _, fault = str(refused.value).partition(": ")
+    assert place == "site.ini [filter-app:main]"
+    assert f"{place}\n  error    {fault}\n" in found
+    assert ", 1 error, 0 warnings\n" in found
+
+
+def test_the_check_refuses_mode_celery_without_its_extra_as_the_start_does(check, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pulse.workers.celery", None)
+    celery = "pulse.config.mode = celery\npulse.config.broker = redis://there\npulse.config.store = sqlite:x.db\n"
+
+    found = check(f"{FILTER_APP}{TASKS}{celery}{APPLICATION}")
+
+    assert "  error    pulse.config.mode = 'celery': it needs an extra" in found
+    assert "pip install 'pulse[celery]'" in found
+
+
+SESSIONS = "[pipeline:main]\npipeline = sessions application\n[filter:sessions]\nuse = egg:pulse#sessions\n"
+SESSION_FACTORY = SESSIONS.replace("use = egg:pulse#", "paste.filter_app_factory = pulse.sessions.wsgi:").replace(
+    "wsgi:sessions", "wsgi:session_filter_app_factory"
+)
+
+
+@pytest.mark.parametrize("sessions", [SESSIONS, SESSION_FACTORY])
+@pytest.mark.parametrize(
+    ("lines", "faults"),
+    [
+        ("ttl = forever", ["ttl = 'forever': want 1s to 3650d"]),
+        ("tll = 5", ["tll = '5': unknown option; did you mean 'ttl'?"]),
+        ("store = memory:\nsecret = 0123456789abcdef", ["secret = ***: want it with store = cookie: only"]),
+        (
+            "store = redis://there/x\nkey = session",
+            ["store = 'redis://there/x': want redis://", "key = 'session': want"],
+        ),
+    ],
+)
+def test_the_check_refuses_a_session_filter_as_its_start_does(check, tmp_path, sessions, lines, faults):
+    (tmp_path / "site_app.py").write_text("def make(global_conf):\n    return print\n", encoding="utf-8")
+    application = "[app:application]\npaste.app_factory = site_app:make\n"
+
+    found = check(f"{sessions}{lines}\n{FILTER}{application}")
+
+    with pytest.raises(ConfigError) as refused:
+        loadapp(f"config:{tmp_path / 'site.ini'}")
+    assert len(refused.value.faults) == len(faults)
+    for fault, known in zip(refused.value.faults, faults, strict=True):
+        assert str(fault).startswith(f"site.ini [filter:sessions]: {known}")
+        assert f"  error    {str(fault).partition(': ')[2]}\n" in found
+
+
+def test_the_check_wants_a_secret_for_cookies_in_production_as_the_start_does(check, monkeypatch):
+    monkeypatch.delenv("PULSE_SECRET", raising=False)
+    monkeypatch.setenv("PULSE_ENV", "production")
+
+    assert "[filter:sessions]\n  error    PULSE_SECRET is not set: " in check(f"{SESSIONS}{FILTER}{APPLICATION}")
+
+
+def test_the_check_names_the_extra_that_a_session_filter_lacks(check, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pulse.state.redis", None)
+
+    found = check(f"{SESSIONS}store = redis://there\n{FILTER}{APPLICATION}")
+
+    assert "[filter:sessions]\n  error    import of pulse.state.redis halted" in found
+
+
+def test_the_check_says_nothing_of_a_sound_session_filter(check, monkeypatch):
+    monkeypatch.setenv("PULSE_ENV", "development")
+
+    found = check(f"{SESSIONS.replace('= sessions', '= pulse sessions')}ttl = 1h\n{FILTER}{APPLICATION}")
+
+    assert found == "1 file, 1 task, 0 errors, 0 warnings\n"
+
+
+IN_CHILDREN = f"{FILTER_APP.replace('main', 'web')}{TASKS}pulse.config.mode = processing\n"
+
+
+@pytest.mark.parametrize("name", ["site.ini", "site.ini#web"])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("", "site.ini: child processes will not find it, want config:file.ini#name: No section 'main'"),
+        ("pulse.config.application = config:%(here)s/site.ini#wep", "did you mean [filter-app:web]?"),
+        (
+            "pulse.config.application = config:%(here)s/sight.ini",
+            "sight.ini: child processes will not find it, want config:file.ini#name: No such file",
+        ),
+    ],
+)
+def test_an_application_that_child_processes_will_not_find_is_warned_of(check, capsys, name, line, problem):
+    check(f"{IN_CHILDREN}{line}\n{APPLICATION}")
+
+    assert main(["check", name]) == 0
+    said = capsys.readouterr().out
+    assert "site.ini [filter-app:web]\n  warning  pulse.config.application = config:" in said
+    assert problem in said
+
+
+@pytest.mark.parametrize("line", ["#web", "some_module:app"])
+def test_an_application_that_child_processes_may_find_is_not(check, line):
+    application = f"config:%(here)s/site.ini{line}" if line.startswith("#") else line
+
+    found = check(f"{IN_CHILDREN}pulse.config.application = {application}\n{APPLICATION}")
+
+    assert found == "1 file, 1 task, 0 errors, 0 warnings\n"
+    assert "0 warnings" in check(f"{IN_CHILDREN.replace('processing', 'threading')}{APPLICATION}")
 
 
 GUNICORN = "[server:main]\nuse = egg:gunicorn#main\n"

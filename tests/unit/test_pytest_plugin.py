@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pulse import pytest_plugin
-from pulse.start import VARIABLE
+from pulse.wsgi.lazy import START_VARIABLE
 
 pytest_plugins = "pytester"
 
@@ -21,7 +21,7 @@ PASSING = """
 def suite(pytester, monkeypatch):
     """A suite that somebody else has, in an environment that says nothing of a start."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it may be installed, and then would be there twice
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(START_VARIABLE, raising=False)
     return pytester
 
 
@@ -30,7 +30,7 @@ def run(suite):
 
 
 def test_the_variable_is_that_of_the_start_rule():
-    assert pytest_plugin.VARIABLE == VARIABLE
+    assert pytest_plugin.VARIABLE == START_VARIABLE
 
 
 @pytest.mark.parametrize("before", [None, "now"])
@@ -39,13 +39,13 @@ def test_the_variable_is_that_of_the_start_rule():
 )
 def test_no_task_runs_by_itself_unless_the_suite_says_so(suite, monkeypatch, before, ini, start):
     if before:
-        monkeypatch.setenv(VARIABLE, before)
+        monkeypatch.setenv(START_VARIABLE, before)
     suite.makeini(f"[pytest]\n{ini}\n")
     suite.makepyfile(PASSING.format(start=before if start == "as before" else start))
 
     run(suite).assert_outcomes(passed=1)
 
-    assert os.environ.get(VARIABLE) == before
+    assert os.environ.get(START_VARIABLE) == before
 
 
 def test_what_a_conftest_builds_keeps_still(suite):
@@ -81,7 +81,7 @@ def test_what_a_conftest_sets_stays_for_the_run(suite):
 
     run(suite).assert_outcomes(passed=1)
 
-    assert VARIABLE not in os.environ
+    assert START_VARIABLE not in os.environ
 
 
 def test_a_conftest_may_load_the_plugin(suite):
@@ -90,7 +90,7 @@ def test_a_conftest_may_load_the_plugin(suite):
 
     suite.runpytest_inprocess().assert_outcomes(passed=1)
 
-    assert VARIABLE not in os.environ
+    assert START_VARIABLE not in os.environ
 
 
 def test_a_word_that_means_nothing_ends_the_run_and_is_named(suite):
@@ -101,7 +101,7 @@ def test_a_word_that_means_nothing_ends_the_run_and_is_named(suite):
 
     assert result.ret is pytest.ExitCode.USAGE_ERROR
     assert "ERROR: pulse_start = 'never': want manual or configured" in result.stderr.str()
-    assert VARIABLE not in os.environ
+    assert START_VARIABLE not in os.environ
 
 
 def test_the_clock_is_one_that_the_test_moves(suite):

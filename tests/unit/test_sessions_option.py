@@ -112,6 +112,12 @@ def test_a_secret_is_read_from_the_environment_or_a_file(monkeypatch, tmp_path):
         assert session_filter_app_factory(app, {}, secret=written).store.decode(cookie) == ("sid", {})
 
 
+def test_the_address_of_the_store_is_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MY_SESSIONS", "redis://:s3cret@there/1")
+
+    assert read_session_options({"store": "env:MY_SESSIONS"}).store == "redis://:s3cret@there/1"
+
+
 def test_every_option_says_what_it_means():
     for option in options_of(SessionOptions).values():
         assert option.sentence.endswith(".")
