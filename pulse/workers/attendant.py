@@ -87,8 +87,6 @@ class Attendant:
         while not self._ended.is_set():
             self._clock.wait(self._begun, self._runner.upkeep.beat)
             self._begun.clear()
-            if self._busy or self._runner.is_awaited:
-                self._begun.set()  # stay awake as long as there is a deadline to watch
             try:
                 self._runner.upkeep.give_up_overdue()
                 self._hand_over_attempts()
@@ -101,6 +99,8 @@ class Attendant:
             # A fault of Pulse; the deadlines must be watched on.
             except Exception:
                 log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
+            if self._busy or self._runner.is_awaited:
+                self._begun.set()  # stay awake as long as there is a deadline to watch
             self._clock.wait(self._ended, LOOK)
 
     def _hand_over_attempts(self) -> None:
