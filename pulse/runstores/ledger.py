@@ -32,6 +32,8 @@ NOT_RENEWED: Final = "its lease was not renewed"
 NOT_TAKEN: Final = "no Celery worker took it in time"
 PASSED_OVER: Final = "nobody ran it before the next one was due"
 
+_DISMISSED: Final = frozenset({Claim.STALE, Claim.PAUSED, Claim.BUSY})  # there is a record of it
+
 
 # Each claim makes one of these two. They live no longer, and to freeze them would cost it more than all its rules.
 @dataclass(slots=True)
@@ -69,12 +71,13 @@ class LedgerStore(RunStore):
         return replace(claimed, lost=(*lost, *claimed.lost)) if lost else claimed
 
     def _claim_once(self, bid: Bid, owner: str, now: datetime, lease: timedelta) -> Claimed | Run:
-        """As `_claim`, in a step, with what is won held."""
+        """As `_claim`, in a step, with its answer kept."""
         fire = bid.fire
         with self._step(fire.task, *_locks(bid.limits)):
-            claimed = self._claim(bid, owner, now, lease, self._standing(fire.track, fire.task))
-            if isinstance(claimed, Claimed) and claimed.answer is Claim.WON and claimed.run:
-                self._win(claimed.run)
+            standing = self._standing(fire.track, fire.task)
+            claimed = self._claim(bid, owner, now, lease, standing)
+            if isinstance(claimed, Claimed):
+                self._keep([(fire, claimed, standing)])
             return claimed
 
     def claim_all(self, bids: Sequence[Bid], *, owner: str, now: datetime, lease: timedelta) -> list[Claimed]:
@@ -85,7 +88,8 @@ class LedgerStore(RunStore):
             standings = self._standings([bid.fire for bid in bids])
             judged = [self._claim_among(bid, owner, now, lease, standings.get(bid.fire.track)) for bid in bids]
             answers = [one for one in judged if isinstance(one, Claimed)]  # all: none has a lock
-            self._win_all([one.run for one in answers if one.answer is Claim.WON and one.run])
+            fires = [bid.fire for bid in bids]
+            self._keep([(*one, standings.get(one[0].track)) for one in zip(fires, answers, strict=True)])
             return answers
 
     def _claim_among(
@@ -101,8 +105,11 @@ class LedgerStore(RunStore):
         """See `RunStore.dismiss`."""
         with self._step(fire.task):
             now = self._judged_at(now)
-            case = self._judge(fire, now, passed, self._standing(fire.track, fire.task))
-            return case if isinstance(case, Claimed) else self._dismiss(case, Claim.STALE, outcome, reason)
+            standing = self._standing(fire.track, fire.task)
+            case = self._judge(fire, now, passed, standing)
+            claimed = case if isinstance(case, Claimed) else self._dismissed(case, Claim.STALE, outcome, reason)
+            self._keep([(fire, claimed, standing)])
+            return claimed
 
     def renew(self, runs: Iterable[Run], until: datetime) -> list[Run]:
         """See `RunStore.renew`."""
@@ -279,8 +286,8 @@ class LedgerStore(RunStore):
         """Add a finished record to the history and to the totals, and trim the history."""
 
     @abstractmethod
-    def _newest(self, task: str) -> Run | None:
-        """The record of *task* that was appended last."""
+    def _newest_of(self, tasks: Sequence[str]) -> Mapping[str, Run]:
+        """The records that were appended last, by task; what the runs wrote may be left out."""
 
     @abstractmethod
     def _last_attempt(self, task: str, run_id: str) -> int:
@@ -297,10 +304,20 @@ class LedgerStore(RunStore):
         found = {fire.track: self._standing(fire.track, fire.task) for fire in fires}
         return {track: standing for track, standing in found.items() if standing is not None}
 
+    def _move_all(self, fires: Sequence[Fire]) -> None:
+        """Have the instants of *fires* behind the cursors of their tracks."""
+        for fire in fires:
+            self._move_cursor(fire.track, fire.due)
+
     def _win_all(self, runs: Sequence[Run]) -> None:
         """As `_win` for each of *runs*."""
         for run in runs:
             self._win(run)
+
+    def _append_all(self, runs: Sequence[Run]) -> None:
+        """As `_append` for each of *runs*, which are of one task each."""
+        for run in runs:
+            self._append(run)
 
     def _finish_all(self, runs: Sequence[Run]) -> list[bool]:
         """Put a record in the place of each of *runs* that is held; for each, whether it was."""
@@ -319,7 +336,7 @@ class LedgerStore(RunStore):
     # The rules
 
     def _claim(self, bid: Bid, owner: str, now: datetime, lease: timedelta, standing: Standing | None) -> Claimed | Run:
-        """The answer to *bid*, and what is won the caller has to hold.
+        """The answer to *bid*, which the caller has to `_keep`.
 
         Or, with nothing changed, the lost run that has the lock: it is to be recorded first.
         """
@@ -330,7 +347,7 @@ class LedgerStore(RunStore):
         if isinstance(case, Claimed):
             return case
         if fire.latest and now > fire.latest:
-            return self._dismiss(case, Claim.STALE, Outcome.MISSED, _late(fire, now))
+            return self._dismissed(case, Claim.STALE, Outcome.MISSED, _late(fire, now))
         lost: tuple[Run, ...] = ()
         if case.standing.is_held or limits.lock or fire.attempt > 1:
             holder = self._holder_for(limits)
@@ -339,7 +356,7 @@ class LedgerStore(RunStore):
             reason, lost = self._make_way(case, limits, holder)
             if reason:
                 return replace(self._busy(case, limits, reason), lost=lost)
-        missed = self._pass_over(case)
+        missed = self._passed_over(case)
         return Claimed(answer=Claim.WON, run=won(fire, owner, now, lease, limits), missed=missed, lost=lost)
 
     def _holder_for(self, limits: Limits) -> Run | None:
@@ -397,9 +414,9 @@ class LedgerStore(RunStore):
             return Claimed(answer=Claim.TAKEN)
         born = self._born()
         if born is not None and fire.due <= born:
-            return self._dismiss(case, Claim.STALE, Outcome.MISSED, REBORN)
+            return self._dismissed(case, Claim.STALE, Outcome.MISSED, REBORN)
         if standing.pause and standing.pause.holds(now):
-            return self._dismiss(case, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason)
+            return self._dismissed(case, Claim.PAUSED, Outcome.SKIPPED, standing.pause.reason)
         return case
 
     def _is_made(self, fire: Fire) -> bool:
@@ -419,24 +436,19 @@ class LedgerStore(RunStore):
 
     def _busy(self, case: "_Case", limits: Limits, reason: str) -> Claimed:
         if case.fire.trigger is Trigger.MANUAL or not limits.waits:
-            return self._dismiss(case, Claim.BUSY, Outcome.SKIPPED, reason)
+            return self._dismissed(case, Claim.BUSY, Outcome.SKIPPED, reason)
         if limits.replaces:
             for run in self._held(case.track):
                 if run.started and not run.stop:
                     self._hold(replace(run, stop=REPLACED))
         return Claimed(answer=Claim.WAIT)
 
-    def _dismiss(self, case: "_Case", answer: Claim, outcome: Outcome, reason: str) -> Claimed:
-        missed = self._pass_over(case)
-        if case.fire.trigger is not Trigger.MANUAL:
-            self._move_cursor(case.track, case.fire.due)
+    def _dismissed(self, case: "_Case", answer: Claim, outcome: Outcome, reason: str) -> Claimed:
         record = unclaimed(case.fire, outcome, reason, case.now)
-        if not self._waits(case.fire):
-            self._note(record, missed.due if missed else case.standing.cursor)
-        return Claimed(answer=answer, run=record, missed=missed)
+        return Claimed(answer=answer, run=record, missed=self._passed_over(case))
 
-    def _pass_over(self, case: "_Case") -> Run | None:
-        """The record of what lies between the cursor and the fire, if anything does; whoever calls this moves it."""
+    def _passed_over(self, case: "_Case") -> Run | None:
+        """The record of what lies between the cursor and the fire, if anything does."""
         fire = case.fire
         span = None if fire.trigger is Trigger.MANUAL else case.passed(case.standing.cursor)
         if span is None:
@@ -444,21 +456,51 @@ class LedgerStore(RunStore):
         born = self._born()
         reason = REBORN if born is not None and span.last <= born else PASSED_OVER
         first = unclaimed(Fire(task=fire.task, due=span.first, place=fire.place), Outcome.MISSED, reason, case.now)
-        record = replace(first, due=span.last, first_due=span.first, count=span.count)
-        self._note(record, case.standing.cursor)
-        return record
+        return replace(first, due=span.last, first_due=span.first, count=span.count)
 
-    def _note(self, record: Run, cursor: datetime) -> None:
-        """Keep the record of instants that nobody ran, of which *cursor* is the last one before them.
+    def _keep(self, answers: Sequence[tuple[Fire, Claimed, Standing | None]]) -> None:
+        """Hold what is won, and put on record what nobody runs; of tracks that stand as is said.
+
+        At the end of a step, since much of it costs a backend no more for several tasks than for one.
+        """
+        moved: list[Fire] = []
+        notes: list[tuple[Run, datetime]] = []
+        for fire, claimed, standing in answers:
+            if standing is None:  # it is refused, and that is on record
+                continue
+            cursor = standing.cursor
+            if claimed.missed:
+                notes.append((claimed.missed, cursor))
+                cursor = claimed.missed.due
+            if claimed.answer in _DISMISSED and claimed.run:
+                moved += [fire] if fire.trigger is not Trigger.MANUAL else []
+                notes += [(claimed.run, cursor)] if not self._waits(fire) else []
+        self._move_all(moved)
+        self._note_all(notes)
+        self._win_all([one.run for _, one, _ in answers if one.answer is Claim.WON and one.run])
+
+    def _note_all(self, notes: Sequence[tuple[Run, datetime]]) -> None:
+        """Keep records of instants that nobody ran, each with the cursor, which is the last one before them.
 
         A task that is paused for a day, or that hangs, would otherwise push the records of
         all its runs out of a history that is bounded.
         """
-        newest = self._newest(record.task)
-        if newest is not None and is_continued_by(newest, record, cursor):
-            self._extend(joined(newest, record), record)
-        else:
-            self._append(record)
+        while notes:  # those of one task one behind the other
+            first: dict[str, tuple[Run, datetime]] = {}
+            for note in notes:
+                first.setdefault(note[0].task, note)
+            self._note_each(list(first.values()))
+            notes = [note for note in notes if note is not first[note[0].task]]
+
+    def _note_each(self, notes: Sequence[tuple[Run, datetime]]) -> None:
+        newest, new = self._newest_of([record.task for record, _ in notes]), []
+        for record, cursor in notes:
+            last = newest.get(record.task)
+            if last is not None and is_continued_by(last, record, cursor):
+                self._extend(joined(last, record), record)
+            else:
+                new.append(record)
+        self._append_all(new)
 
     def _reap_held(self, suspects: Sequence[Run], now: datetime) -> list[Run]:
         """Record those of *suspects* that are still held, and lost; in a step of their tasks."""

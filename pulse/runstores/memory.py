@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from secrets import token_urlsafe
@@ -275,9 +275,9 @@ class MemoryRunStore(LedgerStore):
         account.history.appendleft(run)
         self._count(account, run)
 
-    def _newest(self, task: str) -> Run | None:
-        account = self._accounts.get(task)
-        return account.history[0] if account and account.history else None
+    def _newest_of(self, tasks: Sequence[str]) -> Mapping[str, Run]:
+        known = {task: self._accounts.get(task) for task in tasks}
+        return {task: account.history[0] for task, account in known.items() if account and account.history}
 
     def _last_attempt(self, task: str, run_id: str) -> int:
         account = self._accounts.get(task)

@@ -8,7 +8,7 @@ are microseconds since 1970.
 import json
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import date, datetime, timedelta
 from functools import cache
 from itertools import chain
@@ -29,7 +29,7 @@ from pulse.runstores.base import (
 )
 from pulse.runstores.instants import MICROSECOND, number_of
 from pulse.runstores.ledger import LedgerStore, Standing, timing
-from pulse.runstores.legible import Legible
+from pulse.runstores.legible import Legible, UnreadableError
 from pulse.runstores.rows import (
     BRIEF,
     HELD,
@@ -63,6 +63,10 @@ _HOLD: Final = (
     f"INSERT INTO held (app, {HELD}) VALUES ({_marks(14)}) ON CONFLICT (app, task, id) DO UPDATE SET "  # noqa: S608
     "trigger = excluded.trigger, attempt = excluded.attempt, owner = excluded.owner, started = excluded.started, "
     "expires = excluded.expires, lock = excluded.lock, stop = excluded.stop, progress = excluded.progress"
+)
+_MOVE: Final = (
+    "INSERT INTO tasks (app, name, appended, cursor) VALUES (?, ?, ?, ?) ON CONFLICT (app, name) DO UPDATE "
+    "SET cursor = CASE WHEN tasks.cursor > excluded.cursor THEN tasks.cursor ELSE excluded.cursor END"
 )
 _RENEW: Final = "UPDATE held SET expires = ? WHERE app = ? AND task = ? AND id = ? AND attempt = ?"
 _TRACKS: Final = "SELECT name FROM tasks WHERE app = ? AND cursor IS NOT NULL"
@@ -107,6 +111,16 @@ def _standings_of(count: int) -> str:
         "SELECT name, cursor, (SELECT since FROM pauses WHERE app = tasks.app AND task = tasks.name), "  # noqa: S608
         f"(SELECT {_REACHED} FROM held WHERE app = tasks.app AND task = tasks.name AND place = '') "
         f"FROM tasks WHERE app = ? AND name IN ({_marks(count)}) AND cursor IS NOT NULL"
+    )
+
+
+@cache
+def _newest_of(count: int) -> str:
+    """The newest record of each of *count* tasks."""
+    return (
+        f"SELECT {BRIEF} FROM records WHERE number IN (SELECT (SELECT max(number) FROM records AS one "  # noqa: S608
+        "WHERE one.app = tasks.app AND one.task = tasks.name) FROM tasks "
+        f"WHERE app = ? AND name IN ({_marks(count)}))"
     )
 
 
@@ -459,11 +473,7 @@ class SqlStore(LedgerStore):
         return {track_of(task, place): reached for task, place, reached in rows.fetchall()}
 
     def _move_cursor(self, track: str, to: datetime) -> None:
-        self._run(
-            "INSERT INTO tasks (app, name, appended, cursor) VALUES (?, ?, 0, ?) ON CONFLICT (app, name) DO UPDATE "
-            "SET cursor = CASE WHEN tasks.cursor > excluded.cursor THEN tasks.cursor ELSE excluded.cursor END",
-            self._app, track, number_of(to),
-        )  # fmt: skip
+        self._run(_MOVE, self._app, track, 0, number_of(to))
 
     def _win(self, run: Run) -> None:
         if run.trigger in _PLANNED:
@@ -483,6 +493,9 @@ class SqlStore(LedgerStore):
     def _win_all(self, runs: Sequence[Run]) -> None:
         self._insert(_HOLD, [(self._app, *held_row(run)) for run in runs if run.trigger in _PLANNED])
         super()._win_all([run for run in runs if run.trigger not in _PLANNED])
+
+    def _move_all(self, fires: Sequence[Fire]) -> None:
+        self._insert(_MOVE, [(self._app, fire.track, 0, number_of(fire.due)) for fire in fires])
 
     def _held(self, track: str | None) -> list[Run]:
         if track is None:
@@ -546,7 +559,6 @@ class SqlStore(LedgerStore):
         self._trim_at_times(run)
 
     def _append_all(self, runs: Sequence[Run]) -> None:
-        """As `_append` for each of *runs*, which are of one task each."""
         self._insert(_APPEND, [(self._app, *record_row(run)) for run in runs])
         for outcome in dict.fromkeys(run.outcome for run in runs if run.outcome):
             self._insert(_COUNT[outcome.value], [self._count_row(run) for run in runs if run.outcome is outcome])
@@ -558,12 +570,14 @@ class SqlStore(LedgerStore):
         for some in _parts(rows):
             self._run(_for_rows(statement, len(some)), *chain.from_iterable(some))
 
-    def _newest(self, task: str) -> Run | None:
-        row = self._run(
-            f"SELECT {RECORD} FROM records WHERE app = ? AND task = ? ORDER BY number DESC LIMIT 1",  # noqa: S608
-            self._app, task,
-        ).fetchone()  # fmt: skip
-        return record_of(row) if row else None
+    def _newest_of(self, tasks: Sequence[str]) -> Mapping[str, Run]:
+        newest: dict[str, Run] = {}
+        for some in _parts(tasks):
+            for row in self._run(_newest_of(len(some)), self._app, *some).fetchall():
+                with suppress(UnreadableError):  # nothing continues it; nor does it keep a handful from being run
+                    run = record_of(row)
+                    newest[run.task] = run
+        return newest
 
     def _last_attempt(self, task: str, run_id: str) -> int:
         (attempt,) = self._run(

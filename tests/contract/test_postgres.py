@@ -24,7 +24,7 @@ from servers import wait_until
 from services import Postgres, postgres
 
 from pulse.errors import ConfigError, StoreUnavailableError
-from pulse.model import Claim, Fire, Instance, Limits, Outcome, Trigger
+from pulse.model import Claim, Fire, Instance, Limits, Outcome, Span, Trigger
 from pulse.runstores import postgres as backend
 from pulse.runstores import sql
 from pulse.runstores.base import PURGED_AT_ONCE, Bid, Totals
@@ -380,6 +380,25 @@ def test_the_first_step_of_a_generation_notes_it_though_it_asks_for_nothing(addr
         store.register(["a"], NOON, since=NOON - HOUR)
 
         assert claim_at(store, NOON - HOUR + SECOND, NOON).answer is Claim.WON
+
+
+def test_a_handful_behind_an_outage_costs_few_more_ways_than_one_run(store, monkeypatch):
+    tasks, ways, wait = [f"task{number}" for number in range(20)], [], backend._Connection.wait
+    store.register(tasks, NOON)
+    monkeypatch.setattr(backend._Connection, "wait", lambda *arguments: ways.append(1) or wait(*arguments))
+
+    def ways_of(some: list[str], seconds: int) -> int:
+        ways.clear()
+        due, latest = NOON + seconds * SECOND, {some[-1]: NOON}
+        span = Span(first=due - SECOND, last=due - SECOND, count=1)
+        fires = [Fire(task=task, due=due, latest=latest.get(task)) for task in some]
+        bids = [Bid(fire=fire, passed=lambda _: span, limits=Limits()) for fire in fires]
+        claimed = store.claim_all(bids, owner="me", now=due, lease=30 * SECOND)
+        assert all(one.missed for one in claimed)
+        return len(ways)
+
+    ways_of(tasks[:2], 2)  # the first time some are looked up
+    assert ways_of(tasks[2:], 2) < 2 * ways_of(tasks[:2], 3600)
 
 
 def test_a_server_that_freezes_is_unavailable_in_bounded_time_and_usable_after(own_server):

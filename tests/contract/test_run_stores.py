@@ -136,6 +136,43 @@ def test_a_fire_is_won_once_for_ever(store):
     assert (again.answer, again.run) == (Claim.TAKEN, None)
 
 
+def test_claims_made_together_leave_what_claims_made_one_by_one_leave(store):
+    kinds = ("prompt", "passed", "late", "paused", "busy", "joined")
+    alone, together = [f"{kind}1" for kind in kinds], [f"{kind}2" for kind in kinds]
+    store.register([*alone, *together], NOON)
+    for side in (alone, together):
+        store.finish(ended(claim(store, fire(1, side[2])).run))
+        claim(store, fire(5, side[4]), late=50)
+        for minutes in (1, 3):
+            dismiss(store, fire(minutes, side[5]), Outcome.MISSED, "nobody ran it before the next one was due")
+    for task in (alone[3], together[3]):
+        store.pause(task, Pause(since=NOON))
+
+    def fires(side: list[str]) -> list[Fire]:
+        latest = {side[2]: NOON + 5 * MINUTE}
+        return [fire(1 if one == side[0] else 6, one, latest=latest.get(one)) for one in side]
+
+    def claims(planned: list[Fire]) -> list[Bid]:
+        return [Bid(fire=one, passed=every_minute(one), limits=Limits(instances=1)) for one in planned]
+
+    terms = {"owner": "one", "now": NOON + 6 * MINUTE, "lease": LEASE}
+    one_by_one = [answer for bid in claims(fires(alone)) for answer in store.claim_all([bid], **terms)]
+    at_once = store.claim_all(claims(fires(together)), **terms)
+
+    assert [one.answer for one in at_once] == [one.answer for one in one_by_one]
+    assert {one.answer for one in at_once} == {Claim.WON, Claim.STALE, Claim.PAUSED, Claim.BUSY}
+    assert [bool(one.missed) for one in at_once] == [False, True, True, True, False, True]
+    assert {claim(store, one).answer for one in fires(together)} == {Claim.TAKEN}
+    assert [run.count for run in store.history("joined2")] == [5]
+    for one, other in zip(alone, together, strict=True):
+        kept = [replace(run, id="", task=other) for run in store.history(one)]
+        assert [replace(run, id="") for run in store.history(other)] == kept
+        assert store.totals(other) == store.totals(one)
+    assert {run.task for run in store.running()} == {
+        f"{kind}{n}" for kind in ("prompt", "passed", "busy", "joined") for n in (1, 2)
+    }
+
+
 def test_an_instant_before_the_cursor_is_taken(store):
     store.finish(ended(claim(store, fire(3)).run))
 

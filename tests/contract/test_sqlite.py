@@ -19,7 +19,7 @@ import pytest
 from servers import wait_until
 
 from pulse.errors import StoreUnavailableError
-from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press
+from pulse.model import Claim, Fire, Instance, Limits, Outcome, Pause, Press, Span
 from pulse.runstores import sqlite
 from pulse.runstores.base import Bid, Totals
 from pulse.runstores.instants import number_of
@@ -518,6 +518,20 @@ def test_a_task_of_which_something_cannot_be_read_is_left_out_of_a_handful(store
 
     assert [claimed.answer for claimed in claims] == [Claim.WAIT, Claim.WON]
     assert store.running() == [claims[1].run]
+
+
+def test_a_record_that_cannot_be_read_keeps_nothing_from_being_run(store, path):
+    for task in "ab":
+        store.finish(replace(claim(store, 1, task).run, outcome=Outcome.SUCCESS, finished=NOON + SECOND))
+    execute(path, "UPDATE records SET trigger = 'unheard-of' WHERE task = 'a'")
+    missed = Span(first=NOON + 2 * SECOND, last=NOON + 2 * SECOND, count=1)
+    fires = [Fire(task=task, due=NOON + 3 * SECOND) for task in "ab"]
+    bids = [Bid(fire=fire, passed=lambda cursor: missed, limits=Limits()) for fire in fires]
+
+    claims = store.claim_all(bids, owner="me", now=NOON + 3 * SECOND, lease=30 * SECOND)
+
+    assert [claimed.answer for claimed in claims] == [Claim.WON, Claim.WON]
+    assert [run.outcome for run in store.history("a", 1)] == [Outcome.MISSED]
 
 
 def test_a_file_whose_schema_is_spoilt_is_unavailable(store, path):
