@@ -23,6 +23,7 @@ from endpoint import BODY, Environ, StartResponse, environ_of, ignore_response
 from measure import Bound, Row, check, column, effort, medians, show, show_heading
 
 from pulse import PulseMiddleware
+from pulse.missed import Rung
 from pulse.model import Fire
 
 LIMIT: Final = "tasks on a loop, environs by hand (the limit)"
@@ -166,8 +167,7 @@ def pulse(site: Site, runs: int, watch: Watch) -> None:
     assert middleware._engine is not None  # noqa: SLF001 - what the scheduler rings for cannot be hurried
     workers, store, due = middleware._engine.workers, middleware.run_store, datetime.now(UTC)  # noqa: SLF001
     watch.begin()
-    for name in tasks:
-        workers.submit(Fire(task=name, due=due))
+    workers.submit([Rung(Fire(task=name, due=due)) for name in tasks])
     while site.waiting < runs:
         time.sleep(0.001)
     watch.all_wait()
