@@ -65,6 +65,7 @@ class Done(NamedTuple):
 
     @property
     def document(self):
+        assert self.out, self.err
         return json.loads(self.out)
 
 
