@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 from datetime import datetime, timedelta
 from textwrap import dedent
 from typing import NamedTuple
@@ -85,6 +86,7 @@ def pulse(tmp_path, capsys, monkeypatch):
     """A command in this process, in the folder of the application."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PULSE_CONFIG", raising=False)
+    monkeypatch.delitem(sys.modules, "some_site", raising=False)  # that of another test
 
     def pulse(*argv):
         return Done(main(argv), *capsys.readouterr())
