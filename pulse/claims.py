@@ -106,9 +106,9 @@ class Claims:
         bids = [Bid(fire=fire, passed=self._passed(fire), limits=self._limits_of(fire)) for fire in wanted]
         with self._outage.endured("nothing is run unclaimed"):
             answers = self._store.claim_all(bids, owner=self._owner, now=self._now(), lease=self._lease)
-            claims = [self._looked_at(*pair) for pair in zip(wanted, answers, strict=True)]
-            taken = [(fire, self._taken(fire, claimed)) for fire, claimed in zip(wanted, claims, strict=True)]
-            return [(fire, one) for fire, one in taken if isinstance(one, Active)]
+            claims = [(fire, self._looked_at(fire, answer)) for fire, answer in zip(wanted, answers, strict=True)]
+            won = [(fire, one.run) for fire, one in claims if one.answer is Claim.WON and one.run]
+            return self._taken_together(won)
         self._note_unheard(wanted)
         return []
 
@@ -273,7 +273,8 @@ class Claims:
         limits = self._limits_of(fire)
         if fire.attempt > 1 and fire.trigger is not Trigger.MANUAL:
             return self._adopt(fire, limits, terms)
-        return self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
+        claimed = self._looked_at(fire, self._store.claim(fire, passed=self._passed(fire), limits=limits, **terms))
+        return self._unless_late(fire, claimed) if claimed.answer is Claim.WON else claimed
 
     def _is_heard_now(self, fire: Fire) -> bool:
         """Whether *fire*, which is asked for now, has been before, without an answer; that counts no more.
@@ -295,8 +296,6 @@ class Claims:
             # lock of *fire*, and waits for that now.
             if run.track == fire.track and run.recovers and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
-        if claimed.answer is Claim.WON:
-            return self._unless_late(fire, claimed)
         if claimed.answer is Claim.WAIT:
             if not self._repeat(fire):
                 # The clock of this host may have been ahead for a while: what came too early would be asked for in vain
@@ -313,6 +312,18 @@ class Claims:
         if fire.is_in_turn:
             self._to_repeat[fire.track] = fire.run_id
         return fire.is_in_turn
+
+    def _taken_together(self, won: Iterable[tuple[Fire, Run]]) -> list[tuple[Fire, Active]]:
+        """What is to be begun of *won*; what is too late is recorded, all in one go."""
+        taken: list[tuple[Fire, Active]] = []
+        late: list[Run] = []
+        for fire, run in won:
+            if reason := self._why_late(fire, run):
+                late.append(not_begun(run, self._clock.now(), Outcome.MISSED, reason))
+            else:
+                taken.append((fire, self._under_way.take(self._tasks[fire.task], run, fire.latest)))
+        self._recorder.settle_all(late)
+        return taken
 
     def _taken(self, fire: Fire, claimed: Claimed) -> Active | Run | None:
         if claimed.answer is not Claim.WON or claimed.run is None:
@@ -343,17 +354,20 @@ class Claims:
         return self._unless_late(fire, Claimed(answer=Claim.WON, run=run))
 
     def _unless_late(self, fire: Fire, claimed: Claimed) -> Claimed:
-        """*claimed*, which was won, judged again: the claim itself may block, or the process may freeze in it."""
-        run, latest, now = claimed.run, fire.latest, self._clock.now()
-        assert run is not None
-        assert run.expires is not None
-        if latest and now > latest:
-            reason = "the claim came back too late"
-        elif now > run.expires:  # whoever has seen that may have recorded it as lost, and run it again
-            reason = "its lease ended before it could begin"
-        else:
+        """*claimed*, which was won, judged again."""
+        assert claimed.run is not None
+        reason = self._why_late(fire, claimed.run)
+        if not reason:
             return claimed
-        return Claimed(answer=Claim.STALE, run=self.give_back(run, Outcome.MISSED, reason))
+        return Claimed(answer=Claim.STALE, run=self.give_back(claimed.run, Outcome.MISSED, reason))
+
+    def _why_late(self, fire: Fire, run: Run) -> str:
+        """Why *run*, which was won, is of no use any more: the claim may block, or the process freeze in it."""
+        now = self._clock.now()
+        if is_past(now, fire.latest):
+            return "the claim came back too late"
+        # Whoever has seen that may have recorded it as lost, and run it again.
+        return "its lease ended before it could begin" if is_past(now, run.expires) else ""
 
     def _limits_of(self, fire: Fire) -> Limits:
         """Those of its task; they are the same for all that the schedule makes due."""

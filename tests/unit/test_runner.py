@@ -23,18 +23,19 @@ NOON = datetime(2027, 5, 1, 12, tzinfo=UTC)
 
 
 class Bench:
-    """A runner of one every-minute task, whose endpoint is `self.endpoint`."""
+    """A runner of every-minute tasks, of one if no *names* are given, which `self.during` sees and `self.reply` ends."""
 
-    def __init__(self, *, store=None, clock=None, fleet=None, **task) -> None:
+    def __init__(self, *, store=None, clock=None, fleet=None, names="a", **task) -> None:
         self.clock = clock or ManualClock(NOON)
         self.store = store or MemoryRunStore()
-        self.store.register(["a"], NOON)
+        self.store.register(list(names), NOON)
         self.records: list[Run] = []
         self.reply = Reply(outcome=Outcome.SUCCESS, status=200, duration=0.5, body=b"ok")
         self.during = lambda run, cancelled: None
-        tasks = read_config(tasks={"a": {"interval": 60, **task}}).tasks
+        tasks = read_config(tasks={name: {"interval": 60, **task} for name in names}).tasks
+        schedules = {name: schedule_of(task) for name, task in tasks.items()}
         self.runner = Runner(
-            tasks, {"a": schedule_of(tasks["a"])}, store=self.store, dispatch=self._dispatch, clock=self.clock,
+            tasks, schedules, store=self.store, dispatch=self._dispatch, clock=self.clock,
             owner="here:1", lease=timedelta(seconds=30), fleet=fleet, hears=[Recorder(self.records)],
         )  # fmt: skip
 
@@ -169,6 +170,29 @@ def test_lateness_is_judged_again_after_a_claim_that_blocked():
 
     assert (run.outcome, run.reason) == (Outcome.MISSED, "the claim came back too late")
     assert bench.store.history("a") == [run]
+
+
+def test_what_is_claimed_together_and_comes_back_too_late_is_recorded_together():
+    bench = Bench(names="ab")
+    claim_all, finish_all, finished = bench.store.claim_all, bench.store.finish_all, []
+
+    def slow_claim(bids, **terms):
+        claimed = claim_all(bids, **terms)
+        bench.clock.advance(300)
+        return claimed
+
+    bench.store.claim_all = slow_claim
+    bench.store.finish_all = lambda runs: finished.append([run.task for run in runs]) or finish_all(runs)
+    latest = NOON + timedelta(seconds=90)
+    fires = [replace(bench.fire(1, latest=latest), task=task, run_id=task) for task in "ab"]
+
+    assert bench.runner.claims.claim_all(fires) == []
+
+    assert finished == [["a", "b"]]
+    assert [(run.task, run.reason) for run in bench.records] == [
+        ("a", "the claim came back too late"), ("b", "the claim came back too late"),
+    ]  # fmt: skip
+    assert bench.store.running() == []
 
 
 def freeze_behind(bench: Bench, step: str, seconds: float = 31, meanwhile=lambda: None) -> None:
