@@ -717,8 +717,9 @@ def test_a_glance_at_all_tasks_keeps_nothing_of_what_their_runs_wrote(write_task
     write_tasks("pulse.task.a.interval = 5m")
     book.ran("a", NOON, body=b"x" * 4096, errors=b"x", log=b"x", headers="x")
 
-    with opened(source_of("development.ini"), ManualClock(NOW)) as (one,):
-        (seen,) = glances(one, NOW)
+    clock = ManualClock(NOW)
+    with opened(source_of("development.ini"), clock) as (one,):
+        (seen,) = glances(one, clock)
 
     assert seen.last == book.store.history("a")[0].without_output()
 
