@@ -410,6 +410,12 @@ def test_what_is_wrong_with_an_address_in_the_environment_is_said_without_it(mon
     assert said({**TASK, "pulse.config.store": "env:SHOP_STORE"}) == f"pulse.config.store = 'env:SHOP_STORE': {problem}"
 
 
+def test_an_address_in_the_environment_wants_the_name_of_its_variable():
+    problem = "want an address, or env:NAME: nothing stands behind env:"
+
+    assert said({**TASK, "pulse.config.store": "env: "}) == f"pulse.config.store = 'env: ': {problem}"
+
+
 def test_an_abbreviation_is_no_misspelt_zone():
     assert "did you mean" not in said({"pulse.config.timezone": "CEST"})
 
