@@ -860,7 +860,7 @@ IN_CHILDREN = f"{FILTER_APP.replace('main', 'web')}{TASKS}pulse.config.mode = pr
         ("pulse.config.application = config:%(here)s/site.ini#wep", "did you mean [filter-app:web]?"),
         (
             "pulse.config.application = config:%(here)s/sight.ini",
-            "sight.ini: child processes will not find it, want config:file.ini#name: No such file",
+            "sight.ini: child processes will not find it, want config:file.ini#name: No such file or directory\n",
         ),
     ],
 )
