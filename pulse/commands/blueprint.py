@@ -106,7 +106,7 @@ def why_unfound(file: str, name: str | None = None) -> str:
     """Why PasteDeploy does not find the application *name*, or else `main`, of the ini *file*; empty if it does."""
     drawing = _open(file)
     problems = [drawing] if isinstance(drawing, Problem) else drawing.reach(APP, name or "main")
-    return problems[0].text if problems else ""
+    return problems[0].text.removesuffix(WANTED) if problems else ""
 
 
 def suspicions(file: str, drain: timedelta) -> list[Problem]:

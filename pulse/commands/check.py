@@ -82,7 +82,7 @@ def check(source: Source, screen: Screen, now: datetime, *, is_connecting: bool 
         `USAGE` if anything in the configuration is an error, else `NO_STORE` if a run store is out of reach.
     """
     # The warnings of what is built to be judged are not about this process, and Python would print them.
-    logging.getLogger("pulse").addHandler(logging.NullHandler())
+    logging.getLogger("pulse").addHandler(_SILENCE)
     filters, findings = _inspect(source)
     for one in filters:
         findings += _findings(one, source.name, now)
@@ -230,4 +230,5 @@ def _show_findings(findings: Iterable[Finding], screen: Screen) -> None:
         screen.line(f"  {finding.level.value:<8} {finding.text}", _STYLES[finding.level])
 
 
+_SILENCE: Final = logging.NullHandler()  # one and the same: what checks often would add one each time
 _STYLES: Final = {Level.ERROR: "red", Level.WARNING: "yellow"}

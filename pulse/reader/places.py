@@ -24,6 +24,8 @@ def from_environment(read: Reader[str]) -> Reader[str]:
         source, _, name = value.strip().partition(":") if isinstance(value, str) else ("", "", "")
         if source != "env":
             return read(value)
+        if not name:
+            raise ValueError("want an address, or env:NAME: nothing stands behind env:")
         found = _from_environment("an address", name)
         try:
             return read(found)

@@ -221,7 +221,7 @@ def refuse_options_of_store(written: Mapping[str, object]) -> None:
         ConfigError: (a ValueError) naming every such option.
     """
     named = options_of(SessionOptions)
-    unused = [name for name in ("store", "secret", "old_secrets", "prefix", "ttl", "max_sessions") if name in written]
+    unused = [name for name in ("secret", "old_secrets", "prefix", "ttl", "max_sessions") if name in written]
     if unused:
         raise ConfigError([named[name].fault(written[name], "want it where the store is made") for name in unused])
 

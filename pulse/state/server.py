@@ -296,6 +296,7 @@ class ServerStateManager:
             if not self.deploy_mode:
                 await get_widget_store().delete(widget_id)
             await self._forget_widget(widget_id)
+        await self._forget_callbacks()
         for widget_id in held:
             await self._withdraw(widget_id)
 

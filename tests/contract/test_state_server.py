@@ -428,6 +428,20 @@ async def test_a_widget_that_ends_by_itself_is_not_kept_here_either(manager, mon
 
 
 @run
+async def test_cleaning_up_forgets_the_callbacks_of_widgets_that_ended_by_themselves(manager, monkeypatch):
+    monkeypatch.setenv("PULSE_DEPLOY__WIDGET_TTL", "60")
+    clock = ManualClock()
+    manager = ServerStateManager(clock=clock)
+    await manager.register_widget("old", "x")
+    await manager.register_callback("old", "click", print)
+
+    clock.advance(61)
+    await manager.cleanup()
+
+    assert await state.get_callback_registry().list_widgets() == []
+
+
+@run
 async def test_what_a_process_says_of_its_widgets_is_a_copy(manager):
     given = {"tags": ["a"]}
     await manager.register_widget("w1", "x", metadata=given)

@@ -410,6 +410,12 @@ def test_what_is_wrong_with_an_address_in_the_environment_is_said_without_it(mon
     assert said({**TASK, "pulse.config.store": "env:SHOP_STORE"}) == f"pulse.config.store = 'env:SHOP_STORE': {problem}"
 
 
+def test_an_address_in_the_environment_wants_the_name_of_its_variable():
+    problem = "want an address, or env:NAME: nothing stands behind env:"
+
+    assert said({**TASK, "pulse.config.store": "env: "}) == f"pulse.config.store = 'env: ': {problem}"
+
+
 def test_an_abbreviation_is_no_misspelt_zone():
     assert "did you mean" not in said({"pulse.config.timezone": "CEST"})
 
@@ -854,7 +860,7 @@ IN_CHILDREN = f"{FILTER_APP.replace('main', 'web')}{TASKS}pulse.config.mode = pr
         ("pulse.config.application = config:%(here)s/site.ini#wep", "did you mean [filter-app:web]?"),
         (
             "pulse.config.application = config:%(here)s/sight.ini",
-            "sight.ini: child processes will not find it, want config:file.ini#name: No such file",
+            "sight.ini: child processes will not find it, want config:file.ini#name: No such file or directory\n",
         ),
     ],
 )
