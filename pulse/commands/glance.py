@@ -1,5 +1,6 @@
 """How a task is doing, at a glance: its state in a word, its last run, and what is under way."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -14,6 +15,7 @@ from pulse.standing import State, failures, next_due
 from pulse.status.survey import Moment, Survey
 
 RECENT: Final = 20  # records of a task that are looked at
+READ_AT_ONCE: Final = 200  # tasks; one by one each would be a way to a store that is elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,14 +77,21 @@ def glances(one: Stored, clock: Clock) -> list[Glance]:
     tasks = one.config.tasks
     survey = Survey(one.config, {name: schedule_of(task) for name, task in tasks.items()}, one.store, clock)
     moment = survey.moment()
-    return [_glance(task, survey, moment) for task in tasks.values()]
-
-
-def _glance(task: Task, survey: Survey, moment: Moment) -> Glance:
-    # Without what the runs wrote, of which the last ones of all tasks would be kept here.
-    history = survey.store.brief([task.name], RECENT)[task.name]
     # Of a history that was cleared the totals stay: who ran in time is not late.
-    survey.note(task.name, history, None if history else survey.store.totals(task.name).last_success)
+    totals = one.store.all_totals()
+    seen: list[Glance] = []
+    for begin in range(0, len(tasks), READ_AT_ONCE):
+        some = list(tasks.values())[begin : begin + READ_AT_ONCE]
+        # Without what the runs wrote, of which the last ones of all tasks would be kept here.
+        histories = one.store.brief([task.name for task in some], RECENT)
+        for task in some:
+            last = totals.get(task.name)
+            survey.note(task.name, histories[task.name], last.last_success if last else None)
+            seen.append(_glance(task, histories[task.name], survey, moment))
+    return seen
+
+
+def _glance(task: Task, history: Sequence[Run], survey: Survey, moment: Moment) -> Glance:
     pause = moment.pauses.get(task.name)
     return Glance(
         task=task,
