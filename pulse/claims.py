@@ -211,6 +211,11 @@ class Claims:
 
     # Leases
 
+    @property
+    def are_leases_over(self) -> bool:
+        """Whether the leases of what is under way here may have ended, as far as this process knows."""
+        return bool(self._under_way) and self._clock.now() > self._leased_until
+
     def renew(self) -> None:
         """Extend the leases of all that is under way here, in one batch.
 

@@ -383,6 +383,41 @@ def test_who_wakes_up_with_all_others_leaves_them_time_to_say_that_they_live(hap
     assert other.records == []
 
 
+@pytest.mark.parametrize("happening", [jump, freeze, doze])
+def test_who_holds_a_run_renews_it_by_the_next_look_behind_a_freeze_and_not_at_its_next_beat(happening):
+    bench = Bench()
+    other = Bench(store=bench.store, clock=bench.clock)
+    seen = []
+
+    def freeze_together(run, cancelled):
+        bench.clock.advance(9)
+        happening(bench.clock)
+        bench.runner.upkeep.report()
+        seen.append(other.runner.run(other.fire(2)))
+
+    bench.during = freeze_together
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
+    assert [run.outcome for run in seen] == [Outcome.SKIPPED]
+
+
+def test_leases_that_last_are_not_renewed_by_a_look():
+    bench = Bench()
+    renewed = []
+    renew, bench.store.renew = bench.store.renew, lambda runs, until: renewed.append(until) or renew(runs, until)
+
+    def last_for_a_lease(run, cancelled):
+        for _ in range(30):
+            bench.clock.advance(1)
+            bench.runner.upkeep.report()
+
+    bench.during = last_for_a_lease
+
+    bench.runner.run(bench.fire())
+
+    assert renewed == []
+
+
 def test_who_does_not_say_so_by_the_next_beat_is_found_lost():
     bench = Bench()
     bench.runner.upkeep.renew()
