@@ -268,11 +268,12 @@ class Scheduler:
         last, self._last_ring = self._last_ring, now
         if last is not None and now < last - STEP:
             self._was_set_back = True
-            log.warning(
-                "the wall clock was set back by %.1f s: what has run does not run again",
-                (last - now).total_seconds(),
-                extra={"pulse_event": "clock_set_back"},
-            )
+            with suppress(Exception):  # a handler of the log may be what is broken
+                log.warning(
+                    "the wall clock was set back by %.1f s: what has run does not run again",
+                    (last - now).total_seconds(),
+                    extra={"pulse_event": "clock_set_back"},
+                )
 
 
 def _say_failed(error: Exception, said: str, *facts: object) -> None:
