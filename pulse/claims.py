@@ -297,8 +297,10 @@ class Claims:
         for run in claimed.lost:
             # It goes before what is due next. If there is no such attempt, nobody gets it; to look for it among all
             # that wait would take a thousand claims a thousand looks. Of another task, or place, is only what had the
-            # lock of *fire*, and waits for that now.
-            if run.track == fire.track and run.recovers and self._tasks[run.task].enabled:
+            # lock of *fire*, and waits for that now. What is still at work in this very process is not run beside
+            # itself: its next attempt is found when it has ended, or elsewhere.
+            is_next = run.track == fire.track and run.recovers and run.id not in self._under_way
+            if is_next and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
         if claimed.answer is Claim.WON:
             return self._unless_late(fire, claimed)

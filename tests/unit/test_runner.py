@@ -311,6 +311,26 @@ def test_a_process_whose_run_was_found_lost_while_it_was_frozen_runs_the_next_in
     assert [run.outcome for run in bench.store.history("a")] == [Outcome.SUCCESS, Outcome.LOST]
 
 
+def test_a_run_that_a_claim_finds_lost_is_not_recovered_beside_itself_while_it_is_under_way_here():
+    bench = Bench(recover=True)
+    seen = []
+
+    def ask_for_the_next_one(run, cancelled):
+        bench.store._judged_at = lambda now: now + timedelta(seconds=31)  # the store has a clock of its own
+        bench.runner.claim(bench.fire(2))
+        seen.extend(run.attempt for run in bench.store.waiting())
+        seen.extend(bench.runner.due_again())
+
+    bench.during = ask_for_the_next_one
+
+    assert bench.runner.run(bench.fire()) is None
+    bench.clock.advance(31)
+    bench.runner.upkeep.renew()
+
+    assert seen == [2]
+    assert [fire.attempt for fire in bench.runner.due_again() if fire.trigger is Trigger.RECOVER] == [2]
+
+
 def test_leases_that_last_are_not_renewed_for_a_claim():
     bench = Bench(max_instances=100)
     renewed = []
