@@ -96,10 +96,12 @@ class Alarms:
             if is_needed:
                 self._threads += 1
                 self._idle.clear()
-        if is_full:
-            log.error("a hook or ping was dropped: %d are waiting", WAITING, extra={"pulse_event": "alarms_dropped"})
         if is_needed:
             self._begin()
+        if is_full:
+            with suppress(Exception):  # a handler of the log may be what is broken, and runs end all the same
+                facts = {"pulse_event": "alarms_dropped"}
+                log.error("a hook or ping was dropped: %d are waiting", WAITING, extra=facts)
 
     def _begin(self) -> None:
         try:
@@ -107,7 +109,8 @@ class Alarms:
         except RuntimeError:  # the system has no thread left: the next one tells this, too
             with self._lock:
                 self._end_thread()
-            log.exception("a hook could not be told", extra={"pulse_event": "alarm_failed"})
+            with suppress(Exception):  # as above
+                log.exception("a hook could not be told", extra={"pulse_event": "alarm_failed"})
 
     def _work(self) -> None:
         """The outermost frame of a thread: tells what waits, and ends."""
@@ -122,7 +125,7 @@ class Alarms:
             # A hook is the application's, and an address anybody's: neither may end what tells the others, which
             # SystemExit would, without a word, and so would the CancelledError of an event loop.
             except BaseException:
-                with suppress(Exception):  # a handler of the log may be what is broken
+                with suppress(Exception):  # as above
                     log.exception("%s: could not be told", what, extra={"pulse_event": "alarm_failed"})
 
     def _end_thread(self) -> None:

@@ -211,6 +211,11 @@ class Claims:
 
     # Leases
 
+    @property
+    def are_leases_over(self) -> bool:
+        """Whether the leases of what is under way here may have ended, as far as this process knows."""
+        return bool(self._under_way) and self._clock.now() > self._leased_until
+
     def renew(self) -> None:
         """Extend the leases of all that is under way here, in one batch.
 
@@ -293,8 +298,10 @@ class Claims:
         for run in claimed.lost:
             # It goes before what is due next. If there is no such attempt, nobody gets it; to look for it among all
             # that wait would take a thousand claims a thousand looks. Of another task, or place, is only what had the
-            # lock of *fire*, and waits for that now.
-            if run.track == fire.track and run.recovers and self._tasks[run.task].enabled:
+            # lock of *fire*, and waits for that now. What is still at work in this very process is not run beside
+            # itself: its next attempt is found when it has ended, or elsewhere.
+            is_next = run.track == fire.track and run.recovers and run.id not in self._under_way
+            if is_next and self._tasks[run.task].enabled:
                 self._postponed.put(attempt_of(replace(run, trigger=Trigger.RECOVER, attempt=run.attempt + 1)))
         if claimed.answer is Claim.WAIT:
             if not self._repeat(fire):

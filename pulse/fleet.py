@@ -208,10 +208,11 @@ class Fleet:
                     superseded[task] = "a newer configuration has dropped it"
                 elif theirs[task] != mine:
                     superseded[task] = "a newer configuration has changed it"
-        for task in superseded.keys() - self._superseded.keys():
+        news = superseded.keys() - self._superseded.keys()
+        self._superseded = superseded  # first: a handler of the log may be what is broken
+        for task in news:
             facts = {"pulse_event": "stood_down", "pulse_task": task}
             log.warning("task=%s is left to other processes: %s", task, superseded[task], extra=facts)
-        self._superseded = superseded
 
     def _tasks_of(self, digest: str) -> Mapping[str, str]:
         known = self._foreign.get(digest) or self._store.fingerprints(digest)

@@ -47,6 +47,8 @@ def is_gone(owner: str) -> bool:
 def _place() -> str:
     """The boot of this machine and the pid namespace of this process; empty where unknown."""
     try:
+        if Path("/proc/self").readlink().name != str(os.getpid()):
+            return ""  # it is that of another pid namespace: what it tells of our pids is true of strangers
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:

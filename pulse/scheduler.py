@@ -43,8 +43,8 @@ _timer_log.setLevel(logging.WARNING)  # what it says at INFO is about its stores
 NAP: Final = timedelta(seconds=10)
 FROZEN: Final = 2 * NAP  # behind such a pause the machine was suspended or frozen, or its clock set ahead
 # Then no bell for a moment: other processes wake up, too, and those that hold a run have to renew its lease before
-# anybody claims the next instant of its task, which would find it lost.
-WAKING: Final = timedelta(seconds=1)
+# anybody claims the next instant of its task, which would find it lost. They look once a second (`Upkeep.report`).
+WAKING: Final = timedelta(seconds=2)
 STEP: Final = timedelta(seconds=1)  # a step of the wall clock that is worth a line in the log
 INSTANT: Final = timedelta(microseconds=1)
 # The pause between two rings. Waking up costs more than a fire, so all that becomes due in the
@@ -268,11 +268,12 @@ class Scheduler:
         last, self._last_ring = self._last_ring, now
         if last is not None and now < last - STEP:
             self._was_set_back = True
-            log.warning(
-                "the wall clock was set back by %.1f s: what has run does not run again",
-                (last - now).total_seconds(),
-                extra={"pulse_event": "clock_set_back"},
-            )
+            with suppress(Exception):  # a handler of the log may be what is broken
+                log.warning(
+                    "the wall clock was set back by %.1f s: what has run does not run again",
+                    (last - now).total_seconds(),
+                    extra={"pulse_event": "clock_set_back"},
+                )
 
 
 def _say_failed(error: Exception, said: str, *facts: object) -> None:

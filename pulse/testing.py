@@ -9,6 +9,7 @@ import copy
 import logging
 import os
 import threading
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -66,7 +67,7 @@ class ManualClock:
         self._now = start.astimezone(UTC)
         self._elapsed = 0.0
         self._changed = threading.Condition()
-        self._parked = 0
+        self._waiting: list[tuple[threading.Event, float]] = []  # for what, and until when
 
     def now(self) -> datetime:
         """The instant that the test has set, aware UTC."""
@@ -100,25 +101,28 @@ class ManualClock:
         """Block until *event* is set or *seconds* have been advanced; whether it is set."""
         with self._changed:
             end = self._elapsed + seconds
-            self._parked += 1
+            self._waiting.append((event, end))
             self._changed.notify_all()
             try:
                 # Nothing tells the condition that the event was set: look again now and then.
                 while not event.is_set() and self._elapsed < end:
                     self._changed.wait(0.01)
             finally:
-                self._parked -= 1
+                self._waiting.remove((event, end))
         return event.is_set()
 
     def wait_until_parked(self, threads: int = 1, limit: float = 30.0) -> None:
-        """Block until *threads* threads wait on this clock.
+        """Block until *threads* threads wait on this clock; one that is to go on does not, though it has not yet.
 
         Raises:
             TimeoutError: they do not, after *limit* real seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._parked >= threads, limit):
-                raise TimeoutError(f"{self._parked} of {threads} threads wait on the clock")
+            if not self._changed.wait_for(lambda: self._count_parked() >= threads, limit):
+                raise TimeoutError(f"{self._count_parked()} of {threads} threads wait on the clock")
+
+    def _count_parked(self) -> int:
+        return sum(end > self._elapsed and not event.is_set() for event, end in self._waiting)
 
 
 def rehearse(app: object, *, clock: ManualClock | None = None) -> "Rehearsal":
@@ -388,7 +392,7 @@ class _Hooks(Alarms):
         # As in production: a hook that fails is a line in the log, and no matter of the run.
         try:
             telling()
-        except Exception:
+        except (Exception, SystemExit, CancelledError):
             log.exception("%s: could not be told", what, extra={"pulse_event": "alarm_failed"})
 
 

@@ -106,10 +106,11 @@ class Upkeep:
 
         For runs that take their time: one that is over in a moment costs nothing here. What could
         not be recorded is, as soon as the store answers others: until then its task is not run. And so
-        are leases renewed that could not be: at the next beat they may be over.
+        are leases renewed that could not be: at the next beat they may be over. And those that are over:
+        of a machine that was suspended the monotonic clock stood still, and the next beat is to come.
         """
         if not self._outage.is_on:
-            if self._is_renewal_owed:
+            if self._is_renewal_owed or self._claims.are_leases_over:
                 with self._outage.endured("leases are not renewed"):
                     self._renew_leases()
             self._recorder.catch_up()

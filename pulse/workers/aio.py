@@ -362,8 +362,9 @@ class AioWorkers(Workers):
         """Cancel, where they await, the runs that are asked to stop."""
         with self._work:  # each once, or what it awaits to tidy up would be cancelled, too
             asked = [one for one in self._flights if one.active.control.reason and one.task and not one.is_asked]
+            for flight in asked:
+                flight.is_asked = True
         for flight in asked:
-            flight.is_asked = True
             with suppress(RuntimeError):  # the loop was closed at the end of the process
                 self._loop.call_soon_threadsafe(flight.task.cancel)  # type: ignore[union-attr]
 

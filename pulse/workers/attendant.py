@@ -16,7 +16,7 @@ from pulse.errors import BrokerUnavailableError, StoreUnavailableError
 from pulse.fleet import Fleet
 from pulse.model import Fire, Outcome, Run
 from pulse.runner import Runner
-from pulse.workers.base import REPORT
+from pulse.workers.base import REPORT, say
 from pulse.workers.courier import Post
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,9 @@ class Attendant:
                     with suppress(StoreUnavailableError):  # the runner says so, which asks it at each beat
                         self._fleet.watch_the_clock()
             # A fault of Pulse; the deadlines must be watched on.
-            except Exception:
-                log.exception("leases could not be renewed", extra={"pulse_event": "renewal_failed"})
+            except Exception as error:  # noqa: BLE001 - it is logged
+                extra = {"pulse_event": "renewal_failed"}
+                say(log, logging.ERROR, "leases could not be renewed", extra=extra, exc_info=error)
             if self._busy or self._runner.is_awaited:
                 self._begun.set()  # stay awake as long as there is a deadline to watch
             self._clock.wait(self._ended, LOOK)
@@ -109,7 +110,7 @@ class Attendant:
                 self._post.knock()
             except BrokerUnavailableError as error:  # it waits in the store for a process that rings
                 facts = {"pulse_event": "broker_unavailable", "pulse_task": fire.task, "pulse_run": fire.run_id}
-                log.warning("%s: run %s waits", error, fire.run_id, extra=facts)
+                say(log, logging.WARNING, "%s: run %s waits", error, fire.run_id, extra=facts)
                 continue
             run = self._runner.claims.reserve(fire)
             if run is not None and run.is_reserved:

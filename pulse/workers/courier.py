@@ -24,7 +24,7 @@ from pulse.model import Fire, Outcome, Run, Trigger
 from pulse.runner import Runner
 from pulse.runstores.base import RunStore
 from pulse.within import within
-from pulse.workers.base import LAST_RECORD, Workers, keep_promise
+from pulse.workers.base import LAST_RECORD, Workers, keep_promise, say
 from pulse.workers.queue import FireQueue
 
 log = logging.getLogger(__name__)
@@ -181,13 +181,14 @@ class Courier(Workers):
             if is_news:
                 self._said = self._asked
         if is_news:
-            log.error("%s: nothing is handed over", error, extra={"pulse_event": "broker_unavailable"})
+            extra = {"pulse_event": "broker_unavailable"}
+            say(log, logging.ERROR, "%s: nothing is handed over", error, extra=extra)
 
     def _note_answer(self) -> None:
         with self._lock:
             was_silent, self._problem, self._said = bool(self._problem), "", float("-inf")
         if was_silent:
-            log.warning("Celery's broker answers again", extra={"pulse_event": "broker_back"})
+            say(log, logging.WARNING, "Celery's broker answers again", extra={"pulse_event": "broker_back"})
 
     def _send(self, run: Run) -> None:
         if not self._take_in_hand(run):
@@ -215,7 +216,7 @@ class Courier(Workers):
                 return  # it was given back: its message is about nothing
             self._sent.add(run.id)
         facts = {"pulse_event": "handed_over", "pulse_task": run.task, "pulse_run": run.id}
-        log.debug("task=%s run=%s waits for a worker of Celery", run.task, run.id, extra=facts)
+        say(log, logging.DEBUG, "task=%s run=%s waits for a worker of Celery", run.task, run.id, extra=facts)
 
     def _note_unsent(self, run: Run, problem: str) -> None:
         by_hand = run.trigger is Trigger.MANUAL  # whoever calls would wait for the broker, too
@@ -248,9 +249,10 @@ class Courier(Workers):
         except ClosedError:
             return  # what is not claimed belongs to whichever process asks next
         # A fault of Pulse or of the store: the fire stays unrecorded until the next claim passes over it.
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - it is logged
             facts = {"pulse_event": "run_broke", "pulse_task": fire.task, "pulse_run": fire.run_id}
-            log.exception("task=%s due=%s was not handed over", fire.task, fire.due, extra=facts)
+            said = "task=%s due=%s was not handed over"
+            say(log, logging.ERROR, said, fire.task, fire.due, extra=facts, exc_info=error)
             is_over = True
         finally:
             with self._lock:
@@ -323,10 +325,12 @@ class Courier(Workers):
                     self._queue.wake()
                     self._look_at_the_queue()
             except StoreUnavailableError as error:
-                log.debug("%s: the queue is looked after later", error, extra={"pulse_event": "store_unavailable"})
+                extra = {"pulse_event": "store_unavailable"}
+                say(log, logging.DEBUG, "%s: the queue is looked after later", error, extra=extra)
             # A fault of Pulse, which must not end the thread.
-            except Exception:
-                log.exception("the queue could not be looked after", extra={"pulse_event": "renewal_failed"})
+            except Exception as error:  # noqa: BLE001 - it is logged
+                extra = {"pulse_event": "renewal_failed"}
+                say(log, logging.ERROR, "the queue could not be looked after", extra=extra, exc_info=error)
             self._clock.wait(self._ended, LOOK)
 
     def _is_busy(self) -> bool:

@@ -48,19 +48,23 @@ class Flight:
     def reply(self, now: float) -> Reply:
         """What became of it, when it has ended; *now*: seconds of the loop."""
         assert self.task is not None
+        duration = now - self.began
         if self.task.cancelled():  # before it had begun
-            return self._answered(Reply(outcome=Outcome.CANCELLED, reason=CUT, duration=now - self.began))
+            return self._answered(Reply(outcome=Outcome.CANCELLED, reason=CUT, duration=duration), duration)
         error = self.task.exception()
         if error is None:
-            return self._answered(self.task.result())
+            return self._answered(self.task.result(), duration)
         # A fault of Pulse: a flight that never lands would be renewed, and keep its place, for ever.
         facts = {"pulse_event": "run_broke", "pulse_task": self.run.task, "pulse_run": self.run.id}
         say(log, logging.ERROR, "task=%s broke", self.run.task, extra=facts, exc_info=error)
         reason = f"a fault of Pulse: {type(error).__name__}"
-        return Reply(outcome=Outcome.FAILED, reason=reason, duration=now - self.began)
+        return Reply(outcome=Outcome.FAILED, reason=reason, duration=duration)
 
-    def _answered(self, reply: Reply) -> Reply:
-        """*reply*; behind a cancellation an error is only what the endpoint, or its framework, has made of that."""
+    def _answered(self, reply: Reply, duration: float) -> Reply:
+        """*reply*; behind a cancellation an error is only what the endpoint, or its framework, has made of that.
+
+        Then it has lasted for *duration*, by which it was cut: the loop may have come to it late.
+        """
         if reply.outcome not in {Outcome.FAILED, Outcome.CANCELLED} or not (self.is_late or self.is_asked):
             return reply
         outcome, reason, timeout = Outcome.CANCELLED, CUT, self.active.task.timeout
@@ -69,7 +73,7 @@ class Flight:
             reason = f"cancelled after {timeout.total_seconds():g} s, before it had sent all of its response"
         if reply.outcome is Outcome.FAILED:
             reason += f": {reply.reason}"
-        return reply._replace(outcome=outcome, reason=reason)
+        return reply._replace(outcome=outcome, reason=reason, duration=duration)
 
 
 class TimeLimit:

@@ -288,6 +288,23 @@ def test_each_run_has_the_whole_of_a_time_limit_that_many_have(site, serve):
     wait_until(lambda: not any(limit._flights for limit in middleware._engine.workers._limits.values()))
 
 
+def test_a_run_that_was_cut_has_lasted_from_its_beginning_however_late_the_loop_came_to_it(serve, monkeypatch):
+    middleware = serve(config={"pulse.config.default.timeout": "0.2"})
+    dispatcher = middleware._engine.workers._dispatcher
+    perform = dispatcher.perform
+
+    async def perform_late(task, run, control):
+        time.sleep(0.05)  # noqa: ASYNC251 - others keep the loop busy
+        return await perform(task, run, control)
+
+    monkeypatch.setattr(dispatcher, "perform", perform_late)
+
+    run = middleware.run_now("waits")
+
+    assert run.outcome is Outcome.TIMEOUT
+    assert run.duration >= 0.2 - 1e-6
+
+
 def test_a_run_that_was_asked_to_stop_is_cancelled_even_if_its_time_is_over_then(site, serve):
     middleware = serve(config={"pulse.config.default.timeout": "0.5"})
     found = begin(middleware, "lingers")

@@ -187,6 +187,22 @@ def test_closing_does_not_wait_for_hooks_that_hang(site, alarms, caplog):
     assert f"{THREADS + 1} hooks and pings were not told" in caplog.text
 
 
+def test_a_log_that_is_broken_is_not_in_the_way_of_runs_whose_hooks_find_no_place(site, alarms, monkeypatch):
+    def write(*said, **more):
+        raise ValueError("I/O operation on closed file")
+
+    hooks = alarms(on_failure="/bad")
+    monkeypatch.setattr("pulse.alarms.log._log", write)
+    monkeypatch.setattr("pulse.alarms.WAITING", 0)
+
+    hooks.ended(record())
+
+    monkeypatch.setattr("pulse.alarms.WAITING", 1)
+    hooks.ended(record())
+    hooks.close(30)
+    assert len(site.requests) == 1
+
+
 # Pings
 
 

@@ -313,7 +313,7 @@ class Line:
         self.port = self._door.getsockname()[1]
         self.ways = 0
         self._is_asked = False
-        self._thread = threading.Thread(target=self._serve)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
@@ -332,8 +332,8 @@ class Line:
         (server if is_asked else client).sendall(said)
 
     def close(self) -> None:
-        """Once the client has closed its connection."""
-        self._thread.join()
+        """Once the client has closed its connection, if there was one."""
+        self._thread.join(30)
         self._door.close()
 
 

@@ -56,3 +56,19 @@ def test_nobody_is_parked_before_or_after_the_wait(clock, stopped, waiter):
 
     with pytest.raises(TimeoutError, match="0 of 1 threads wait on the clock"):
         clock.wait_until_parked(limit=0)
+
+
+def test_who_is_to_go_on_is_not_parked_any_more(clock, waiter):
+    clock.wait_until_parked()
+    clock.advance(60)
+
+    with pytest.raises(TimeoutError, match="0 of 1"):
+        clock.wait_until_parked(limit=0)
+
+
+def test_who_is_told_to_go_on_is_not_parked_any_more(clock, stopped, waiter):
+    clock.wait_until_parked()
+    stopped.set()
+
+    with pytest.raises(TimeoutError, match="0 of 1"):
+        clock.wait_until_parked(limit=0)

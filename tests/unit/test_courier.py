@@ -439,6 +439,41 @@ def test_the_broker_is_asked_now_and_then_and_complained_of_once(caplog):
     assert events == ["broker_unavailable", "broker_back"]
 
 
+def break_the_log(monkeypatch, module):
+    def write(*said, **more):
+        raise ValueError("I/O operation on closed file")
+
+    monkeypatch.setattr(f"pulse.workers.{module}.log._log", write)
+
+
+def test_what_could_not_be_sent_is_sent_again_though_the_log_is_broken(monkeypatch):
+    bench = Bench()
+    bench.post.is_there = False
+    fire = bench.fire()
+    break_the_log(monkeypatch, "courier")
+    bench.ring(fire)
+
+    bench.post.is_there = True
+    bench.clock.advance(TRY_AGAIN)
+    bench.courier._offer_again()
+
+    assert [run.id for run, _ in bench.post.sent] == [fire.run_id]
+
+
+@pytest.mark.parametrize("process", ["courier", "attendant"])
+def test_a_log_that_is_broken_ends_no_watcher(monkeypatch, process):
+    bench = Bench(clock=Turns(NOON))
+    attendant = Attendant(bench.taker, bench.post, fleet=None, clock=bench.clock, at_end=lambda: None)
+    watched = {"courier": bench.courier, "attendant": attendant}[process]
+    break_the_log(monkeypatch, process)
+    looks = []
+    monkeypatch.setattr(watched._runner, "due_again", lambda: looks.append(1) or 1 / 0)
+
+    bench.clock.play(4, watched._watch, watched._ended.set)
+
+    assert len(looks) == 4
+
+
 def test_a_call_by_hand_does_not_wait_for_the_broker():
     bench = Bench()
     bench.post.takes = False

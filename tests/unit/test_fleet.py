@@ -1,5 +1,6 @@
 """What processes tell each other: who is alive, which configuration is the newest, whose clock is wrong."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -87,6 +88,18 @@ def test_the_older_process_leaves_what_a_newer_one_has_changed_or_dropped(store,
     assert old.why_not("dropped") == "a newer configuration has dropped it"
     assert [new.why_not(task) for task in ("same", "changed", "added")] == ["", "", ""]
     assert {record.pulse_task for record in caplog.records} == {"changed", "dropped"}
+
+
+def test_an_older_process_stands_down_though_the_log_is_broken(store, clock, monkeypatch):
+    old = member(store, clock, monkeypatch, "old", a=60)
+    clock.advance(1)
+    member(store, clock, monkeypatch, "new", a=30)
+    monkeypatch.setattr("pulse.fleet.log.warning", lambda *said, **more: 1 / 0)
+
+    with suppress(ZeroDivisionError):
+        old.beat()
+
+    assert old.why_not("a") == "a newer configuration has changed it"
 
 
 def test_the_older_process_takes_over_when_the_newer_ones_are_gone(store, clock, monkeypatch):

@@ -76,6 +76,14 @@ def test_without_proc_an_instance_is_named_by_host_and_pid_alone(monkeypatch):
     assert this_instance() == f"{socket.gethostname()}:{os.getpid()}"
 
 
+def test_where_proc_is_that_of_another_pid_namespace_an_instance_is_named_by_host_and_pid_alone(monkeypatch):
+    own = this_instance()
+    monkeypatch.setattr(instance.os, "getpid", lambda: 4_999_999)  # which /proc does not show, or as a stranger
+
+    assert this_instance() == f"{socket.gethostname()}:4999999"
+    assert is_gone(own.replace(f":{short(own).rpartition(':')[2]}/", ":1/")) is False
+
+
 @pytest.mark.parametrize("owner", ["", "one", "host:1", "host:1/2", "host:1/2.other-boot.3", "host:x/2.ab.3"])
 def test_nothing_is_said_about_strangers(owner):
     assert is_gone(owner) is False

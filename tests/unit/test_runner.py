@@ -335,6 +335,26 @@ def test_a_process_whose_run_was_found_lost_while_it_was_frozen_runs_the_next_in
     assert [run.outcome for run in bench.store.history("a")] == [Outcome.SUCCESS, Outcome.LOST]
 
 
+def test_a_run_that_a_claim_finds_lost_is_not_recovered_beside_itself_while_it_is_under_way_here():
+    bench = Bench(recover=True)
+    seen = []
+
+    def ask_for_the_next_one(run, cancelled):
+        bench.store._judged_at = lambda now: now + timedelta(seconds=31)  # the store has a clock of its own
+        bench.runner.claim(bench.fire(2))
+        seen.extend(run.attempt for run in bench.store.waiting())
+        seen.extend(bench.runner.due_again())
+
+    bench.during = ask_for_the_next_one
+
+    assert bench.runner.run(bench.fire()) is None
+    bench.clock.advance(31)
+    bench.runner.upkeep.renew()
+
+    assert seen == [2]
+    assert [fire.attempt for fire in bench.runner.due_again() if fire.trigger is Trigger.RECOVER] == [2]
+
+
 def test_leases_that_last_are_not_renewed_for_a_claim():
     bench = Bench(max_instances=100)
     renewed = []
@@ -405,6 +425,41 @@ def test_who_wakes_up_with_all_others_leaves_them_time_to_say_that_they_live(hap
 
     assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
     assert other.records == []
+
+
+@pytest.mark.parametrize("happening", [jump, freeze, doze])
+def test_who_holds_a_run_renews_it_by_the_next_look_behind_a_freeze_and_not_at_its_next_beat(happening):
+    bench = Bench()
+    other = Bench(store=bench.store, clock=bench.clock)
+    seen = []
+
+    def freeze_together(run, cancelled):
+        bench.clock.advance(9)
+        happening(bench.clock)
+        bench.runner.upkeep.report()
+        seen.append(other.runner.run(other.fire(2)))
+
+    bench.during = freeze_together
+
+    assert bench.runner.run(bench.fire()).outcome is Outcome.SUCCESS
+    assert [run.outcome for run in seen] == [Outcome.SKIPPED]
+
+
+def test_leases_that_last_are_not_renewed_by_a_look():
+    bench = Bench()
+    renewed = []
+    renew, bench.store.renew = bench.store.renew, lambda runs, until: renewed.append(until) or renew(runs, until)
+
+    def last_for_a_lease(run, cancelled):
+        for _ in range(30):
+            bench.clock.advance(1)
+            bench.runner.upkeep.report()
+
+    bench.during = last_for_a_lease
+
+    bench.runner.run(bench.fire())
+
+    assert renewed == []
 
 
 def test_who_does_not_say_so_by_the_next_beat_is_found_lost():

@@ -308,6 +308,17 @@ def test_a_log_that_is_broken_takes_no_task_from_the_plan(monkeypatch):
     assert sorted(bench.pass_time(10)) == [("a", 20), ("b", 20)]
 
 
+def test_a_log_that_is_broken_keeps_nothing_from_ringing_when_the_clock_was_set_back(monkeypatch):
+    bench = Bench(a={"interval": 10})
+    bench.pass_time(9)
+    monkeypatch.setattr("pulse.scheduler.log.warning", lambda *said, **more: 1 / 0)
+
+    bench.clock.step(-5)
+    bench.scheduler.ring()
+
+    assert bench.pass_time(6) == [("a", 10)]
+
+
 def test_closed_workers_end_the_ring_in_silence(caplog):
     bench = Bench(a={"interval": 10})
 

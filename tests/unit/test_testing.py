@@ -467,8 +467,17 @@ def test_hooks_are_told_at_once_and_pings_are_not_sent(site, monkeypatch):
     assert [path for path, _ in site.calls] == ["/pulse/a", "/told"]
 
 
-def test_a_hook_that_fails_is_a_line_in_the_log(site, caplog):
-    task = {"interval": 60, "on_success": "nowhere:nothing"}
+def leave(run):
+    raise SystemExit(1)
+
+
+def cancel(run):
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("hook", ["nowhere:nothing", f"{__name__}:leave", f"{__name__}:cancel"])
+def test_a_hook_that_fails_is_a_line_in_the_log(site, caplog, hook):
+    task = {"interval": 60, "on_success": hook}
 
     runs = rehearse(pulse(site, task={"a": task})).advance("1m")
 
