@@ -77,11 +77,12 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def store(tmp_path) -> RunStore:
+def store(tmp_path) -> Iterator[RunStore]:
     store = SqliteRunStore(tmp_path / "runs.db", name="late")
     now = SystemClock().now()
     store.register(["a"], now, since=now - MISSED * timedelta(hours=1))
-    return store
+    yield store
+    store.close()
 
 
 @pytest.fixture(params=["threading", "asyncio"])
