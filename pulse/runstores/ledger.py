@@ -271,12 +271,6 @@ class LedgerStore(RunStore):
     def _hold(self, run: Run) -> None:
         """Keep *run* as held, in place of what is held under its id."""
 
-    def _win(self, run: Run) -> None:
-        """Hold *run*, which is claimed now, and have its instant behind the cursor of its track."""
-        if run.trigger is not Trigger.MANUAL:
-            self._move_cursor(run.track, run.due)
-        self._hold(run)
-
     @abstractmethod
     def _release(self, run: Run) -> bool:
         """Hold the run with the id and the attempt of *run* no more; whether it was held."""
@@ -310,9 +304,11 @@ class LedgerStore(RunStore):
             self._move_cursor(fire.track, fire.due)
 
     def _win_all(self, runs: Sequence[Run]) -> None:
-        """As `_win` for each of *runs*."""
+        """Hold *runs*, which are claimed now, and have their instants behind the cursors of their tracks."""
         for run in runs:
-            self._win(run)
+            if run.trigger is not Trigger.MANUAL:
+                self._move_cursor(run.track, run.due)
+            self._hold(run)
 
     def _append_all(self, runs: Sequence[Run]) -> None:
         """As `_append` for each of *runs*, which are of one task each."""
@@ -493,6 +489,7 @@ class LedgerStore(RunStore):
             notes = [note for note in notes if note is not first[note[0].task]]
 
     def _note_each(self, notes: Sequence[tuple[Run, datetime]]) -> None:
+        """As `_note_all`; each is of another task."""
         newest, new = self._newest_of([record.task for record, _ in notes]), []
         for record, cursor in notes:
             last = newest.get(record.task)

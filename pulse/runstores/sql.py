@@ -475,12 +475,6 @@ class SqlStore(LedgerStore):
     def _move_cursor(self, track: str, to: datetime) -> None:
         self._run(_MOVE, self._app, track, 0, number_of(to))
 
-    def _win(self, run: Run) -> None:
-        if run.trigger in _PLANNED:
-            self._hold(run)
-        else:
-            super()._win(run)
-
     def _standings(self, fires: Sequence[Fire]) -> Mapping[str, Standing]:
         if any(fire.place for fire in fires):
             return super()._standings(fires)
